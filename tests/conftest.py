@@ -1,0 +1,27 @@
+"""Settings for every test: the backend's markers, a clean state, repeatable draws."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import keras
+import pytest
+
+import keras_initlab  # noqa: F401  (registers the initlab> names)
+
+
+def pytest_collection_modifyitems(items):
+    backend = keras.backend.backend()
+    for item in items:
+        wanted = {"tensorflow", "jax", "torch"} & {m.name for m in item.iter_markers()}
+        if wanted and backend not in wanted:
+            reason = f"for {' and '.join(sorted(wanted))} only"
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _repeatable():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import layers
+
+from keras_initlab import fans
+from keras_initlab.fans import Fans, kernel_fans
+from tests.helpers import as_numpy
+
+
+def built(layer, *input_shape):
+    layer = type(layer).from_config(layer.get_config())
+    layer.build((None, *input_shape))
+    return layer
+
+
+LAYERS = {
+    "dense": (layers.Dense(7), (5,), Fans(5, 7)),
+    "conv1d": (layers.Conv1D(8, 3), (10, 4), Fans(12, 24)),
+    "conv2d": (layers.Conv2D(8, (3, 5)), (10, 10, 4), Fans(60, 120)),
+    "conv3d": (layers.Conv3D(8, 2), (4, 4, 4, 3), Fans(24, 64)),
+    "conv2d groups": (layers.Conv2D(8, 3, groups=2), (10, 10, 4), Fans(18, 36)),
+    "conv2d dilation": (layers.Conv2D(8, 3, dilation_rate=2), (10, 10, 4), Fans(36, 72)),
+    "conv2d strides": (layers.Conv2D(8, 3, strides=2), (10, 10, 4), Fans(36, 18)),
+    "conv1d groups, dilation": (
+        layers.Conv1D(6, 3, groups=3, dilation_rate=2),
+        (10, 6),
+        Fans(6, 6),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_fans_by_layer_type(name):
+    layer, input_shape, expected = LAYERS[name]
+    layer = built(layer, *input_shape)
+    assert kernel_fans(layer.kernel.shape, layer, "kernel") == expected
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_fan_in_is_what_an_output_sums_over(name):
+    """With a kernel of ones and an input of ones, an inner output is fan_in."""
+    layer, input_shape, expected = LAYERS[name]
+    layer = built(layer, *input_shape)
+    layer.kernel.assign(np.ones(layer.kernel.shape))
+    output = as_numpy(layer(np.ones((1, *input_shape), "float32")))
+    assert output.max() == expected.fan_in
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_fan_out_is_what_an_input_reaches(name):
+    """The sum of all outputs over the number of inputs; borders count little here."""
+    layer, input_shape, expected = LAYERS[name]
+    wide = (*(48 if len(input_shape) < 4 else 16 for _ in input_shape[:-1]),)
+    if wide:
+        layer.padding = "same"
+    layer = built(layer, *wide, input_shape[-1])
+    layer.kernel.assign(np.ones(layer.kernel.shape))
+    output = as_numpy(layer(np.ones((1, *wide, input_shape[-1]), "float32")))
+    reached = output.sum() / (np.prod(wide) * input_shape[-1])
+    assert reached == pytest.approx(expected.fan_out, rel=0.15)
+
+
+SHAPES = [
+    ((), Fans(1, 1)),
+    ((6,), Fans(6, 6)),
+    ((5, 7), Fans(5, 7)),
+    ((3, 3, 4, 8), Fans(36, 72)),
+    ((np.int64(5), 7), Fans(5, 7)),
+]
+
+
+@pytest.mark.parametrize(("shape", "expected"), SHAPES)
+def test_fans_by_shape_alone(shape, expected):
+    assert kernel_fans(shape) == expected
+
+
+def test_unregistered_layer_falls_back_to_its_shape():
+    class Mystery(layers.Layer):
+        pass
+
+    assert kernel_fans((5, 7), Mystery(), "w") == Fans(5, 7)
+
+
+def test_a_rule_can_be_registered():
+    class Halved(layers.Layer):
+        pass
+
+    @fans.layer_fans.register(Halved)
+    def _halved(layer, weight, shape):
+        return Fans(shape[0] / 2, shape[1])
+
+    assert kernel_fans((6, 4), Halved(), "kernel") == Fans(3, 4)
+
+
+@pytest.mark.parametrize(
+    "shape", [(None, 4), (0, 4), (4, -1), (2.5, 4), (True, 4), ("a", 3), (3, None)]
+)
+def test_bad_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match="sizes are all positive integers") as caught:
+        kernel_fans(shape)
+    assert f"shape={shape}" in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", fans.MODES)
+def test_over(mode):
+    expected = {"fan_in": 4, "fan_out": 8, "fan_avg": 6}[mode]
+    assert Fans(4, 8).over(mode) == expected
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 3),
+)
+def test_groups_divide_both_fans(rank, inputs, outputs, groups, field):
+    layer = [layers.Conv1D, layers.Conv2D, layers.Conv3D][rank - 1](
+        outputs * groups, field, groups=groups
+    )
+    shape = (*([field] * rank), inputs, outputs * groups)
+    found = kernel_fans(shape, layer, "kernel")
+    assert found == Fans(field**rank * inputs, field**rank * outputs)
