@@ -1,0 +1,104 @@
+"""Which nonlinearity a layer applies, and which layers let a signal through to it.
+
+A kernel's gain belongs to the nonlinearity that its output meets next. These are
+the two questions that finding it asks of each layer on the way; who walks the way
+(`context` in a Sequential, `propagation.graph` in any graph) is not their concern.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_initlab import activations
+
+_layers = keras.layers
+
+# Layers whose whole job is the nonlinearity.
+ACTIVATION_LAYERS: tuple[type, ...] = (
+    _layers.Activation,
+    _layers.ReLU,
+    _layers.LeakyReLU,
+    _layers.PReLU,
+    _layers.ELU,
+    _layers.Softmax,
+)
+
+# Layers that rescale, drop, move or add values, and leave it to a later layer to
+# bend them: what a kernel before them should be scaled for is that later layer.
+TRANSPARENT_LAYERS: tuple[type, ...] = tuple(
+    getattr(_layers, name)
+    for name in (
+        "BatchNormalization LayerNormalization GroupNormalization RMSNormalization "
+        "UnitNormalization Normalization Rescaling "
+        "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout "
+        "GaussianDropout GaussianNoise ActivityRegularization "
+        "MaxPooling1D MaxPooling2D MaxPooling3D "
+        "AveragePooling1D AveragePooling2D AveragePooling3D "
+        "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D "
+        "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D "
+        "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D "
+        "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D "
+        "Flatten Reshape Permute RepeatVector "
+        "Cropping1D Cropping2D Cropping3D "
+        "UpSampling1D UpSampling2D UpSampling3D "
+        "ZeroPadding1D ZeroPadding2D ZeroPadding3D "
+        "Identity Masking Add Average Subtract Concatenate"
+    ).split()
+    if hasattr(_layers, name)  # some came after Keras 3.12
+)
+
+
+def own_nonlinearity(layer: Any) -> Any:
+    """Return the activation that `layer` applies to its own output, or None.
+
+    For an activation layer this is the layer itself (its slope counts), for any
+    other the function in its `activation` attribute; linear counts as None.
+
+    >>> own_nonlinearity(keras.layers.Dense(3, activation="tanh")).__name__
+    'tanh'
+    """
+    if isinstance(layer, ACTIVATION_LAYERS):
+        function = layer.activation if type(layer) is _layers.Activation else layer
+    elif isinstance(layer, _layers.Lambda):
+        function = layer.function
+    else:
+        function = getattr(layer, "activation", None)
+    if function is None or not callable(function):
+        return None
+    return None if is_linear(function) else function
+
+
+def is_linear(identifier: Any) -> bool:
+    """Say whether an activation is the identity; one that is not known is not."""
+    try:
+        return activations.resolve(identifier).family == "linear"
+    except (TypeError, ValueError):
+        return False
+
+
+def is_transparent(layer: Any) -> bool:
+    """Say whether the nonlinearity for a kernel before `layer` comes after it."""
+    if isinstance(layer, TRANSPARENT_LAYERS):
+        return True
+    return isinstance(layer, _layers.Activation) and own_nonlinearity(layer) is None
+
+
+def next_in_sequence(layers: list[Any]) -> Any:
+    """Return the nonlinearity that a signal entering `layers` in a row meets first.
+
+    None where it meets another kernel, an unknown layer or the end before that.
+    """
+    for layer in layers:
+        if isinstance(layer, keras.Sequential):
+            inside = next_in_sequence(layer.layers)
+            if inside is not None or not all(map(is_transparent, layer.layers)):
+                return inside
+        elif isinstance(layer, (*ACTIVATION_LAYERS, _layers.Lambda)):
+            found = own_nonlinearity(layer)
+            if found is not None:
+                return found
+        elif not is_transparent(layer):
+            return None
+    return None
