@@ -1,0 +1,142 @@
+"""`initlab>auto`: the variance that the layer's own nonlinearity asks for."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_initlab import activations, context, fans
+from keras_initlab.initializers import base, draws
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Var(w) = gain² / fan, under the name that the field gives it."""
+
+    name: str
+    gain: float
+    mode: fans.Mode
+
+
+def rule_for(activation: Any) -> Rule:
+    """Return the rule for a kernel whose output meets `activation`.
+
+    ReLU and its leaky forms: He, 2 / ((1 + slope²) fan_in). tanh, sigmoid, softmax,
+    their hard forms and linear: Glorot, 2 / (fan_in + fan_out). SELU: LeCun,
+    1 / fan_in. Every other: g² / fan_in with g = 1 / sqrt(E[φ(z)²]), z ~ N(0, 1),
+    by quadrature.
+
+    >>> rule_for("relu")
+    Rule(name='He', gain=1.4142135623730951, mode='fan_in')
+    >>> round(rule_for("gelu").gain, 4)
+    1.5335
+
+    Sources: He et al. 2015, equation 10; Glorot & Bengio 2010, equation 16; Klambauer
+    et al. 2017, section 2; LeCun et al. 1998, section 4.6.
+    """
+    resolved = activations.resolve(activation)
+    if resolved.family == "relu":
+        gain = math.sqrt(2 / (1 + resolved.negative_slope**2))
+        return Rule("He", gain, "fan_in")
+    if resolved.family == "selu":
+        return Rule("LeCun", 1.0, "fan_in")
+    if resolved.family in ("linear", "saturating"):
+        return Rule("Glorot", 1.0, "fan_avg")
+    return Rule("exact", activations.gain(resolved), "fan_in")
+
+
+@keras.saving.register_keras_serializable(package=base.PACKAGE, name="auto")
+class Auto(base.LayerInitializer):
+    """Draw Var(w) = gain² / fan, with the gain and the fans that fit the layer.
+
+    The gain follows the nonlinearity that the layer's output meets: `activation` if
+    given, else the layer's own, else (in a `Sequential` that already holds them) the
+    one that comes next through normalisation, dropout, pooling and reshaping, else
+    linear. See `rule_for` for the rule. Asked for a bias, it gives zeros.
+
+    Args:
+        activation: None to look at the layer, or a Keras activation by name, layer,
+            config or callable.
+        distribution: "truncated_normal" (at two sigma, its variance corrected),
+            "normal" or "uniform". All have the same variance.
+        mode: None for the rule's own, or "fan_in", "fan_out", "fan_avg".
+        seed: an int gives each weight of a model its own repeatable draw; None draws
+            afresh at each build.
+
+    Raises:
+        ValueError: an unknown activation, distribution or mode.
+        TypeError: a seed that is no int, an activation that is none of the above.
+
+    >>> layer = keras.layers.Dense(64, activation="relu", kernel_initializer=Auto(seed=0))
+    >>> layer.build((None, 200))
+    >>> float(keras.ops.std(layer.kernel)).__round__(2)  # He: sqrt(2 / 200) = 0.1
+    0.1
+    """
+
+    def __init__(
+        self,
+        activation: Any = None,
+        distribution: draws.Distribution = "truncated_normal",
+        mode: fans.Mode | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if activation is not None:
+            rule_for(activation)  # refuses an unknown one here, not at the build
+        self.activation = activation
+        self.distribution = base.checked_choice(
+            "distribution", distribution, draws.DISTRIBUTIONS
+        )
+        self.mode = None if mode is None else base.checked_choice("mode", mode, fans.MODES)
+        self.seed = base.checked_seed(seed)
+
+    def values(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        construction: context.Construction | None,
+    ) -> Any:
+        """Return the drawn tensor; zeros for a bias."""
+        if construction is not None and construction.weight == "bias":
+            return keras.ops.zeros(shape, dtype=dtype)
+        rule = self.rule(construction)
+        return base.variance_scaled(
+            shape,
+            dtype,
+            construction,
+            gain=rule.gain,
+            mode=self.mode or rule.mode,
+            distribution=self.distribution,
+            seed=self.seed,
+        )
+
+    def rule(self, construction: context.Construction | None) -> Rule:
+        """Return the rule for one weight."""
+        if self.activation is not None:
+            return rule_for(self.activation)
+        if construction is None:
+            return rule_for(None)
+        ahead = context.nonlinearity_ahead(construction)
+        try:
+            return rule_for(ahead)
+        except (TypeError, ValueError) as error:
+            warnings.warn(
+                f"initlab>auto cannot tell the gain of the activation {ahead!r} of "
+                f"layer {construction.layer.name!r} and takes it for linear: {error} "
+                "Name the nearest known activation, Auto(activation=...), or use "
+                "Scaled(gain=...).",
+                stacklevel=2,
+            )
+            return rule_for(None)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as they were given."""
+        return {
+            "activation": base.activation_config(self.activation),
+            "distribution": self.distribution,
+            "mode": self.mode,
+            "seed": self.seed,
+        }

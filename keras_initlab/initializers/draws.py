@@ -1,0 +1,84 @@
+"""Random draws of a given variance, the same on every backend.
+
+Drawn by NumPy on the host, so that one seed gives one set of weights on TensorFlow,
+JAX and PyTorch, in any process, on one device or many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from typing import Any, Literal, get_args
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_initlab.context import Place
+
+Distribution = Literal["truncated_normal", "normal", "uniform"]
+DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
+
+# Standard deviation of N(0, 1) cut off at two sigma.
+TRUNCATED_STD = 0.87962566103423978
+
+
+def generator(seed: int | None, place: Place) -> np.random.Generator:
+    """Return the generator for the weight at `place`.
+
+    An int seed is folded with the place, so that one seed gives each weight a stream
+    of its own. None draws a fresh seed from Python's `random`, as Keras does, so
+    that `keras.utils.set_random_seed` makes it repeatable.
+    """
+    if seed is None:
+        return np.random.Generator(np.random.SFC64(random.getrandbits(64)))
+    digest = hashlib.blake2b(repr((seed, place)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))
+
+
+def draw(
+    shape: tuple[int, ...],
+    variance: float,
+    distribution: str,
+    random_generator: np.random.Generator,
+    dtype: str,
+) -> Any:
+    """Return a tensor of `dtype` with mean 0 and the given variance.
+
+    Drawn in float32 (float64 for a float64 weight) and cast, so that float16 and
+    bfloat16 weights get the rounded values of the same draw.
+    """
+    wide = np.float64 if dtype == "float64" else np.float32
+    scale = math.sqrt(variance)
+    if distribution == "uniform":
+        values = random_generator.random(shape, dtype=wide)
+        values -= wide(0.5)
+        values *= wide(math.sqrt(12) * scale)
+    elif distribution == "normal":
+        values = random_generator.standard_normal(shape, dtype=wide)
+        values *= wide(scale)
+    else:
+        values = _truncated_normal(shape, random_generator, wide)
+        values *= wide(scale / TRUNCATED_STD)
+    return to_tensor(values, dtype)
+
+
+def _truncated_normal(
+    shape: tuple[int, ...], random_generator: np.random.Generator, wide: Any
+) -> NDArray[Any]:
+    values = random_generator.standard_normal(shape, dtype=wide)
+    flat = np.atleast_1d(values).reshape(-1)
+    # 4.6 % lie outside: draw those again until none does.
+    (outside,) = np.nonzero(np.abs(flat) > 2)
+    while outside.size:
+        again = random_generator.standard_normal(outside.size, dtype=wide)
+        flat[outside] = again
+        outside = outside[np.abs(again) > 2]
+    return flat.reshape(shape)
+
+
+def to_tensor(values: NDArray[Any], dtype: str) -> Any:
+    """Return `values` as a backend tensor of `dtype`, cast after the transfer."""
+    tensor = keras.ops.convert_to_tensor(values)
+    return keras.ops.cast(tensor, dtype)
