@@ -1,0 +1,92 @@
+"""Where a model keeps its kernels: every weight that a rewrite may choose for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+# The attribute that holds the initializer, and the names its weight goes by.
+_KERNELS = {
+    "kernel_initializer": ("kernel",),
+    "depthwise_initializer": ("depthwise_kernel", "kernel"),
+    "pointwise_initializer": ("pointwise_kernel",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One kernel: the layer that holds it, and the layers around that one.
+
+    `path` names the layer inside the model, `parents` starts with the model.
+    `variable` is None while the layer is not built; a built layer that keeps its
+    kernel under another name has none either (see `is_missing`).
+    """
+
+    layer: Any
+    parents: tuple[Any, ...]
+    path: str
+    attribute: str
+    weight: str
+    variable: Any
+
+    @property
+    def initializer(self) -> Any:
+        """The initializer that the layer holds for it."""
+        return getattr(self.layer, self.attribute)
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the layer is built and yet no weight of the name is in it."""
+        return self.layer.built and self.variable is None
+
+
+def kernels_of(model: Any) -> list[Kernel]:
+    """Return the kernels of every layer of `model`, each once, in order."""
+    return [
+        kernel
+        for layer, parents in walk_layers(model)
+        for kernel in _kernels_in(layer, parents)
+    ]
+
+
+def walk_layers(model: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Yield every layer below `model` once, outer before inner, with its parents."""
+    seen = {id(model)}
+
+    def below(layer: Any, parents: tuple[Any, ...]) -> Iterator[Any]:
+        inside = layer.layers if isinstance(layer, keras.Model) else layer._layers
+        for child in inside:
+            if isinstance(child, keras.layers.Layer) and id(child) not in seen:
+                seen.add(id(child))
+                yield child, parents
+                yield from below(child, (*parents, child))
+
+    return below(model, (model,))
+
+
+def path_of(layer: Any, parents: tuple[Any, ...]) -> str:
+    """Return the layer's path inside the model, without the model's own name."""
+    return "/".join(one.name for one in (*parents[1:], layer))
+
+
+def _kernels_in(layer: Any, parents: tuple[Any, ...]) -> Iterator[Kernel]:
+    own = [*layer._trainable_variables, *layer._non_trainable_variables]
+    by_name = {variable.name: variable for variable in own}
+    for attribute, names in _KERNELS.items():
+        if attribute not in vars(layer):
+            continue
+        # Attention layers pass theirs on to the layers inside them.
+        if _is_passed_on(layer) and not any(name in by_name for name in names):
+            continue
+        weight = next((name for name in names if name in by_name), names[0])
+        variable = by_name.get(weight)
+        path = path_of(layer, parents)
+        yield Kernel(layer, parents, path, attribute, weight, variable)
+
+
+def _is_passed_on(layer: Any) -> bool:
+    attention = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+    return isinstance(layer, attention) or bool(layer._layers)

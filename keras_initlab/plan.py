@@ -1,0 +1,146 @@
+"""What a rewrite chose, kernel by kernel, apart from doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import keras
+
+from keras_initlab.tables import render_table
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """The choice for one kernel.
+
+    Attributes:
+        layer: the layer's path inside the model.
+        weight: the weight's name in the layer.
+        nonlinearity: what the kernel's output meets, by name ("linear" if nothing).
+        fan_in, fan_out: see `keras_initlab.fans`; None while the layer is not built.
+        gain: the factor of Var(w) = gain² / fan; None where the kernel is left alone.
+        std: the standard deviation of the draw; None if unknown or left alone.
+        before, after: the initializers; the same one where the kernel is left alone.
+        note: what a reader should know, such as why it was left alone.
+    """
+
+    layer: str
+    weight: str
+    nonlinearity: str
+    fan_in: float | None
+    fan_out: float | None
+    gain: float | None
+    std: float | None
+    before: Any
+    after: Any
+    note: str = ""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the kernel gets a new initializer."""
+        return self.after is not self.before
+
+
+class Plan(Sequence[PlanRow]):
+    """The rows of a rewrite, in the order of the model's layers.
+
+    `print(plan)` shows them as a table, `plan.records` as a list of flat dicts.
+    """
+
+    def __init__(self, rows: Sequence[PlanRow], *, model: str, applied: bool) -> None:
+        self.rows = tuple(rows)
+        self.model = model
+        self.applied = applied
+
+    @overload
+    def __getitem__(self, index: int) -> PlanRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[PlanRow, ...]: ...
+    def __getitem__(self, index: int | slice) -> PlanRow | tuple[PlanRow, ...]:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The rows as flat dicts, the initializers as text."""
+        return [
+            {**vars(row), "before": describe(row.before), "after": describe(row.after)}
+            for row in self.rows
+        ]
+
+    def __str__(self) -> str:
+        changed = sum(row.changed for row in self.rows)
+        done = "rewritten" if self.applied else "to rewrite (dry run)"
+        columns: list[tuple[str, Any]] = [
+            ("layer", "left"),
+            ("weight", "left"),
+            ("nonlinearity", "left"),
+            ("fan_in", "right"),
+            ("fan_out", "right"),
+            ("gain", "right"),
+            ("std", "right"),
+            ("before", "left"),
+            ("after", "left"),
+        ]
+        with_notes = any(row.note for row in self.rows)
+        if with_notes:
+            columns.append(("note", "left"))
+        rows = [
+            [
+                row.layer,
+                row.weight,
+                row.nonlinearity,
+                _number(row.fan_in),
+                _number(row.fan_out),
+                _number(row.gain, ".4f"),
+                _number(row.std, ".4g"),
+                describe(row.before, without="seed"),
+                describe(row.after, without="seed") if row.changed else "(left alone)",
+                *([row.note] if with_notes else []),
+            ]
+            for row in self.rows
+        ]
+        title = f"{self.model}: {changed} of {len(self.rows)} kernels {done}"
+        return render_table(title, columns, rows)
+
+    def __repr__(self) -> str:
+        return f"<Plan of {len(self.rows)} kernels of {self.model!r}; print it>"
+
+
+def describe(initializer: Any, without: str | None = None) -> str:
+    """Return an initializer as a short text: its name and what is not default.
+
+    `without` names an argument to leave out.
+
+    >>> describe(keras.initializers.RandomNormal(stddev=0.2, seed=3))
+    'RandomNormal(stddev=0.2, seed=3)'
+    """
+    name = keras.saving.get_registered_name(type(initializer))
+    name = name if name.startswith("initlab>") else type(initializer).__name__
+    if not hasattr(initializer, "get_config"):
+        return getattr(initializer, "__name__", name)
+    config = initializer.get_config()
+    try:
+        default = type(initializer)().get_config()
+    except TypeError:
+        default = {}
+    shown = [
+        f"{key}={_short(value)}"
+        for key, value in config.items()
+        if key != without and (key not in default or default[key] != value)
+    ]
+    return f"{name}({', '.join(shown)})" if shown else name
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict) and "class_name" in value:
+        return str(value["class_name"])
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None, style: str = "g") -> str:
+    return "-" if value is None else format(value, style)

@@ -1,0 +1,1 @@
+"""How signals travel through a model's graph."""
