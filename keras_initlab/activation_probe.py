@@ -1,0 +1,193 @@
+"""Reads any activation callable in NumPy, and recognises it by its values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_initlab.activation_functions import (
+    NAMED,
+    Activation,
+    gelu_tanh,
+    leaky_relu,
+)
+
+__all__ = ["in_numpy", "is_elementwise", "recognise", "recognise_rows"]
+
+Array = NDArray[np.float64]
+
+# Dense where activations bend, close to the points where they jump, and far out for
+# those that are clipped late.
+_KINKS = np.array(sorted({kink for row in NAMED.values() for kink in row.kinks}))
+_FAR = np.array([-1000.0, -100.0, -30.0, -15.0, 15.0, 30.0, 100.0, 1000.0])
+_GRID = np.concatenate(
+    [np.linspace(-8.05, 8.03, 200), _KINKS - 1e-5, _KINKS + 1e-5, _FAR]
+)
+_ROWS = np.linspace(-1.7, 2.3, 24).reshape(3, 8) * np.array([[1.0], [-1.0], [0.5]])
+
+# The two forms of gelu differ by 5e-4; float32 and the backends' own short cuts stay
+# below these (PyTorch: softplus(x) = x beyond 20; TensorFlow: a slope in float32).
+_TOLERANCE = {8: 1e-7, 4: 2e-5}
+_COARSE = 2e-2
+
+
+def _jax_x64() -> AbstractContextManager[Any]:
+    import jax
+
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)  # type: ignore[no-any-return]
+    from jax.experimental import enable_x64  # before JAX 0.8
+
+    return enable_x64()  # type: ignore[no-any-return]
+
+
+def _evaluation_scope(device: str | None) -> ExitStack:
+    """Eager, float64-capable evaluation, also while a model is being traced."""
+    stack = ExitStack()
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        stack.enter_context(tf.init_scope())
+    elif backend == "jax":
+        import jax
+
+        stack.enter_context(jax.ensure_compile_time_eval())
+        stack.enter_context(_jax_x64())
+    elif backend == "torch":
+        import torch
+
+        stack.enter_context(torch.no_grad())
+    stack.enter_context(keras.device(device) if device else nullcontext())
+    return stack
+
+
+def _attempts() -> Iterator[tuple[str | None, str]]:
+    # PyTorch traces on the "meta" device, which holds no values: the CPU first. A
+    # callable with weights of its own may need them where they are.
+    devices = ("cpu", None) if keras.backend.backend() == "torch" else (None,)
+    for device in devices:
+        for dtype in ("float64", "float32"):
+            yield device, dtype
+
+
+def in_numpy(function: Callable[[Any], Any]) -> Callable[[Array], NDArray[Any]]:
+    """The callable on NumPy arrays: float64 inside if it takes that, else float32.
+
+    The result keeps the dtype in which the callable answered, so that its precision
+    can be told.
+    """
+
+    def evaluate(x: Array) -> NDArray[Any]:
+        size = x.size
+        if keras.backend.backend() == "jax" and x.ndim == 1:
+            # JAX compiles anew for every shape: few shapes, then.
+            padded = max(256, 1 << (size - 1).bit_length())
+            x = np.pad(x, (0, padded - size), mode="edge")
+        else:
+            padded = size
+        problem: Exception | None = None
+        for device, dtype in _attempts():
+            try:
+                with _evaluation_scope(device):
+                    result = function(keras.ops.convert_to_tensor(x, dtype=dtype))
+                    values = np.asarray(keras.ops.convert_to_numpy(result))
+            except Exception as error:  # whatever a stranger's function may raise
+                problem = problem or error
+                continue
+            # A padded answer of another shape is for the caller to refuse.
+            return values[:size] if values.shape == (padded,) else values
+        assert problem is not None
+        raise problem
+
+    return evaluate
+
+
+def _agree(values: NDArray[Any], reference: NDArray[Any]) -> bool:
+    tolerance = _TOLERANCE.get(values.dtype.itemsize, _COARSE)
+    with np.errstate(all="ignore"):
+        values, reference = values.astype(np.float64), np.asarray(reference)
+        # Where either overflows there is no evidence.
+        known = np.isfinite(values) & np.isfinite(reference)
+        error = np.abs(values - reference)[known]
+        scale = 1.0 + np.abs(reference)[known]
+    return bool(known.mean() > 0.9 and (error <= tolerance * scale).all())
+
+
+def is_elementwise(evaluate: Callable[[Array], NDArray[Any]]) -> bool:
+    """Whether each value depends on its own input alone, and always in the same way."""
+    values = evaluate(_GRID)
+    if values.shape != _GRID.shape:
+        return False
+    some = slice(3, 200, 5)  # without the far points: the largest value changes
+    pairs = [
+        (values, evaluate(_GRID[::-1])[::-1]),
+        (values[some], evaluate(_GRID[some])),
+    ]
+    return all(
+        again.shape == first.shape
+        and _agree(
+            np.nan_to_num(first), np.nan_to_num(again.astype(first.dtype, copy=False))
+        )
+        for first, again in pairs
+    )
+
+
+def recognise(evaluate: Callable[[Array], NDArray[Any]]) -> Activation | None:
+    """The known activation with these values, if the callable is elementwise."""
+    values = evaluate(_GRID)
+    with np.errstate(all="ignore"):
+        for known in (*NAMED.values(), gelu_tanh):
+            if known.function and _agree(values, np.asarray(known.function(_GRID))):
+                return known
+        slope = -float(evaluate(np.array([-1.0]))[0])
+        # TensorFlow keeps the slope in float32 even for float64 inputs.
+        if abs(slope - round(slope, 6)) <= 1e-7 * abs(slope):
+            slope = round(slope, 6)
+        if not np.isfinite(slope):
+            return None
+        leaky = leaky_relu(slope)
+        assert leaky.function is not None
+        return leaky if _agree(values, np.asarray(leaky.function(_GRID))) else None
+
+
+def _softmax(x: Array) -> Array:
+    exponentials = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+def _sparsemax(x: Array, *, as_keras: bool = False) -> Array:
+    ordered = -np.sort(-x, axis=-1)
+    excess = np.cumsum(ordered, axis=-1)
+    support = ordered * np.arange(1, x.shape[-1] + 1) > excess - 1.0
+    size = support.sum(axis=-1, keepdims=True)
+    # Keras (3.15) sums the running sums, so that its rows do not add up to 1.
+    total = (excess * support).sum(axis=-1, keepdims=True)
+    if not as_keras:
+        total = np.take_along_axis(excess, size - 1, axis=-1)
+    return np.asarray(np.maximum(x - (total - 1.0) / size, 0.0))
+
+
+def recognise_rows(evaluate: Callable[[Array], NDArray[Any]]) -> Activation | None:
+    """The known activation of the last axis (softmax, glu, …) with these values."""
+    try:
+        values = evaluate(_ROWS)
+    except Exception:  # it may want vectors: they are tried next
+        return None
+    half = _ROWS.shape[-1] // 2
+    references = [
+        ("softmax", _softmax(_ROWS)),
+        ("log_softmax", np.log(_softmax(_ROWS))),
+        ("sparsemax", _sparsemax(_ROWS)),
+        ("sparsemax", _sparsemax(_ROWS, as_keras=True)),
+        ("glu", _ROWS[:, :half] / (1.0 + np.exp(-_ROWS[:, half:]))),
+    ]
+    for name, reference in references:
+        if values.shape == reference.shape and _agree(values, reference):
+            return NAMED[name]
+    return None
