@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     >>> main(["gains", "relu"])
     Gains for z ~ N(0, 1): g = 1/sqrt(E[φ²]), chi = g² E[φ'²]
-     activation    E[φ]   E[φ²]  E[φ'²]       g     chi   initlab>auto
-    ───────────────────────────────────────────────────────────────────
-     relu        0.3989  0.5000  0.5000  1.4142  1.0000  He, 2 / fan_in
+     activation     E[φ]    E[φ²]   E[φ'²]        g      chi   initlab>auto
+    ──────────────────────────────────────────────────────────────────────────
+     relu         0.3989   0.5000   0.5000   1.4142   1.0000   He, 2 / fan_in
     0
     """
     parser = _parser()

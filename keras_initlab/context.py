@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -64,7 +65,7 @@ def under_construction() -> Construction | None:
     weight = None if variable is None else variable.name
     place = (
         _place_of_call(chain[0]),
-        *(_position(child, parent) for parent, child in zip(chain, chain[1:])),
+        *(_position(child, parent) for parent, child in pairwise(chain)),
         _weight_position(layer, variable),
     )
     return Construction(layer, weight, parents, place)
@@ -123,12 +124,12 @@ def _open_layers() -> list[Any]:
 
 
 def _frames() -> Iterator[Any]:
-    frame = sys._getframe(1)
+    frame: Any = sys._getframe(1)
     for _ in range(_MAX_FRAMES):
         if frame is None:
             return
         yield frame
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
 
 
 def _variable_on_stack() -> Any:

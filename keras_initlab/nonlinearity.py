@@ -59,8 +59,11 @@ def own_nonlinearity(layer: Any) -> Any:
     >>> own_nonlinearity(keras.layers.Dense(3, activation="tanh")).__name__
     'tanh'
     """
-    if isinstance(layer, ACTIVATION_LAYERS):
-        function = layer.activation if type(layer) is _layers.Activation else layer
+    function: Any
+    if type(layer) is _layers.Activation:
+        function = layer.activation
+    elif isinstance(layer, ACTIVATION_LAYERS):
+        function = layer
     elif isinstance(layer, _layers.Lambda):
         function = layer.function
     else:

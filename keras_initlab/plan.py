@@ -116,8 +116,8 @@ def describe(initializer: Any, without: str | None = None) -> str:
 
     `without` names an argument to leave out.
 
-    >>> describe(keras.initializers.RandomNormal(stddev=0.2, seed=3))
-    'RandomNormal(stddev=0.2, seed=3)'
+    >>> describe(keras.initializers.HeNormal(seed=3))
+    'HeNormal(seed=3)'
     """
     name = keras.saving.get_registered_name(type(initializer))
     name = name if name.startswith("initlab>") else type(initializer).__name__

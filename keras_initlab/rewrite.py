@@ -13,6 +13,7 @@ import numpy as np
 from keras_initlab import activations, context, fans, nonlinearity
 from keras_initlab.initializers import Auto, Scaled
 from keras_initlab.initializers.auto import rule_for
+from keras_initlab.initializers.base import activation_config
 from keras_initlab.kernels import Kernel, kernels_of
 from keras_initlab.plan import Plan, PlanRow
 from keras_initlab.propagation import graph
@@ -183,9 +184,7 @@ class _Finder:
         return self._graphs[id(model)]
 
 
-def _left_alone(
-    kernel: Kernel, skipped: set[int], only_unbuilt: bool
-) -> str | None:
+def _left_alone(kernel: Kernel, skipped: set[int], only_unbuilt: bool) -> str | None:
     """Return why a kernel is not to be touched, None if it is."""
     chain = (*kernel.parents[1:], kernel.layer)
     if any(id(layer) in skipped for layer in chain):
@@ -256,8 +255,7 @@ def _initializer(identifier: Any, resolved: Any, seed: int | None) -> Any:
     if isinstance(identifier, keras.layers.Layer) and not isinstance(
         identifier, keras.layers.Lambda
     ):
-        config = keras.saving.serialize_keras_object(identifier)
-        return Auto(activation=config, seed=seed)
+        return Auto(activation=activation_config(identifier), seed=seed)
     # A function that Keras cannot name in a file: its gain can be.
     rule = rule_for(resolved)
     return Scaled(gain=rule.gain, mode=rule.mode, seed=seed)

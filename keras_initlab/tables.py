@@ -28,7 +28,8 @@ def render_table(
         rows: a string for each column.
         width: characters to fit into; None makes the table as wide as it needs.
 
-    >>> print(render_table("Gains", [("name", "left"), ("g", "right")], [["relu", "1"]]))
+    >>> columns = [("name", "left"), ("g", "right")]
+    >>> print(render_table("Gains", columns, [["relu", "1"]]))
     Gains
      name   g
     ──────────

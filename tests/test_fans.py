@@ -21,7 +21,11 @@ LAYERS = {
     "conv2d": (layers.Conv2D(8, (3, 5)), (10, 10, 4), Fans(60, 120)),
     "conv3d": (layers.Conv3D(8, 2), (4, 4, 4, 3), Fans(24, 64)),
     "conv2d groups": (layers.Conv2D(8, 3, groups=2), (10, 10, 4), Fans(18, 36)),
-    "conv2d dilation": (layers.Conv2D(8, 3, dilation_rate=2), (10, 10, 4), Fans(36, 72)),
+    "conv2d dilation": (
+        layers.Conv2D(8, 3, dilation_rate=2),
+        (10, 10, 4),
+        Fans(36, 72),
+    ),
     "conv2d strides": (layers.Conv2D(8, 3, strides=2), (10, 10, 4), Fans(36, 18)),
     "conv1d groups, dilation": (
         layers.Conv1D(6, 3, groups=3, dilation_rate=2),

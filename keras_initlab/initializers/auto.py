@@ -71,9 +71,9 @@ class Auto(base.LayerInitializer):
         ValueError: an unknown activation, distribution or mode.
         TypeError: a seed that is no int, an activation that is none of the above.
 
-    >>> layer = keras.layers.Dense(64, activation="relu", kernel_initializer=Auto(seed=0))
+    >>> layer = keras.layers.Dense(64, "relu", kernel_initializer=Auto(seed=0))
     >>> layer.build((None, 200))
-    >>> float(keras.ops.std(layer.kernel)).__round__(2)  # He: sqrt(2 / 200) = 0.1
+    >>> round(float(keras.ops.std(layer.kernel)), 2)  # He: sqrt(2 / 200)
     0.1
     """
 
@@ -90,7 +90,9 @@ class Auto(base.LayerInitializer):
         self.distribution = base.checked_choice(
             "distribution", distribution, draws.DISTRIBUTIONS
         )
-        self.mode = None if mode is None else base.checked_choice("mode", mode, fans.MODES)
+        self.mode = (
+            None if mode is None else base.checked_choice("mode", mode, fans.MODES)
+        )
         self.seed = base.checked_seed(seed)
 
     def values(

@@ -96,5 +96,9 @@ def activation_config(activation: Any) -> Any:
     if activation is None or isinstance(activation, (str, dict)):
         return activation
     if isinstance(activation, keras.layers.Layer):
-        return keras.saving.serialize_keras_object(activation)
+        config = keras.saving.serialize_keras_object(activation)
+        # What it computes counts, not what it is called or in which dtype.
+        for key in ("name", "trainable", "dtype"):
+            config["config"].pop(key, None)
+        return config
     return keras.activations.serialize(activation)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_initlab import activations, context, fans
 from keras_initlab.initializers import base, draws
@@ -30,7 +30,7 @@ class Scaled(base.LayerInitializer):
         TypeError: a seed that is no int, a gain that is none of the above.
 
     >>> weights = Scaled(gain="relu", mode="fan_in", seed=0)((200, 64))
-    >>> float(keras.ops.std(weights)).__round__(2)
+    >>> round(float(keras.ops.std(weights)), 2)
     0.1
 
     Source: He et al. 2015, equation 10, for any gain.
@@ -44,7 +44,8 @@ class Scaled(base.LayerInitializer):
         seed: int | None = None,
     ) -> None:
         self._gain = checked_gain(gain)
-        self.gain = gain
+        # JSON does not know NumPy's numbers.
+        self.gain = gain.item() if isinstance(gain, np.number) else gain
         self.mode = base.checked_choice("mode", mode, fans.MODES)
         self.distribution = base.checked_choice(
             "distribution", distribution, draws.DISTRIBUTIONS
@@ -70,7 +71,7 @@ class Scaled(base.LayerInitializer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as they were given."""
-        is_number = isinstance(self.gain, numbers.Real)
+        is_number = isinstance(self.gain, (int, float))
         return {
             "gain": self.gain if is_number else base.activation_config(self.gain),
             "mode": self.mode,
@@ -81,7 +82,7 @@ class Scaled(base.LayerInitializer):
 
 def checked_gain(gain: Any) -> float:
     """Return the number that `gain` means, or raise a ValueError."""
-    if isinstance(gain, numbers.Real) and not isinstance(gain, bool):
+    if isinstance(gain, (int, float, np.number)) and not isinstance(gain, bool):
         number = float(gain)
         if not (math.isfinite(number) and number > 0):
             raise ValueError(

@@ -1,0 +1,63 @@
+import subprocess
+import sys
+
+import pytest
+
+import keras_initlab
+from keras_initlab.cli import main
+from tests.helpers import run_python
+
+
+def test_gains_of_some(capsys):
+    assert main(["gains", "relu", "gelu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].split()[:6] == "relu 0.3989 0.5000 0.5000 1.4142 1.0000".split()
+    assert lines[-1].split()[4] == "1.5335"
+
+
+def test_gains_of_all_names_every_keras_activation(capsys):
+    assert main(["gains"]) == 0
+    shown = {line.split()[0] for line in capsys.readouterr().out.splitlines()[3:]}
+    assert {"relu", "swish", "softmax", "glu", "threshold"} <= shown
+    assert len(shown) >= 31
+
+
+def test_an_unknown_activation_is_one_line_and_exit_code_2(capsys):
+    assert main(["gains", "rellu"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "'rellu'" in error
+
+
+def test_no_command_prints_help(capsys):
+    assert main([]) == 0
+    assert "keras-initlab gains" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.strip() == keras_initlab.__version__
+
+
+def test_python_dash_m():
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_initlab", "gains", "tanh"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "1.5925" in done.stdout
+
+
+def test_import_registers_and_adds_no_backend_of_its_own():
+    printed = run_python(
+        "import sys, keras\n"
+        "before = set(sys.modules)\n"
+        "import keras_initlab\n"
+        "added = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(added & {'matplotlib', 'tensorflow', 'jax', 'torch', 'scipy'}))\n"
+        "print(keras.initializers.get('initlab>auto').__class__.__name__)\n"
+    ).splitlines()[-2:]
+    assert printed == ["[]", "Auto"]
