@@ -69,7 +69,13 @@ def _gains(names: Sequence[str]) -> str:
     rows = []
     for name in names or _keras_names():
         resolved = activations.resolve(name)
-        rule = rule_for(resolved)
+        try:
+            rule = rule_for(resolved)
+        except ValueError:
+            if names:
+                raise
+            rows.append([name, *["-"] * 5, "needs arguments"])
+            continue
         numbers = ["-"] * 5
         if resolved.function is not None or resolved.name == "glu":
             found = activations.moments(resolved)

@@ -243,7 +243,7 @@ def _place_of_symbol(symbol: Any) -> tuple[str, int]:
     """
     operation, node_index, tensor_index = symbol._keras_history
     target = operation._inbound_nodes[node_index]
-    pending = [target]
+    pending = [] if target in _call_places else [target]
     while pending:
         call = pending[-1]
         above = [

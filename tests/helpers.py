@@ -46,3 +46,8 @@ def run_python(code, backend=None, **environment):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def triple(found):
+    """Return a GaussianMoments as a tuple."""
+    return (found.mean, found.second_moment, found.derivative_second_moment)

@@ -1,0 +1,171 @@
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from keras_initlab.propagation import graph
+
+
+def chain(model):
+    """Return the keys of a model's calls, in order."""
+    return [call.key for call in graph.graph_of(model).calls]
+
+
+def inner(name):
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, layers.Dense(4, name="dense")(inputs), name=name)
+
+
+def test_nested_models_are_opened():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            inner("one"),
+            keras.Sequential([keras.Input((4,)), inner("two")], name="row"),
+            layers.ReLU(name="bend"),
+        ]
+    )
+    assert chain(model) == ["one/dense", "row/two/dense", "bend"]
+
+
+def test_tensors_connect_through_nested_models():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.ReLU(name="bend")(inner("one")(inputs)))
+    walked = graph.graph_of(model)
+    dense, bend = walked.calls
+    assert dense.inputs == walked.inputs
+    assert dense.outputs == bend.inputs
+    assert bend.outputs == walked.outputs
+    assert walked.consumers[dense.outputs[0]] == (bend,)
+
+
+def test_shared_layers_are_numbered_by_call():
+    one, two = keras.Input((4,)), keras.Input((4,))
+    shared = layers.Dense(4, name="shared")
+    model = keras.Model([one, two], layers.Add(name="add")([shared(one), shared(two)]))
+    assert chain(model) == ["shared#0", "shared#1", "add"]
+    assert len(graph.graph_of(model).calls_of(shared)) == 2
+
+
+def test_a_shared_model_is_opened_at_each_call():
+    one, two = keras.Input((4,)), keras.Input((4,))
+    tower = inner("tower")
+    model = keras.Model([one, two], layers.Add(name="add")([tower(one), tower(two)]))
+    assert chain(model) == ["tower/dense#0", "tower/dense#1", "add"]
+
+
+def test_calls_outside_the_model_do_not_count():
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(4, name="hidden")(inputs)
+    layers.ReLU()(hidden)  # a branch of no model
+    model = keras.Model(inputs, layers.Activation("tanh", name="bend")(hidden))
+    assert chain(model) == ["hidden", "bend"]
+
+
+def test_a_model_cut_from_another_starts_at_its_inputs():
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(4, name="hidden")(inputs)
+    outputs = layers.Dense(4, name="top")(hidden)
+    assert chain(keras.Model(hidden, outputs)) == ["top"]
+
+
+class Own(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+class Named(keras.Model):
+    """Functional, with a call of its own: what the graph says need not hold."""
+
+    def call(self, x):
+        return -super().call(x)
+
+
+def test_models_without_a_graph():
+    assert not graph.has_graph(Own())
+    assert not graph.has_graph(layers.Dense(3))
+    assert not graph.has_graph(keras.Sequential([layers.Dense(3)]))
+    inputs = keras.Input((4,))
+    assert not graph.has_graph(Named(inputs, layers.Dense(3)(inputs)))
+    with pytest.raises(ValueError, match="Received: Own"):
+        graph.graph_of(Own())
+
+
+def test_a_subclassed_model_inside_is_one_call():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.ReLU(name="bend")(Own()(inputs)))
+    assert chain(model)[1:] == ["bend"]
+
+
+def meets(after, width=4):
+    """Return what the output of a Dense meets in a graph that goes on as `after`."""
+    inputs = keras.Input((width,))
+    dense = layers.Dense(width, name="dense")
+    model = keras.Model(inputs, after(dense(inputs)))
+    walked = graph.graph_of(model)
+    (call,) = walked.calls_of(dense)
+    return graph.following_nonlinearity(walked, call.outputs)
+
+
+FOLLOWING = {
+    "ops.relu": (ops.relu, "relu"),
+    "ops.leaky_relu": (lambda x: ops.leaky_relu(x, 0.3), "leaky_relu(0.3)"),
+    "activations.relu": (keras.activations.relu, "relu"),
+    "scaled": (lambda x: ops.tanh(x * 2.0 + 1.0), "tanh"),
+    "reshaped": (lambda x: ops.silu(ops.reshape(x, (-1, 2, 2))), "silu"),
+    "sum": (lambda x: layers.ELU()(x + 1.0 + x), "elu"),
+    "softmax": (ops.softmax, "softmax"),
+    "mean": (lambda x: ops.gelu(ops.mean(x, axis=-1), approximate=False), "gelu"),
+    "normalised": (lambda x: layers.ReLU()(layers.LayerNormalization()(x)), "relu"),
+    "lambda": (lambda x: layers.Lambda(lambda y: ops.tanh(y))(x), "tanh"),
+    "kernel": (lambda x: layers.ReLU()(layers.Dense(4)(x)), None),
+    "nothing": (lambda x: x, None),
+    "gate": (lambda x: layers.ReLU()(layers.Multiply()([x, x])), None),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_following(name):
+    from keras_initlab import activations
+
+    after, expected = FOLLOWING[name]
+    found = meets(after).nonlinearity
+    assert (found is None) == (expected is None)
+    if expected is not None:
+        assert activations.resolve(found).name == expected
+
+
+def test_the_nearest_of_several_counts_and_the_rest_is_noted():
+    def near_and_far(x):
+        far = layers.Activation("tanh")(layers.Dropout(0.1)(x))
+        return layers.Add()([layers.Activation("relu")(x), far])
+
+    assert meets(near_and_far).nonlinearity is keras.activations.relu
+
+    def both(x):
+        return layers.Add()([layers.ReLU()(x), layers.Activation("tanh")(x)])
+
+    found = meets(both)
+    assert found.note in ("also feeds tanh", "also feeds relu")
+
+
+def test_a_thousand_layers_are_walked():
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)  # Keras recurses to make the model; the walk does not
+    try:
+        inputs = x = keras.Input((2,))
+        for _ in range(1500):
+            x = layers.Identity()(x)
+        model = keras.Model(inputs, layers.ReLU()(x))
+    finally:
+        sys.setrecursionlimit(limit)
+    walked = graph.graph_of(model)
+    assert len(walked.calls) == 1501
+    assert np.array_equal(walked.inputs, walked.calls[0].inputs)
+    assert graph.following_nonlinearity(walked, walked.inputs).nonlinearity is not None
