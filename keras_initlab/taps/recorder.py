@@ -1,0 +1,163 @@
+"""Collects layers' outputs while a training step is traced or run."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import keras
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+
+from keras_initlab.stats import Shape
+from keras_initlab.taps.patches import Patches
+from keras_initlab.taps.walk import Place, call_keys, inside, places, rematerialized
+
+
+class Output(NamedTuple):
+    """The output of one call of a layer, within a recorded step."""
+
+    key: str
+    tensor: Any
+
+
+class Recorder:
+    """Wraps the `call` of a model's layers; silent but for the step being recorded.
+
+    Args:
+        model: the model whose layers are wrapped.
+        patches: what takes the wrappers off again.
+        context: returns what identifies the trace under way. A tensor made in another
+            one (a loop's body, a vmap) would leak out of it, and is left alone.
+        is_dense: whether something is a plain tensor of the backend.
+        thread: returns what identifies the thread.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        patches: Patches,
+        context: Callable[[], Any],
+        is_dense: Callable[[Any], bool],
+        thread: Callable[[], int] = threading.get_ident,
+    ) -> None:
+        self.shapes: dict[str, Shape] = {}
+        self._patches = patches
+        self._context = context
+        self._is_dense = is_dense
+        self._thread = thread
+        self._owner: int | None = None
+        self._within: Any = None
+        self._calls: list[tuple[str, Any]] = []
+        self._foreign: set[str] = set()
+        self._warned: set[str] = set()
+        self._places: list[Place] = []
+        if not model.built:
+            # Layers that the model's own build makes are found through it.
+            self._wrap(Place(model, "", False))
+        for place in places(model):
+            self._wrap(place)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record what this thread computes in the trace that is open now."""
+        self._calls, self._foreign = [], set()
+        self._within = self._context()
+        self._owner = self._thread()
+        try:
+            yield
+        finally:
+            self._owner = self._within = None
+
+    def take(self) -> list[Output]:
+        """Return what was recorded, in the order in which the calls ended."""
+        calls, self._calls = self._calls, []
+        paths = [path for path, _ in calls]
+        self._warn_of(self._foreign.difference(paths, self._warned))
+        outputs = [
+            Output(key, tensor)
+            for key, (_, tensor) in zip(call_keys(paths), calls, strict=True)
+        ]
+        for output in outputs:
+            self._note_shape(output)
+        return outputs
+
+    def _wrap(self, place: Place) -> None:
+        layer = place.layer
+        self._places.append(place)
+        late = not layer.built
+        if not place.measured and not late:
+            return
+        # Outside the rematerialisation: what is inside is computed twice.
+        hook = self._around_remat if rematerialized(layer) else self._around
+        name = "rematerialized_call" if rematerialized(layer) else "call"
+        self._patches.set(layer, name, hook(getattr(layer, name), place, late))
+
+    def _around(
+        self, call: Callable[..., Any], place: Place, late: bool
+    ) -> Callable[..., Any]:
+        # Keras reads the signature of `call`, which wraps keeps.
+        @functools.wraps(call)
+        def tapped(*args: Any, **kwargs: Any) -> Any:
+            if self._owner is None or self._owner != self._thread():
+                return call(*args, **kwargs)
+            if late:
+                for new in list(inside(place, self._places)):
+                    self._wrap(new)
+            outputs = call(*args, **kwargs)
+            if place.measured:
+                self._record(place.path, outputs)
+            return outputs
+
+        return tapped
+
+    def _around_remat(
+        self, wrap: Callable[..., Any], place: Place, late: bool
+    ) -> Callable[..., Any]:
+        @functools.wraps(wrap)
+        def tapped(*args: Any, **kwargs: Any) -> Any:
+            return self._around(wrap(*args, **kwargs), place, late=False)
+
+        return tapped
+
+    def _record(self, path: str, outputs: Any) -> None:
+        if in_symbolic_scope():
+            # Keras asks for shapes, as when it builds a layer: not the step itself.
+            return
+        tensor = self._first_float(outputs)
+        if tensor is None:
+            return
+        if self._context() == self._within:
+            self._calls.append((path, tensor))
+        else:
+            self._foreign.add(path)
+
+    def _first_float(self, outputs: Any) -> Any:
+        for x in keras.tree.flatten(outputs):
+            if self._is_dense(x) and keras.backend.is_float_dtype(
+                keras.backend.standardize_dtype(x.dtype)
+            ):
+                return x
+        return None
+
+    def _note_shape(self, output: Output) -> None:
+        shape: Shape = tuple(output.tensor.shape)
+        shape = (None, *shape[1:]) if shape else ()
+        known = self.shapes.setdefault(output.key, shape)
+        if known != shape and len(known) == len(shape):
+            self.shapes[output.key] = tuple(
+                a if a == b else None for a, b in zip(known, shape, strict=True)
+            )
+
+    def _warn_of(self, paths: set[str]) -> None:
+        self._warned |= paths
+        if paths:
+            warnings.warn(
+                "VarianceMonitor does not measure layers that run inside a loop, a "
+                "vmap, a rematerialised or a separately compiled function. Not "
+                f"measured: {', '.join(sorted(paths))}. The layer around them is.",
+                stacklevel=2,
+            )
