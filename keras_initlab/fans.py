@@ -1,4 +1,4 @@
-"""fan_in and fan_out of any kernel, by layer type.
+"""How any kernel acts: its axes, and from them its fan_in and fan_out, by layer type.
 
 `fan_in` counts the inputs that one output sums over, `fan_out` the outputs that
 one input reaches (averaged over positions, borders left out). They are what
@@ -39,6 +39,44 @@ class Fans:
         return (self.fan_in + self.fan_out) / 2
 
 
+@dataclass(frozen=True)
+class KernelLayout:
+    """Which axes of a kernel do what.
+
+    Attributes:
+        inputs: axes that an output sums over.
+        outputs: axes that tell the outputs of an input apart.
+        field: axes of the receptive field: summed over, and reaching as many outputs.
+        batch: axes that number kernels acting each on its own part of the input.
+        blocks: equal blocks along the last output axis that are kernels of their
+            own: the gates of a recurrent cell, the groups of a convolution.
+        input_share: the share of `field` that meets at an output; 1 / strides where
+            a transposed convolution leaves the rest out.
+        output_share: the share of `field` through which an input is read; 1 / strides
+            where a convolution steps over the rest.
+    """
+
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    field: tuple[int, ...] = ()
+    batch: tuple[int, ...] = ()
+    blocks: int = 1
+    input_share: float = 1.0
+    output_share: float = 1.0
+
+    def fans(self, shape: Shape) -> Fans:
+        """Return the fans of a kernel of this layout and shape."""
+        field = _size(shape, self.field)
+        return Fans(
+            field * _size(shape, self.inputs) * self.input_share,
+            field * _size(shape, self.outputs) / self.blocks * self.output_share,
+        )
+
+
+def _size(shape: Shape, axes: tuple[int, ...]) -> int:
+    return math.prod(shape[axis] for axis in axes)
+
+
 def kernel_fans(
     shape: tuple[int, ...],
     layer: keras.layers.Layer | None = None,
@@ -66,9 +104,7 @@ def kernel_fans(
     Source: Glorot & Bengio 2010, section 4.2; He et al. 2015, section 2.2.
     """
     shape = checked_shape(shape)
-    if layer is None:
-        return fans_of_shape(shape)
-    return layer_fans(layer, weight, shape)
+    return kernel_layout(layer, weight, shape).fans(shape)
 
 
 def checked_shape(shape: Any) -> Shape:
@@ -88,37 +124,117 @@ def checked_shape(shape: Any) -> Shape:
     return tuple(int(size) for size in sizes)
 
 
-def fans_of_shape(shape: Shape) -> Fans:
-    """Return the fans that the shape alone suggests: (..., inputs, outputs)."""
-    if not shape:
-        return Fans(1.0, 1.0)
-    if len(shape) == 1:
-        return Fans(float(shape[0]), float(shape[0]))
-    field = math.prod(shape[:-2])
-    return Fans(float(field * shape[-2]), float(field * shape[-1]))
-
-
 @singledispatch
-def layer_fans(layer: keras.layers.Layer, weight: str | None, shape: Shape) -> Fans:
-    """Return the fans of one weight of `layer`; the rule for unregistered types.
+def kernel_layout(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
+    """Return the layout of one weight of `layer`; here, of a type nobody registered.
 
-    Register a rule for a layer type of your own with `@layer_fans.register`.
+    Register a layer type of your own in a line or two:
+
+    >>> class Outer(keras.layers.Layer):
+    ...     "Keeps its kernel as (outputs, inputs)."
+    >>> @kernel_layout.register(Outer)
+    ... def _outer(layer, weight, shape):
+    ...     return KernelLayout(inputs=(1,), outputs=(0,))
+    >>> kernel_fans((64, 20), Outer(), "kernel")
+    Fans(fan_in=20.0, fan_out=64.0)
     """
-    return fans_of_shape(shape)
+    gates = _gates(layer, shape)
+    if len(shape) == 1:
+        # A vector scales or shifts; Keras takes its size for both fans.
+        return KernelLayout(inputs=(0,), outputs=(0,))
+    if not shape:
+        return KernelLayout()
+    field = tuple(range(len(shape) - 2))
+    return KernelLayout(inputs=(-2,), outputs=(-1,), field=field, blocks=gates)
 
 
-def _convolution(layer: Any, field: Shape, inputs: int, outputs: int) -> Fans:
-    """Fans of a convolution: a stride visits each input that much more rarely."""
-    size = math.prod(field)
-    return Fans(float(size * inputs), size * outputs / math.prod(layer.strides))
+def _gates(layer: Any, shape: Shape) -> int:
+    """Return how many gates a recurrent cell has fused along its kernel's last axis."""
+    size = getattr(layer, "units", None) or getattr(layer, "filters", None)
+    if not hasattr(layer, "recurrent_initializer") or not shape or not size:
+        return 1
+    return shape[-1] // size if shape[-1] % size == 0 else 1
 
 
-@layer_fans.register(keras.layers.Conv1D)
-@layer_fans.register(keras.layers.Conv2D)
-@layer_fans.register(keras.layers.Conv3D)
-def _conv(layer: Any, weight: str | None, shape: Shape) -> Fans:
+def _spatial(shape: Shape) -> tuple[int, ...]:
+    return tuple(range(len(shape) - 2))
+
+
+def _step(layer: Any) -> float:
+    """Return the share of positions that a layer's strides visit."""
+    return 1.0 / float(math.prod(layer.strides))
+
+
+@kernel_layout.register(keras.layers.Conv1D)
+@kernel_layout.register(keras.layers.Conv2D)
+@kernel_layout.register(keras.layers.Conv3D)
+def _conv(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
     # (*field, inputs / groups, outputs); an input reaches its own group only.
     # Dilation moves the taps apart and changes no count.
-    if len(shape) != layer.rank + 2:
-        return fans_of_shape(shape)
-    return _convolution(layer, shape[:-2], shape[-2], shape[-1] // layer.groups)
+    return KernelLayout(
+        inputs=(-2,),
+        outputs=(-1,),
+        field=_spatial(shape),
+        blocks=layer.groups,
+        output_share=_step(layer),
+    )
+
+
+@kernel_layout.register(keras.layers.Conv1DTranspose)
+@kernel_layout.register(keras.layers.Conv2DTranspose)
+@kernel_layout.register(keras.layers.Conv3DTranspose)
+def _conv_transpose(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
+    # (*field, outputs, inputs); with a stride only each stride-th tap meets an output.
+    return KernelLayout(
+        inputs=(-1,), outputs=(-2,), field=_spatial(shape), input_share=_step(layer)
+    )
+
+
+@kernel_layout.register(keras.layers.DepthwiseConv1D)
+@kernel_layout.register(keras.layers.DepthwiseConv2D)
+def _depthwise(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
+    return _depthwise_layout(layer, shape)
+
+
+def _depthwise_layout(layer: Any, shape: Shape) -> KernelLayout:
+    # (*field, channels, multiplier): each channel is a convolution of its own.
+    return KernelLayout(
+        outputs=(-1,), field=_spatial(shape), batch=(-2,), output_share=_step(layer)
+    )
+
+
+@kernel_layout.register(keras.layers.SeparableConv1D)
+@kernel_layout.register(keras.layers.SeparableConv2D)
+def _separable(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
+    if weight == "depthwise_kernel":
+        return _depthwise_layout(layer, shape)
+    return KernelLayout(inputs=(-2,), outputs=(-1,), field=_spatial(shape))
+
+
+@kernel_layout.register(keras.layers.EinsumDense)
+def _einsum(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
+    """By the equation: what only the kernel and the input share is summed over."""
+    read, made = layer.equation.replace(".", "").replace(" ", "").split("->")
+    source, kernel = read.split(",")
+    if len(kernel) != len(shape):  # a bias
+        return KernelLayout(inputs=(0,), outputs=(0,)) if shape else KernelLayout()
+    numbered = list(enumerate(kernel))
+    return KernelLayout(
+        inputs=tuple(i for i, axis in numbered if axis not in made),
+        outputs=tuple(i for i, axis in numbered if axis in made and axis not in source),
+        batch=tuple(i for i, axis in numbered if axis in made and axis in source),
+    )
+
+
+@kernel_layout.register(keras.layers.Embedding)
+def _embedding(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
+    # A lookup sums over one row, whatever the size of the vocabulary.
+    if weight is not None and weight.startswith("reverse"):
+        return KernelLayout(inputs=(0,), outputs=(1,))
+    return KernelLayout(outputs=(1,), batch=(0,))
+
+
+@kernel_layout.register(keras.layers.AdditiveAttention)
+def _additive_attention(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
+    # A score is the sum over all units of scale · tanh(query + key).
+    return KernelLayout(inputs=(0,))

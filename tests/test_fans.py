@@ -32,7 +32,75 @@ LAYERS = {
         (10, 6),
         Fans(6, 6),
     ),
+    "conv1d transpose": (layers.Conv1DTranspose(8, 3), (10, 4), Fans(12, 24)),
+    "conv2d transpose strides": (
+        layers.Conv2DTranspose(8, 4, strides=2),
+        (10, 10, 4),
+        Fans(16, 128),
+    ),
+    "conv3d transpose": (layers.Conv3DTranspose(2, 2), (4, 4, 4, 3), Fans(24, 16)),
+    "depthwise 1d": (layers.DepthwiseConv1D(3), (10, 4), Fans(3, 3)),
+    "depthwise 2d": (
+        layers.DepthwiseConv2D(3, depth_multiplier=2),
+        (10, 10, 4),
+        Fans(9, 18),
+    ),
+    "depthwise 2d strides": (
+        layers.DepthwiseConv2D(4, strides=2),
+        (10, 10, 4),
+        Fans(16, 4),
+    ),
+    "einsum": (layers.EinsumDense("abc,cd->abd", (None, 7)), (3, 5), Fans(5, 7)),
+    "einsum heads": (
+        layers.EinsumDense("abc,cde->abde", (None, 2, 3)),
+        (4, 5),
+        Fans(5, 6),
+    ),
+    "einsum back": (
+        layers.EinsumDense("abde,dec->abc", (None, 5)),
+        (4, 2, 3),
+        Fans(6, 5),
+    ),
+    "einsum batched": (
+        layers.EinsumDense("abc,bcd->abd", (4, 7)),
+        (4, 5),
+        Fans(5, 7),
+    ),
+    "einsum ellipsis": (layers.EinsumDense("...x,xy->...y", (7,)), (3, 5), Fans(5, 7)),
 }
+GATED = {
+    "simple_rnn": (layers.SimpleRNN(6), (5, 4), Fans(4, 6), Fans(6, 6)),
+    "gru": (layers.GRU(6), (5, 4), Fans(4, 6), Fans(6, 6)),
+    "lstm": (layers.LSTM(6), (5, 4), Fans(4, 6), Fans(6, 6)),
+    "conv_lstm": (
+        layers.ConvLSTM2D(6, 3),
+        (5, 8, 8, 4),
+        Fans(36, 54),
+        Fans(54, 54),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_each_gate_has_fans_of_its_own(name):
+    layer, input_shape, kernel, recurrent = GATED[name]
+    cell = built(layer, *input_shape).cell
+    assert kernel_fans(cell.kernel.shape, cell, "kernel") == kernel
+    shape = cell.recurrent_kernel.shape
+    assert kernel_fans(shape, cell, "recurrent_kernel") == recurrent
+
+
+def test_separable_kernels():
+    layer = built(layers.SeparableConv2D(8, 3, depth_multiplier=2), 10, 10, 4)
+    shape = layer.depthwise_kernel.shape
+    assert kernel_fans(shape, layer, "depthwise_kernel") == Fans(9, 18)
+    shape = layer.pointwise_kernel.shape
+    assert kernel_fans(shape, layer, "pointwise_kernel") == Fans(8, 8)
+
+
+def test_a_lookup_sums_over_one_row():
+    layer = built(layers.Embedding(100, 8))
+    assert kernel_fans(layer.embeddings.shape, layer, "embeddings") == Fans(1, 8)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -49,7 +117,9 @@ def test_fan_in_is_what_an_output_sums_over(name):
     layer = built(layer, *input_shape)
     layer.kernel.assign(np.ones(layer.kernel.shape))
     output = as_numpy(layer(np.ones((1, *input_shape), "float32")))
-    assert output.max() == expected.fan_in
+    # The middle of the output: borders see less of the input, with strides or not.
+    middle = output[0, *(size // 2 for size in output.shape[1:-1])]
+    assert middle.max() == expected.fan_in
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -57,7 +127,9 @@ def test_fan_out_is_what_an_input_reaches(name):
     """The sum of all outputs over the number of inputs; borders count little here."""
     layer, input_shape, expected = LAYERS[name]
     wide = (*(48 if len(input_shape) < 4 else 16 for _ in input_shape[:-1]),)
-    if wide:
+    if isinstance(layer, layers.EinsumDense):
+        wide = input_shape[:-1]
+    elif wide:
         layer.padding = "same"
     layer = built(layer, *wide, input_shape[-1])
     layer.kernel.assign(np.ones(layer.kernel.shape))
@@ -91,9 +163,9 @@ def test_a_rule_can_be_registered():
     class Halved(layers.Layer):
         pass
 
-    @fans.layer_fans.register(Halved)
+    @fans.kernel_layout.register(Halved)
     def _halved(layer, weight, shape):
-        return Fans(shape[0] / 2, shape[1])
+        return fans.KernelLayout(inputs=(0,), outputs=(1,), input_share=0.5)
 
     assert kernel_fans((6, 4), Halved(), "kernel") == Fans(3, 4)
 
