@@ -1,0 +1,35 @@
+"""What the README shows runs, and what it tells to type is there."""
+
+import re
+import warnings
+
+import pytest
+
+from tests.helpers import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def test_code_runs_in_the_order_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(BLOCKS) >= 3
+    namespace = {}
+    for block in BLOCKS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            exec(compile(block, "README.md", "exec"), namespace)
+
+
+def test_the_two_commands_are_one_line_each():
+    commands = [line for line in README.splitlines() if line.startswith("python3 ")]
+    assert len(commands) == 2
+    assert "examples/quickstart.py" in commands[0]
+    assert "pytest" in commands[1]
+
+
+@pytest.mark.parametrize(
+    "target", re.findall(r"\]\((?!https?:)([^)#]+)\)|src=\"([^\"]+)\"", README)
+)
+def test_links_into_the_repository_lead_somewhere(target):
+    assert (ROOT / "".join(target)).exists()
