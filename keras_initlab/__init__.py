@@ -3,13 +3,34 @@
 Importing this package registers every `initlab>` name with Keras, so that
 `kernel_initializer="initlab>auto"` works and saved models load.
 
-Initialise   `Auto` ("initlab>auto"), `Scaled` ("initlab>scaled")
+Initialise   `Auto` ("initlab>auto"), `Scaled` ("initlab>scaled"); the classics with
+             true fans (`GlorotUniform`, `HeNormal`, ...); `Orthogonal`,
+             `DeltaOrthogonal`, `Identity`, `Sparse`; biases (`ConstantBias`,
+             `ClassPriorBias`, `ForgetGateBias`)
+Fans         `kernel_fans`; `kernel_layout.register` for layers of your own
 Rewrite      `rewrite_initializers(model)` -> `Plan`
 Watch        `VarianceMonitor()` in `callbacks=`; its figures are `LayerStats`
 """
 
 from keras_initlab._version import __version__
-from keras_initlab.initializers import Auto, Scaled
+from keras_initlab.fans import Fans, KernelLayout, kernel_fans, kernel_layout
+from keras_initlab.initializers import (
+    Auto,
+    ClassPriorBias,
+    ConstantBias,
+    DeltaOrthogonal,
+    ForgetGateBias,
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+    Identity,
+    LecunNormal,
+    LecunUniform,
+    Orthogonal,
+    Scaled,
+    Sparse,
+)
 from keras_initlab.monitor import VarianceMonitor
 from keras_initlab.plan import Plan
 from keras_initlab.rewrite import rewrite_initializers
@@ -17,10 +38,27 @@ from keras_initlab.stats import LayerStats
 
 __all__ = [
     "Auto",
+    "ClassPriorBias",
+    "ConstantBias",
+    "DeltaOrthogonal",
+    "Fans",
+    "ForgetGateBias",
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "Identity",
+    "KernelLayout",
     "LayerStats",
+    "LecunNormal",
+    "LecunUniform",
+    "Orthogonal",
     "Plan",
     "Scaled",
+    "Sparse",
     "VarianceMonitor",
     "__version__",
+    "kernel_fans",
+    "kernel_layout",
     "rewrite_initializers",
 ]

@@ -14,6 +14,8 @@ from functools import singledispatch
 from typing import Any, Literal, get_args
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
@@ -71,6 +73,35 @@ class KernelLayout:
             field * _size(shape, self.inputs) * self.input_share,
             field * _size(shape, self.outputs) / self.blocks * self.output_share,
         )
+
+    def stack(self, shape: Shape, *, with_field: bool = True) -> tuple[int, int, int]:
+        """Return the kernel as a stack of matrices: how many, rows and columns.
+
+        Rows are what an output sums over (positions of the field among them, unless
+        `with_field` is False), columns the outputs of one block.
+        """
+        field = _size(shape, self.field) if with_field else 1
+        return (
+            _size(shape, self.batch) * self.blocks,
+            field * _size(shape, self.inputs),
+            _size(shape, self.outputs) // self.blocks,
+        )
+
+    def unstack(self, matrices: NDArray[Any], shape: Shape) -> NDArray[Any]:
+        """Return the kernel that a stack of matrices (see `stack`) stands for."""
+        rank = len(shape)
+        batch, field, inputs, outputs = (
+            [axis % rank for axis in axes]
+            for axes in (self.batch, self.field, self.inputs, self.outputs)
+        )
+        sizes = [shape[axis] for axis in (*batch, *field, *inputs, *outputs)]
+        if outputs:
+            sizes[-1] //= self.blocks
+        sizes.insert(len(batch), self.blocks)
+        # The blocks lie along the last output axis, each in one piece.
+        blocks = outputs[-1] - 0.5 if outputs else -1
+        order = [*batch, blocks, *field, *inputs, *outputs]
+        return matrices.reshape(sizes).transpose(np.argsort(order)).reshape(shape)
 
 
 def _size(shape: Shape, axes: tuple[int, ...]) -> int:

@@ -56,7 +56,7 @@ class Auto(base.LayerInitializer):
     The gain follows the nonlinearity that the layer's output meets: `activation` if
     given, else the layer's own, else (in a `Sequential` that already holds them) the
     one that comes next through normalisation, dropout, pooling and reshaping, else
-    linear. See `rule_for` for the rule. Asked for a bias, it gives zeros.
+    linear. See `rule_for` for the rule. A bias is zero, an embedding has variance 1.
 
     Args:
         activation: None to look at the layer, or a Keras activation by name, layer,
@@ -121,6 +121,9 @@ class Auto(base.LayerInitializer):
             return rule_for(self.activation)
         if construction is None:
             return rule_for(None)
+        if isinstance(construction.layer, keras.layers.Embedding):
+            # A lookup sums over one row: variance 1 whatever the width.
+            return Rule("LeCun", 1.0, "fan_in")
         ahead = context.nonlinearity_ahead(construction)
         try:
             return rule_for(ahead)

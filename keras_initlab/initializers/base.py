@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
-from keras_initlab import context, fans
+from keras_initlab import activations, context, fans
 from keras_initlab.initializers import draws
 
 PACKAGE = "initlab"
@@ -59,16 +62,77 @@ def variance_scaled(
     seed: int | None,
 ) -> Any:
     """Draw a weight with Var(w) = gain² / fan, with the fans of its layer."""
-    layer, weight = (
-        (None, None)
-        if construction is None
-        else (construction.layer, construction.weight)
-    )
-    fan = fans.kernel_fans(shape, layer, weight).over(mode)
+    fan = layout_of(shape, construction).fans(shape).over(mode)
+    random_generator = generator(seed, construction)
+    return draws.draw(shape, gain**2 / fan, distribution, random_generator, dtype)
+
+
+def generator(
+    seed: int | None, construction: context.Construction | None
+) -> np.random.Generator:
+    """Return the generator for the weight under construction."""
     place = () if construction is None else construction.place
-    return draws.draw(
-        shape, gain**2 / fan, distribution, draws.generator(seed, place), dtype
-    )
+    return draws.generator(seed, place)
+
+
+def layout_of(
+    shape: tuple[int, ...], construction: context.Construction | None
+) -> fans.KernelLayout:
+    """Return how the weight under construction acts; by shape if nobody is known."""
+    if construction is None:
+        return fans.kernel_layout(None, None, shape)
+    return fans.kernel_layout(construction.layer, construction.weight, shape)
+
+
+def at_centre(
+    matrices: NDArray[Any], layout: fans.KernelLayout, shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Return the convolution that is `matrices` at its centre and zero around it.
+
+    The centre of an even size is the one before the middle, where padding "same" puts
+    the output.
+    """
+    count, rows, columns = matrices.shape
+    field = [shape[axis] for axis in layout.field]
+    centre = np.ravel_multi_index([(size - 1) // 2 for size in field], field)
+    stack = np.zeros((count, math.prod(field), rows, columns), matrices.dtype)
+    stack[:, centre] = matrices
+    return layout.unstack(stack, shape)
+
+
+def checked_matrix(name: str, shape: tuple[int, ...]) -> None:
+    """Refuse a vector or scalar where a kernel is needed, with a ValueError."""
+    if len(shape) < 2:
+        raise ValueError(
+            f"initlab>{name} needs a kernel of two or more axes. Received: "
+            f"shape={shape}. Use 'zeros' or an initlab>bias_ initializer for a bias."
+        )
+
+
+def checked_gain(gain: Any) -> float:
+    """Return the number that `gain` means, or raise a ValueError or TypeError."""
+    if isinstance(gain, (int, float, np.number)) and not isinstance(gain, bool):
+        number = float(gain)
+        if not (math.isfinite(number) and number > 0):
+            raise ValueError(
+                "`gain` must be positive and finite, or an activation. "
+                f"Received: gain={gain!r}. Use 'zeros' for weights of zero."
+            )
+        return number
+    if gain is None:
+        raise TypeError(
+            "`gain` must be a number or an activation. Received: gain=None. "
+            "Use initlab>auto to choose by the layer's activation."
+        )
+    return activations.gain(gain)
+
+
+def gain_config(gain: Any) -> Any:
+    """Return a `gain` argument as JSON can hold it, for `get_config`."""
+    # JSON does not know NumPy's numbers.
+    if isinstance(gain, np.number):
+        return gain.item()
+    return gain if isinstance(gain, (int, float)) else activation_config(gain)
 
 
 def checked_choice(name: str, value: Any, choices: tuple[str, ...]) -> Any:

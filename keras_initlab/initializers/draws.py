@@ -49,30 +49,35 @@ def draw(
     Drawn in float32 (float64 for a float64 weight) and cast, so that float16 and
     bfloat16 weights get the rounded values of the same draw.
     """
-    wide = np.float64 if dtype == "float64" else np.float32
+    kind = wide(dtype)
     scale = math.sqrt(variance)
     if distribution == "uniform":
-        values = random_generator.random(shape, dtype=wide)
-        values -= wide(0.5)
-        values *= wide(math.sqrt(12) * scale)
+        values = random_generator.random(shape, dtype=kind)
+        values -= kind(0.5)
+        values *= kind(math.sqrt(12) * scale)
     elif distribution == "normal":
-        values = random_generator.standard_normal(shape, dtype=wide)
-        values *= wide(scale)
+        values = random_generator.standard_normal(shape, dtype=kind)
+        values *= kind(scale)
     else:
-        values = _truncated_normal(shape, random_generator, wide)
-        values *= wide(scale / TRUNCATED_STD)
+        values = _truncated_normal(shape, random_generator, kind)
+        values *= kind(scale / TRUNCATED_STD)
     return to_tensor(values, dtype)
 
 
+def wide(dtype: str) -> Any:
+    """Return the NumPy type to draw in for weights of `dtype`: float32 or float64."""
+    return np.float64 if dtype == "float64" else np.float32
+
+
 def _truncated_normal(
-    shape: tuple[int, ...], random_generator: np.random.Generator, wide: Any
+    shape: tuple[int, ...], random_generator: np.random.Generator, kind: Any
 ) -> NDArray[Any]:
-    values = random_generator.standard_normal(shape, dtype=wide)
+    values = random_generator.standard_normal(shape, dtype=kind)
     flat = np.atleast_1d(values).reshape(-1)
     # 4.6 % lie outside: draw those again until none does.
     (outside,) = np.nonzero(np.abs(flat) > 2)
     while outside.size:
-        again = random_generator.standard_normal(outside.size, dtype=wide)
+        again = random_generator.standard_normal(outside.size, dtype=kind)
         flat[outside] = again
         outside = outside[np.abs(again) > 2]
     return flat.reshape(shape)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_initlab import activations, context, fans
+from keras_initlab import context, fans
 from keras_initlab.initializers import base, draws
 
 
@@ -43,9 +41,8 @@ class Scaled(base.LayerInitializer):
         distribution: draws.Distribution = "truncated_normal",
         seed: int | None = None,
     ) -> None:
-        self._gain = checked_gain(gain)
-        # JSON does not know NumPy's numbers.
-        self.gain = gain.item() if isinstance(gain, np.number) else gain
+        self._gain = base.checked_gain(gain)
+        self.gain = gain
         self.mode = base.checked_choice("mode", mode, fans.MODES)
         self.distribution = base.checked_choice(
             "distribution", distribution, draws.DISTRIBUTIONS
@@ -71,28 +68,9 @@ class Scaled(base.LayerInitializer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as they were given."""
-        is_number = isinstance(self.gain, (int, float))
         return {
-            "gain": self.gain if is_number else base.activation_config(self.gain),
+            "gain": base.gain_config(self.gain),
             "mode": self.mode,
             "distribution": self.distribution,
             "seed": self.seed,
         }
-
-
-def checked_gain(gain: Any) -> float:
-    """Return the number that `gain` means, or raise a ValueError."""
-    if isinstance(gain, (int, float, np.number)) and not isinstance(gain, bool):
-        number = float(gain)
-        if not (math.isfinite(number) and number > 0):
-            raise ValueError(
-                "`gain` must be positive and finite, or an activation. "
-                f"Received: gain={gain!r}. Use 'zeros' for weights of zero."
-            )
-        return number
-    if gain is None:
-        raise TypeError(
-            "`gain` must be a number or an activation. Received: gain=None. "
-            "Use initlab>auto to choose by the layer's activation."
-        )
-    return activations.gain(gain)

@@ -1,0 +1,114 @@
+"""The field's six classics, as Keras has them, with the layer's true fans."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import keras
+
+from keras_initlab import context, fans
+from keras_initlab.initializers import base, draws
+
+
+class Classic(base.LayerInitializer):
+    """Draw Var(w) = gain² / fan by a rule that the class fixes.
+
+    Args:
+        seed: an int gives each weight of a model its own repeatable draw; None draws
+            afresh at each build.
+
+    Raises:
+        TypeError: a seed that is no int.
+    """
+
+    gain_squared: ClassVar[float]
+    mode: ClassVar[fans.Mode]
+    distribution: ClassVar[draws.Distribution]
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.seed = base.checked_seed(seed)
+
+    def values(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        construction: context.Construction | None,
+    ) -> Any:
+        """Return the drawn tensor."""
+        return base.variance_scaled(
+            shape,
+            dtype,
+            construction,
+            gain=self.gain_squared**0.5,
+            mode=self.mode,
+            distribution=self.distribution,
+            seed=self.seed,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as they were given."""
+        return {"seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package=base.PACKAGE, name="glorot_uniform")
+class GlorotUniform(Classic):
+    """Draw uniformly within ±√(6 / (fan_in + fan_out)).
+
+    >>> weights = GlorotUniform(seed=0)((100, 50))
+    >>> float(keras.ops.max(keras.ops.abs(weights))) <= (6 / 150) ** 0.5
+    True
+
+    Source: Glorot & Bengio 2010, equation 16.
+    """
+
+    gain_squared, mode, distribution = 1.0, "fan_avg", "uniform"
+
+
+@keras.saving.register_keras_serializable(package=base.PACKAGE, name="glorot_normal")
+class GlorotNormal(Classic):
+    """Draw from a normal, cut off at two sigma, of variance 2 / (fan_in + fan_out).
+
+    Source: Glorot & Bengio 2010, equation 12.
+    """
+
+    gain_squared, mode, distribution = 1.0, "fan_avg", "truncated_normal"
+
+
+@keras.saving.register_keras_serializable(package=base.PACKAGE, name="he_uniform")
+class HeUniform(Classic):
+    """Draw uniformly within ±√(6 / fan_in).
+
+    Source: He et al. 2015, equation 10.
+    """
+
+    gain_squared, mode, distribution = 2.0, "fan_in", "uniform"
+
+
+@keras.saving.register_keras_serializable(package=base.PACKAGE, name="he_normal")
+class HeNormal(Classic):
+    """Draw from a normal, cut off at two sigma, of variance 2 / fan_in.
+
+    Source: He et al. 2015, equation 10.
+    """
+
+    gain_squared, mode, distribution = 2.0, "fan_in", "truncated_normal"
+
+
+@keras.saving.register_keras_serializable(package=base.PACKAGE, name="lecun_uniform")
+class LecunUniform(Classic):
+    """Draw uniformly within ±√(3 / fan_in).
+
+    Source: LeCun et al. 1998, section 4.6.
+    """
+
+    gain_squared, mode, distribution = 1.0, "fan_in", "uniform"
+
+
+@keras.saving.register_keras_serializable(package=base.PACKAGE, name="lecun_normal")
+class LecunNormal(Classic):
+    """Draw from a normal, cut off at two sigma, of variance 1 / fan_in.
+
+    Source: LeCun et al. 1998, section 4.6; Klambauer et al. 2017 for SELU.
+    """
+
+    gain_squared, mode, distribution = 1.0, "fan_in", "truncated_normal"
