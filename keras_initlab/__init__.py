@@ -12,6 +12,11 @@ Rewrite      `rewrite_initializers(model)` -> `Plan`
 Watch        `VarianceMonitor()` in `callbacks=`; its figures are `LayerStats`
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from keras_initlab._version import __version__
 from keras_initlab.fans import Fans, KernelLayout, kernel_fans, kernel_layout
 from keras_initlab.initializers import (
@@ -31,10 +36,21 @@ from keras_initlab.initializers import (
     Scaled,
     Sparse,
 )
-from keras_initlab.monitor import VarianceMonitor
-from keras_initlab.plan import Plan
-from keras_initlab.rewrite import rewrite_initializers
-from keras_initlab.stats import LayerStats
+
+if TYPE_CHECKING:
+    from keras_initlab.monitor import VarianceMonitor
+    from keras_initlab.plan import Plan
+    from keras_initlab.rewrite import rewrite_initializers
+    from keras_initlab.stats import LayerStats
+
+# Where the names are that register nothing: imported when first asked for, so that
+# `import keras_initlab` costs little.
+_LATER = {
+    "LayerStats": "stats",
+    "Plan": "plan",
+    "VarianceMonitor": "monitor",
+    "rewrite_initializers": "rewrite",
+}
 
 __all__ = [
     "Auto",
@@ -62,3 +78,13 @@ __all__ = [
     "kernel_layout",
     "rewrite_initializers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -13,10 +13,10 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.polynomial import legendre
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["GaussianMoments", "check_law", "gaussian_expectation", "gaussian_moments"]
@@ -45,11 +45,24 @@ _WORTH_A_WARNING = 2.0**-20
 _END = 1.0 - 1e-12
 
 
-def _legendre_tables() -> tuple[Array, Array, Array, Array, Array]:
+class _Legendre(NamedTuple):
     """Points, weights, values -> coefficients -> values at the ends, and -> slopes.
 
     For t in [-1, 1]; the first and last point are the ends and have weight 0.
     """
+
+    points: Array
+    weights: Array
+    to_coefficients: Array
+    to_ends: Array
+    to_slopes: Array
+
+
+@cache
+def _legendre() -> _Legendre:
+    """Return the tables; made when first needed, not at import."""
+    from numpy.polynomial import legendre
+
     nodes, weights = legendre.leggauss(_ORDER)
     degree = np.arange(_ORDER)
     basis = legendre.legvander(nodes, _ORDER - 1)
@@ -61,16 +74,13 @@ def _legendre_tables() -> tuple[Array, Array, Array, Array, Array]:
     slopes = np.stack(
         [legendre.legval(nodes, legendre.legder(row)) for row in np.eye(_ORDER)], axis=1
     )
-    return (
+    return _Legendre(
         np.concatenate([[-_END], nodes, [_END]]),
         np.pad(weights, 1),
         np.pad(to_coefficients, ((0, 0), (1, 1))),
         legendre.legvander(np.array([-_END, _END]), _ORDER - 1),
         np.pad(slopes @ to_coefficients, 1),
     )
-
-
-_POINTS, _WEIGHTS, _TO_COEFFICIENTS, _TO_ENDS, _TO_SLOPES = _legendre_tables()
 
 
 @dataclass(frozen=True)
@@ -277,7 +287,7 @@ def _bisect(
     evaluated, given_up = 0, 0.0
     while left.size:
         half = (right - left) / 2
-        z = (left + right)[:, None] / 2 + half[:, None] * _POINTS
+        z = (left + right)[:, None] / 2 + half[:, None] * _legendre().points
         x = mean + deviation * z
         values, epsilon = _evaluate(function, x)
         epsilon = max(epsilon, noise)
@@ -287,10 +297,10 @@ def _bisect(
             slope, slope_epsilon = _evaluate(derivative, x)
             epsilon = max(epsilon, slope_epsilon)
         else:
-            slope = values @ _TO_SLOPES.T / (half * deviation)[:, None]
+            slope = values @ _legendre().to_slopes.T / (half * deviation)[:, None]
 
         # The root of the weight, so that f² cannot overflow where the bell is 0.
-        root = np.sqrt(half[:, None] * _WEIGHTS / math.sqrt(2 * math.pi))
+        root = np.sqrt(half[:, None] * _legendre().weights / math.sqrt(2 * math.pi))
         root = root * np.exp(-(z**2) / 4)
         parts = np.stack(
             [
@@ -351,9 +361,11 @@ def _is_resolved(
     values: Array, x: Array, epsilon: float, reach: Array, usual: float
 ) -> tuple[NDArray[np.bool_], Array]:
     """Whether each panel's Legendre series is the function to rounding; its error."""
-    coefficients = values @ _TO_COEFFICIENTS.T
+    coefficients = values @ _legendre().to_coefficients.T
     tail = np.abs(coefficients[:, -_TAIL:]).max(axis=1)
-    misfit = np.abs(values[:, [0, -1]] - coefficients @ _TO_ENDS.T).max(axis=1)
+    misfit = np.abs(values[:, [0, -1]] - coefficients @ _legendre().to_ends.T).max(
+        axis=1
+    )
     # The last digits are lost fourfold on the way to the ends.
     tail = np.maximum(tail, misfit / 4)
     width = np.maximum(x[:, -1] - x[:, 0], np.finfo(np.float64).tiny)
@@ -374,12 +386,14 @@ def _moments_at_a_point(
         narrowest = 512 * epsilon * max(1.0, abs(point))
         reach = np.array([abs(point)])
         while True:
-            x = point + half * _POINTS[None, :]
+            x = point + half * _legendre().points[None, :]
             values, _ = _evaluate(function, x)
             if _is_resolved(values, x, epsilon, reach, 0.0)[0][0] or half < narrowest:
                 break
             half /= 2
-        slopes = values[0] @ _TO_SLOPES.T / half
+        slopes = values[0] @ _legendre().to_slopes.T / half
         # The point lies between the two middle nodes, where the slope hardly changes.
-        slope = float(legendre.legval(0.0, _TO_COEFFICIENTS @ slopes))
+        slope = float(
+            np.polynomial.legendre.legval(0.0, _legendre().to_coefficients @ slopes)
+        )
     return GaussianMoments(float(value[0]), float(value[0]) ** 2, slope**2)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 # Wide enough for fast matrix products, narrow enough that the triangle in a block's
 # corner and its small inverse cost little. Measured at 512 to 4096 columns.
-_BLOCK = 128
+_BLOCK = 256
 # Below this a stack of small matrices is factorised at once.
 _SMALL = 32
 
