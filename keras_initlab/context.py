@@ -55,10 +55,10 @@ def under_construction() -> Construction | None:
     declared = getattr(_local, "declared", None)
     if declared is not None:
         return declared  # type: ignore[no-any-return]
-    scopes = _open_layers()
+    variable = _variable_on_stack()
+    scopes = _open_layers() or _building_model(variable)
     if not scopes:
         return None
-    variable = _variable_on_stack()
     owners = _path_to_owner(scopes[-1], variable)
     chain = [*scopes, *owners]
     layer, parents = chain[-1], tuple(chain[:-1])
@@ -103,9 +103,7 @@ def nonlinearity_ahead(construction: Construction) -> Any:
             found = nonlinearity.next_in_sequence(after)
             if found is not None or not all(map(nonlinearity.is_transparent, after)):
                 return found
-        elif not (
-            isinstance(parent, keras.layers.TimeDistributed) and parent.layer is child
-        ):
+        elif not nonlinearity.passes_output_on(parent, child):
             return None
         child = parent
     return None
@@ -140,6 +138,27 @@ def _variable_on_stack() -> Any:
             if isinstance(caller, keras.Variable):
                 return caller
     return None
+
+
+def _building_model(variable: Any) -> list[Any]:
+    """Return the outermost layer on the stack that holds `variable`, in a list.
+
+    Where no name scope is open: on JAX and PyTorch `fit` builds a model on symbols,
+    and its weights get their values when that, and every scope, is over. The model's
+    own method is still on the stack then.
+    """
+    if variable is None:
+        return []
+    callers: dict[int, Any] = {}
+    for frame in _frames():
+        if "self" in frame.f_code.co_varnames:
+            caller = frame.f_locals.get("self")
+            if isinstance(caller, keras.layers.Layer):
+                callers[id(caller)] = caller
+    for caller in reversed(callers.values()):
+        if _holds(caller, variable) or _path_to_owner(caller, variable):
+            return [caller]
+    return []
 
 
 def _path_to_owner(layer: Any, variable: Any) -> list[Any]:

@@ -22,20 +22,21 @@ class Kernel:
 
     `path` names the layer inside the model, `parents` starts with the model.
     `variable` is None while the layer is not built; a built layer that keeps its
-    kernel under another name has none either (see `is_missing`).
+    kernel under another name has none either (see `is_missing`). `attribute` is None
+    where the layer keeps no initializer.
     """
 
     layer: Any
     parents: tuple[Any, ...]
     path: str
-    attribute: str
+    attribute: str | None
     weight: str
     variable: Any
 
     @property
     def initializer(self) -> Any:
-        """The initializer that the layer holds for it."""
-        return getattr(self.layer, self.attribute)
+        """The initializer that the layer holds for it; None if it holds none."""
+        return None if self.attribute is None else getattr(self.layer, self.attribute)
 
     @property
     def is_missing(self) -> bool:
@@ -75,6 +76,10 @@ def path_of(layer: Any, parents: tuple[Any, ...]) -> str:
 def _kernels_in(layer: Any, parents: tuple[Any, ...]) -> Iterator[Kernel]:
     own = [*layer._trainable_variables, *layer._non_trainable_variables]
     by_name = {variable.name: variable for variable in own}
+    bare = not layer._layers and not any(name in vars(layer) for name in _KERNELS)
+    if bare and "kernel" in by_name:
+        path = path_of(layer, parents)
+        yield Kernel(layer, parents, path, None, "kernel", by_name["kernel"])
     for attribute, names in _KERNELS.items():
         if attribute not in vars(layer):
             continue

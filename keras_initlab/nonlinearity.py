@@ -81,6 +81,17 @@ def is_linear(identifier: Any) -> bool:
         return False
 
 
+def passes_output_on(wrapper: Any, layer: Any) -> bool:
+    """Say whether what `wrapper` returns is what the `layer` inside it returns.
+
+    >>> inner = keras.layers.Dense(3)
+    >>> passes_output_on(keras.layers.TimeDistributed(inner), inner)
+    True
+    """
+    kinds = (_layers.TimeDistributed, _layers.SpectralNormalization)
+    return isinstance(wrapper, kinds) and wrapper.layer is layer
+
+
 def is_transparent(layer: Any) -> bool:
     """Say whether the nonlinearity for a kernel before `layer` comes after it."""
     if isinstance(layer, TRANSPARENT_LAYERS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ def rewrite_initializers(
     scheme: str = "activation",
     seed: int | None = None,
     *,
-    skip: str | keras.layers.Layer | Sequence[Any] = (),
+    skip: str | keras.layers.Layer | Iterable[Any] | None = None,
     only_unbuilt: bool = False,
     dry_run: bool = False,
 ) -> Plan:
@@ -52,8 +52,10 @@ def rewrite_initializers(
         dry_run: plan only, and change nothing.
 
     Returns:
-        A `Plan` with a row for each kernel; print it. Frozen layers
-        (`trainable=False`) are left alone, as are quantised kernels: see the notes.
+        A `Plan` with a row for each kernel; print it. Frozen kernels
+        (`trainable=False`, or under LoRA) are left alone, as are quantised ones: see
+        the notes. A compiled model's optimizer keeps its state: compile again before
+        training anew.
 
     Raises:
         TypeError: `model` is not a Keras model, or `seed` no int.
@@ -93,14 +95,22 @@ def _check(model: Any, scheme: Any, only_unbuilt: bool) -> None:
         )
     if scheme not in SCHEMES:
         raise ValueError(
-            f"`scheme` must be one of {', '.join(map(repr, SCHEMES))}. "
-            f"Received: scheme={scheme!r}"
+            f"`scheme` must be {' or '.join(map(repr, SCHEMES))}. "
+            f"Received: scheme={scheme!r}. Leave it out for the default."
         )
-    if not model.built and not only_unbuilt:
+    if only_unbuilt:
+        return
+    # Keras marks a subclassed model as built by `build` without making a weight.
+    hollow = not model.weights and any(not k.layer.built for k in kernels_of(model))
+    if not model.built or hollow:
+        how = (
+            "Call model.build(input_shape) or the model on a batch"
+            if isinstance(model, keras.Sequential)
+            else "Call the model on a batch"
+        )
         raise ValueError(
             "`model` must be built, so that its kernels have shapes. Received: "
-            f"{type(model).__name__} {model.name!r}, not built. Call "
-            "model.build(input_shape) or the model on a batch first, or pass "
+            f"{type(model).__name__} {model.name!r}, not built. {how} first, or pass "
             "only_unbuilt=True to set initializers that draw when it is built."
         )
 
@@ -126,11 +136,8 @@ class _Choice:
 
 def _skipped_layers(model: Any, kernels: list[Kernel], skip: Any) -> set[int]:
     """Return the ids of the layers that `skip` names."""
-    named = (
-        list(skip)
-        if isinstance(skip, Sequence) and not isinstance(skip, str)
-        else [skip]
-    )
+    single = isinstance(skip, str) or not isinstance(skip, Iterable)
+    named = [skip] if single and skip is not None else list(skip or ())
     found: set[int] = set()
     for one in named:
         matches = {
@@ -150,6 +157,14 @@ def _skipped_layers(model: Any, kernels: list[Kernel], skip: Any) -> set[int]:
     return found
 
 
+# Layers of which it is known what their inner kernels meet: nothing that bends.
+_KNOWN_INSIDE = (
+    keras.Sequential,
+    keras.layers.MultiHeadAttention,
+    keras.layers.GroupQueryAttention,
+)
+
+
 class _Finder:
     """Finds the nonlinearity that follows a kernel."""
 
@@ -162,21 +177,22 @@ class _Finder:
         own = nonlinearity.own_nonlinearity(kernel.layer)
         if own is not None:
             return graph.Following(own)
-        *around, parent = kernel.parents
-        called = kernel.layer
-        if isinstance(parent, keras.layers.TimeDistributed):
-            called, parent = parent, around[-1]
-        for model in kernel.parents:
+        called, around = kernel.layer, list(kernel.parents)
+        while nonlinearity.passes_output_on(around[-1], called):
+            called = around.pop()
+        for model in around:
             if graph.has_graph(model):
                 calls = self._graph(model).calls_of(called)
                 if calls:
                     outputs = tuple(one for call in calls for one in call.outputs)
                     return graph.following_nonlinearity(self._graph(model), outputs)
-        return graph.Following(
-            context.nonlinearity_ahead(
-                context.Construction(kernel.layer, kernel.weight, kernel.parents)
-            )
+        ahead = context.nonlinearity_ahead(
+            context.Construction(kernel.layer, kernel.weight, kernel.parents)
         )
+        holder = around[-1]
+        if ahead is None and not isinstance(holder, _KNOWN_INSIDE):
+            return graph.Following(None, f"what follows inside {holder.name} is unseen")
+        return graph.Following(ahead)
 
     def _graph(self, model: Any) -> graph.Graph:
         if id(model) not in self._graphs:
@@ -191,8 +207,12 @@ def _left_alone(kernel: Kernel, skipped: set[int], only_unbuilt: bool) -> str | 
         return "named in skip"
     if only_unbuilt and kernel.layer.built:
         return "built already"
-    if not kernel.layer.trainable:
+    if getattr(kernel.layer, "lora_enabled", False):
+        return "frozen (LoRA)"
+    if not kernel.layer.trainable or not getattr(kernel.variable, "trainable", True):
         return "frozen"
+    if kernel.attribute is None:
+        return "its layer has no kernel_initializer"
     if kernel.is_missing:
         return f"no weight called {kernel.weight!r}"
     if kernel.variable is not None and not keras.backend.is_float_dtype(
@@ -213,10 +233,12 @@ def _choose(
     notes = [following.note]
     try:
         resolved = activations.resolve(following.nonlinearity)
+        rule = rule_for(resolved)
     except (TypeError, ValueError):
-        notes.append(f"unknown activation {following.nonlinearity!r}: taken for linear")
+        name = graph.readable(following.nonlinearity)
+        notes.append(f"{name} has no known gain: taken for linear")
         resolved = activations.resolve(None)
-    rule = rule_for(resolved)
+        rule = rule_for(resolved)
     fan = None
     if kernel.variable is not None:
         shape = tuple(kernel.variable.shape)
@@ -224,7 +246,11 @@ def _choose(
     alone = _left_alone(kernel, skipped, only_unbuilt)
     after = kernel.initializer
     if alone is None:
-        after = _initializer(following.nonlinearity, resolved, seed)
+        after = _initializer(
+            None if resolved.family == "linear" else following.nonlinearity,
+            resolved,
+            seed,
+        )
         if not kernel.layer.built:
             notes.append("drawn when the layer is built")
     else:
@@ -250,14 +276,11 @@ def _choose(
 
 def _initializer(identifier: Any, resolved: Any, seed: int | None) -> Any:
     """Return the initializer for a nonlinearity, in a form that can be saved."""
-    if hasattr(keras.activations, resolved.name):
-        return Auto(activation=resolved.name, seed=seed)
-    if isinstance(identifier, keras.layers.Layer) and not isinstance(
-        identifier, keras.layers.Lambda
-    ):
+    try:
         return Auto(activation=activation_config(identifier), seed=seed)
-    # A function that Keras cannot name in a file: its gain can be.
-    rule = rule_for(resolved)
+    except (TypeError, ValueError):
+        # A function that Keras cannot name in a file: its gain can be.
+        rule = rule_for(resolved)
     return Scaled(gain=rule.gain, mode=rule.mode, seed=seed)
 
 
@@ -272,7 +295,8 @@ def _apply(choices: list[_Choice], seeds: _Seeds) -> None:
             with context.constructing(construction):
                 value = after(kernel.variable.shape, kernel.variable.dtype)
             kernel.variable.assign(value)
-        setattr(kernel.layer, kernel.attribute, after)
+        if kernel.attribute is not None:  # always so where a row has changed
+            setattr(kernel.layer, kernel.attribute, after)
     _pass_on(choices, seeds)
 
 

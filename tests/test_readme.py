@@ -19,6 +19,9 @@ def test_code_runs_in_the_order_it_stands(tmp_path, monkeypatch):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             exec(compile(block, "README.md", "exec"), namespace)
+    # The plan that the README shows is the one that its code prints.
+    for line in str(namespace["plan"]).splitlines()[1:]:
+        assert line in README
 
 
 def test_the_two_commands_are_one_line_each():

@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -196,7 +198,7 @@ def test_dry_run_changes_nothing():
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("skip", ["two", ["two"], "layer"])
+@pytest.mark.parametrize("skip", ["two", ["two"], {"two"}, iter(["two"]), "layer"])
 def test_skip(skip):
     model = mlp(8)
     before = as_numpy(model.get_layer("two").kernel)
@@ -228,6 +230,93 @@ def test_frozen_layers_are_left_alone():
     plan = il.rewrite_initializers(model)
     assert (plan[1].changed, plan[1].note) == (False, "frozen")
     np.testing.assert_array_equal(as_numpy(model.get_layer("two").kernel), before)
+
+
+def test_frozen_kernels_and_lora_are_left_alone():
+    model = mlp(8)
+    model.get_layer("one").enable_lora(2)
+    model.get_layer("two").kernel.trainable = False
+    before = kernels(model)
+    plan = il.rewrite_initializers(model, seed=0)
+    assert [row.changed for row in plan] == [False, False, True]
+    assert [row.note for row in plan] == ["frozen (LoRA)", "frozen", ""]
+    after = kernels(model)
+    assert [np.array_equal(a, b) for a, b in zip(before, after, strict=True)] == [
+        True,  # the kernel and its two LoRA factors
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_quantised_kernels_are_left_working():
+    model = mlp(8)
+    model.quantize("int8")
+    x = np.ones((1, 8), "float32")
+    before = as_numpy(model(x))
+    plan = il.rewrite_initializers(model, seed=0)
+    assert not any(row.changed for row in plan)
+    assert all("quantised" in row.note or "frozen" in row.note for row in plan)
+    np.testing.assert_array_equal(as_numpy(model(x)), before)
+
+
+def test_wrappers_are_looked_through_or_named():
+    class Wrapped(layers.Layer):
+        def __init__(self):
+            super().__init__(name="wrapped")
+            self.dense = layers.Dense(8, name="dense")
+
+        def call(self, x):
+            return self.dense(x)
+
+    inputs = keras.Input((8,))
+    x = layers.SpectralNormalization(layers.Dense(8, name="sn"), name="norm")(inputs)
+    x = Wrapped()(layers.LeakyReLU(0.2)(x))
+    one, two = il.rewrite_initializers(
+        keras.Model(inputs, layers.ReLU()(x)), dry_run=True
+    )
+    assert (one.layer, one.nonlinearity) == ("norm/sn", "leaky_relu(0.2)")
+    assert (two.layer, two.nonlinearity) == ("wrapped/dense", "linear")
+    assert two.note == "what follows inside wrapped is unseen"
+
+
+def test_a_gate_is_noted():
+    inputs = keras.Input((8,))
+    x = layers.Dense(8)(inputs)
+    x = layers.Multiply(name="gate")([x, layers.Activation("sigmoid")(x)])
+    (row,) = il.rewrite_initializers(keras.Model(inputs, x), dry_run=True)
+    assert row.nonlinearity == "sigmoid"
+    assert row.note == "also feeds gate, whose effect is unknown"
+
+
+def test_an_activation_without_a_gain_does_not_stop_the_rest():
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(8),
+            layers.ReLU(threshold=50.0),
+            layers.Dense(8, activation="relu"),
+        ]
+    )
+    one, two = il.rewrite_initializers(model, seed=0)
+    assert "threshold=50) has no known gain: taken for linear" in one.note
+    assert one.changed
+    assert two.nonlinearity == "relu"
+
+
+def test_a_kernel_without_an_initializer_attribute_is_named():
+    class Bare(layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight((shape[-1], 3), name="kernel")
+
+        def call(self, x):
+            return x @ self.w
+
+    inputs = keras.Input((8,))
+    (row,) = il.rewrite_initializers(keras.Model(inputs, Bare(name="bare")(inputs)))
+    assert (row.layer, row.changed) == ("bare", False)
+    assert row.note.startswith("its layer has no kernel_initializer")
 
 
 def test_only_unbuilt_leaves_loaded_weights_and_sets_the_rest():
@@ -359,6 +448,15 @@ def test_records_are_flat():
     )
 
 
+def hollow():
+    """A model that Keras marks as built, with a warning, and that has no weights."""
+    model = Subclassed()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.build((None, 300))
+    return model
+
+
 BAD = {
     "a layer": (lambda: (layers.Dense(3), {}), TypeError, "of type Dense"),
     "a string": (lambda: ("model", {}), TypeError, "'model'"),
@@ -368,7 +466,8 @@ BAD = {
         ValueError,
         "not built. Call model.build",
     ),
-    "unbuilt subclass": (lambda: (Subclassed(), {}), ValueError, "not built"),
+    "unbuilt subclass": (lambda: (Subclassed(), {}), ValueError, "not built. Call the"),
+    "hollow subclass": (lambda: (hollow(), {}), ValueError, "not built. Call the"),
     "scheme": (lambda: (mlp(8), {"scheme": "magic"}), ValueError, "scheme='magic'"),
     "skip": (lambda: (mlp(8), {"skip": "nine"}), ValueError, "'nine'. Layers with a"),
     "seed": (lambda: (mlp(8), {"seed": "a"}), TypeError, "seed='a'"),
@@ -379,7 +478,7 @@ BAD = {
 def test_bad_input_is_refused_and_the_model_unchanged(name):
     make, error, says = BAD[name]
     model, arguments = make()
-    before = kernels(model) if getattr(model, "built", False) else None
+    before = kernels(model) if getattr(model, "weights", None) else None
     with pytest.raises(error, match="Received") as caught:
         il.rewrite_initializers(model, **arguments)
     assert says in str(caught.value)

@@ -60,7 +60,8 @@ class Auto(base.LayerInitializer):
 
     Args:
         activation: None to look at the layer, or a Keras activation by name, layer,
-            config or callable.
+            config or callable. A callable of your own has to be registered with Keras
+            before the initializer can be saved.
         distribution: "truncated_normal" (at two sigma, its variance corrected),
             "normal" or "uniform". All have the same variance.
         mode: None for the rule's own, or "fan_in", "fan_out", "fan_avg".

@@ -119,10 +119,11 @@ def checked_gain(gain: Any) -> float:
                 f"Received: gain={gain!r}. Use 'zeros' for weights of zero."
             )
         return number
-    if gain is None:
+    if gain is None or isinstance(gain, (bool, np.ndarray)):
         raise TypeError(
-            "`gain` must be a number or an activation. Received: gain=None. "
-            "Use initlab>auto to choose by the layer's activation."
+            "`gain` must be a positive number or an activation. Received: "
+            f"gain={gain!r}. Pass a float, or use initlab>auto to choose by the "
+            "layer's activation."
         )
     return activations.gain(gain)
 
@@ -140,29 +141,60 @@ def checked_choice(name: str, value: Any, choices: tuple[str, ...]) -> Any:
     if value not in choices:
         raise ValueError(
             f"`{name}` must be one of {', '.join(map(repr, choices))}. "
-            f"Received: {name}={value!r}"
+            f"Received: {name}={value!r}. Leave it out for the default."
         )
     return value
 
 
 def checked_seed(seed: Any) -> int | None:
-    """Return `seed` if it is an int or None, or raise a TypeError."""
-    if seed is None or (isinstance(seed, int) and not isinstance(seed, bool)):
-        return seed
+    """Return `seed` as an int or None, or raise a TypeError."""
+    if seed is None:
+        return None
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+        return int(seed)
     raise TypeError(
         "`seed` must be an int (folded with the weight's place in the model) or None "
-        f"(drawn afresh). Received: seed={seed!r} of type {type(seed).__name__}"
+        f"(drawn afresh). Received: seed={seed!r} of type {type(seed).__name__}. "
+        "Pass one number, for example seed=0."
     )
 
 
 def activation_config(activation: Any) -> Any:
-    """Return an `activation` argument as JSON can hold it, for `get_config`."""
+    """Return an `activation` argument as JSON can hold it, for `get_config`.
+
+    Raises:
+        ValueError: it is a function that no file can name, and like none that is known.
+    """
     if activation is None or isinstance(activation, (str, dict)):
         return activation
-    if isinstance(activation, keras.layers.Layer):
-        config = keras.saving.serialize_keras_object(activation)
-        # What it computes counts, not what it is called or in which dtype.
-        for key in ("name", "trainable", "dtype"):
-            config["config"].pop(key, None)
-        return config
-    return keras.activations.serialize(activation)
+    if isinstance(activation, keras.layers.Layer) and not isinstance(
+        activation, keras.layers.Lambda
+    ):
+        return _layer_config(activation)
+    name = getattr(activation, "__name__", None)
+    if name is not None:
+        if getattr(keras.activations, name, None) is activation:
+            return name
+        registered = keras.saving.get_registered_name(activation)
+        if keras.saving.get_registered_object(registered) is activation:
+            return keras.activations.serialize(activation)
+    # Functions of this process alone: saved as what they are recognised as.
+    resolved = activations.resolve(activation)
+    if hasattr(keras.activations, resolved.name):
+        return resolved.name
+    if resolved.family == "relu":
+        return _layer_config(keras.layers.LeakyReLU(resolved.negative_slope))
+    raise ValueError(
+        "An activation in an initializer's config must be a name, a layer, or a "
+        f"registered function, so that it can be saved. Received: {activation!r}. "
+        "Register it with keras.saving.register_keras_serializable, or use "
+        "initlab>scaled with its gain as a number."
+    )
+
+
+def _layer_config(layer: Any) -> dict[str, Any]:
+    config: dict[str, Any] = keras.saving.serialize_keras_object(layer)
+    # What it computes counts, not what it is called or in which dtype.
+    for key in ("name", "trainable", "dtype"):
+        config["config"].pop(key, None)
+    return config

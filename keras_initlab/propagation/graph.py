@@ -173,18 +173,23 @@ def following_nonlinearity(graph: Graph, tensors: tuple[int, ...]) -> Following:
                 elif not _has_kernel(call.operation):
                     unknown.append(call.operation.name)
     if found:
-        names = dict.fromkeys(_name(one) for one in found)
-        note = "" if len(names) == 1 else f"also feeds {', '.join(list(names)[1:])}"
+        names = list(dict.fromkeys(readable(one) for one in found))
+        others = [*names[1:], *(f"{one}, whose effect is unknown" for one in unknown)]
+        note = f"also feeds {', '.join(others)}" if others else ""
         return Following(found[0], note)
     note = f"linear up to {unknown[0]}, whose effect is unknown" if unknown else ""
     return Following(None, note)
 
 
-def _name(identifier: Any) -> str:
+def readable(identifier: Any) -> str:
+    """Return an activation's name for people."""
     try:
         return activations.resolve(identifier).name
     except (TypeError, ValueError):
-        return repr(identifier)
+        name = getattr(identifier, "name", None) or getattr(
+            identifier, "__name__", type(identifier).__name__
+        )
+        return str(name)
 
 
 def _bend_of(call: Call) -> Any:

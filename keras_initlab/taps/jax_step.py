@@ -161,7 +161,26 @@ class Step:
                 self._give_up()
         kept = model.train_function
         model.train_function = None
-        model.make_train_function()
+        # With a distribution Keras reads the variables' shardings here, and it has
+        # emptied the variables by now: lend them their values.
+        groups = (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.optimizer.variables,
+            model.metrics_variables,
+        )
+        pairs = [
+            (variable, variable._value, value)
+            for variables, values in zip(groups, state, strict=True)
+            for variable, value in zip(variables, values, strict=True)
+        ]
+        try:
+            for variable, _, value in pairs:
+                variable._value = value
+            model.make_train_function()
+        finally:
+            for variable, before, _ in pairs:
+                variable._value = before
         self._train_function = model.train_function
         model.train_function = kept
         return state

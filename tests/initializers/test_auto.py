@@ -1,3 +1,6 @@
+import functools
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -6,6 +9,12 @@ from keras import layers
 import keras_initlab as il
 from keras_initlab.initializers.auto import rule_for
 from tests.helpers import as_numpy, assert_std
+
+
+@keras.saving.register_keras_serializable("tests")
+def registered_bend(x):
+    return x * keras.ops.sigmoid(1.5 * x)
+
 
 # (activation, gain, mode), the gains as the field gives them.
 RULES = [
@@ -152,11 +161,13 @@ def test_looks_out_of_an_inner_sequential():
     assert sees(first) == "He"
 
 
-def test_looks_past_time_distributed():
+@pytest.mark.parametrize(
+    ("wrap", "shape"),
+    [(layers.TimeDistributed, (2, 400)), (layers.SpectralNormalization, (400,))],
+)
+def test_looks_past_a_wrapper(wrap, shape):
     first = make()
-    keras.Sequential(
-        [keras.Input((2, 400)), layers.TimeDistributed(first), layers.ReLU()]
-    )
+    keras.Sequential([keras.Input(shape), wrap(first), layers.ReLU()])
     assert sees(first) == "He"
 
 
@@ -225,6 +236,39 @@ def test_an_activation_that_mixes_units_is_taken_for_linear_with_a_warning():
     with pytest.warns(UserWarning, match="takes it for linear"):
         layer.build((None, 400))
     assert sees(layer) == "Glorot"
+
+
+def reloaded(initializer):
+    config = json.loads(json.dumps(keras.initializers.serialize(initializer)))
+    return keras.initializers.deserialize(config)
+
+
+SAVED = {
+    "partial": functools.partial(keras.activations.relu, negative_slope=0.3),
+    "lambda": lambda x: keras.ops.relu(x),
+    "layer": layers.LeakyReLU(0.3),
+    "registered": registered_bend,
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("cls", [il.Auto, il.Scaled])
+def test_activations_survive_a_file(name, cls):
+    initializer = cls(SAVED[name], seed=1)
+    np.testing.assert_array_equal(
+        as_numpy(initializer((8, 8))), as_numpy(reloaded(initializer)((8, 8)))
+    )
+
+
+def test_a_function_that_no_file_can_name_says_so_when_it_is_saved():
+    initializer = il.Auto(lambda x: x * keras.ops.sigmoid(1.5 * x), seed=1)
+    initializer((8, 8))
+    with pytest.raises(ValueError, match=r"Register it with keras\.saving"):
+        initializer.get_config()
+
+
+def test_numpy_seeds_are_ints():
+    assert il.Auto(seed=np.int64(3)).get_config()["seed"] == 3
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,63 @@ def test_no_two_kernels_of_a_model_are_alike(initializer, build):
             assert not np.allclose(one, two)
 
 
+def compiled(model):
+    model.compile("sgd", "mse")
+    return model
+
+
+X, Y = np.ones((4, 8), "float32"), np.ones((4, 8), "float32")
+WAYS = {
+    "fit": lambda model: compiled(model).fit(X, Y, verbose=0, epochs=0),
+    "evaluate": lambda model: compiled(model).evaluate(X, Y, verbose=0),
+    "predict": lambda model: model.predict(X, verbose=0),
+    "train_on_batch": lambda model: freeze(compiled(model)).train_on_batch(X, Y),
+}
+
+
+def freeze(model):
+    model.optimizer.learning_rate = 0.0
+    return model
+
+
+class Nested(keras.Model):
+    def __init__(self, initializer):
+        super().__init__()
+        self.inner = Subclassed(initializer)
+        self.row = keras.Sequential(
+            [layers.Dense(8, kernel_initializer=initializer), layers.ReLU()]
+        )
+
+    def call(self, x):
+        return self.row(self.inner(x))
+
+
+def unbuilt_sequential(initializer):
+    return keras.Sequential(
+        [
+            layers.Dense(8, kernel_initializer=initializer),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Dense(8, kernel_initializer=initializer),
+        ]
+    )
+
+
+@pytest.mark.parametrize("make", [Subclassed, Nested, unbuilt_sequential])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_model_draws_alike_whoever_builds_it(make, way):
+    """On JAX and PyTorch `fit` gives weights their values when no scope is open."""
+    initializer = REGISTERED["initlab>auto"](seed=1)
+    called = make(initializer)
+    called(X)
+    model = make(initializer)
+    WAYS[way](model)
+    if not model.built:  # on TensorFlow no epoch builds nothing
+        model(X)
+    for one, two in zip(kernels(called), kernels(model), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 @of_dense
 def test_sequential_draws_alike_however_it_is_built(initializer):
     for one, two in zip(
