@@ -247,6 +247,11 @@ def _einsum(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
     """By the equation: what only the kernel and the input share is summed over."""
     read, made = layer.equation.replace(".", "").replace(" ", "").split("->")
     source, kernel = read.split(",")
+    if not kernel:
+        raise ValueError(
+            "EinsumDense needs an equation that gives its kernel an axis, such as "
+            f"'abc,cd->abd'. Received: equation={layer.equation!r}"
+        )
     if len(kernel) != len(shape):  # a bias
         return KernelLayout(inputs=(0,), outputs=(0,)) if shape else KernelLayout()
     numbered = list(enumerate(kernel))

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
@@ -199,3 +199,68 @@ def test_groups_divide_both_fans(rank, inputs, outputs, groups, field):
     shape = (*([field] * rank), inputs, outputs * groups)
     found = kernel_fans(shape, layer, "kernel")
     assert found == Fans(field**rank * inputs, field**rank * outputs)
+
+
+@given(
+    st.integers(1, 2),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 3),
+)
+def test_a_stride_divides_the_fan_of_one_side(rank, inputs, outputs, field, stride):
+    plain = [layers.Conv1D, layers.Conv2D][rank - 1](outputs, field, strides=stride)
+    back = [layers.Conv1DTranspose, layers.Conv2DTranspose][rank - 1](
+        outputs, field, strides=stride
+    )
+    taps = field**rank
+    found = kernel_fans((*([field] * rank), inputs, outputs), plain, "kernel")
+    assert found == Fans(taps * inputs, taps * outputs / stride**rank)
+    found = kernel_fans((*([field] * rank), outputs, inputs), back, "kernel")
+    assert found == Fans(
+        pytest.approx(taps * inputs / stride**rank), pytest.approx(taps * outputs)
+    )
+
+
+@st.composite
+def equations(draw):
+    """Draw an einsum of an input (a batch first) and a kernel, and the axes' sizes."""
+    kept, summed, new = (draw(st.integers(least, 2)) for least in (0, 1, 1))
+    names = iter("bcdefghij")
+    kept, summed, new = (
+        "".join(next(names) for _ in range(n)) for n in (kept, summed, new)
+    )
+    shared = kept[: draw(st.integers(0, len(kept)))]
+    source = "".join(draw(st.permutations(kept + summed)))
+    kernel = "".join(draw(st.permutations(shared + summed + new)))
+    made = "".join(draw(st.permutations(kept + new)))
+    sizes = {name: draw(st.integers(1, 4)) for name in kept + summed + new}
+    return f"a{source},{kernel}->a{made}", source, made, sizes
+
+
+@settings(max_examples=40, deadline=None)
+@given(equations())
+def test_any_equation(case):
+    """An output of ones on ones is fan_in; all outputs over all inputs, fan_out."""
+    equation, source, made, sizes = case
+    layer = layers.EinsumDense(equation, tuple(sizes[name] for name in made))
+    shape = tuple(sizes[name] for name in source)
+    layer.build((None, *shape))
+    layer.kernel.assign(np.ones(layer.kernel.shape))
+    output = as_numpy(layer(np.ones((1, *shape), "float32")))
+    fan = kernel_fans(layer.kernel.shape, layer, "kernel")
+    assert (output == fan.fan_in).all()
+    assert output.sum() / np.prod(shape) == pytest.approx(fan.fan_out)
+
+
+def test_an_equation_without_a_kernel_axis_is_refused():
+    layer = layers.EinsumDense("ab,bc->ac", 3)
+    layer.equation = "ab,->ab"
+    with pytest.raises(ValueError, match="Received: equation='ab,->ab'"):
+        kernel_fans((), layer, "kernel")
+
+
+def test_additive_attention_sums_over_its_units():
+    layer = layers.AdditiveAttention()
+    layer.build([(None, 3, 8), (None, 3, 8)])
+    assert kernel_fans(layer.scale.shape, layer, "scale") == Fans(8, 1)

@@ -71,7 +71,9 @@ def haar(
         reflected = diagonal + sign * np.sqrt(squared)
         np.fill_diagonal(corner, reflected)
         vectors /= np.sqrt(squared - diagonal**2 + reflected**2).astype(wide)
-        products = (vectors.T @ vectors).astype(np.float64)
+        # In float64: T undoes the vectors' rounding only as well as it knows them.
+        precise = vectors.astype(np.float64)
+        products = precise.T @ precise
         # H1 H2 ... = I - V T Vᵀ; T⁻¹ is the upper triangle of VᵀV, its diagonal halved.
         triangle = np.triu(products, 1) + np.diag(np.diagonal(products) / 2)
         mixing = np.linalg.inv(triangle).astype(wide)

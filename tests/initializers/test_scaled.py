@@ -1,6 +1,10 @@
+import json
+
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import layers
 
 import keras_initlab as il
@@ -56,3 +60,23 @@ def test_bad_input(arguments, error, says):
     with pytest.raises(error, match="Received") as caught:
         il.Scaled(**arguments)
     assert says in str(caught.value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.one_of(
+        st.floats(1e-3, 1e3), st.integers(1, 9), st.sampled_from(["relu", "silu"])
+    ),
+    st.sampled_from(["fan_in", "fan_out", "fan_avg"]),
+    st.sampled_from(["truncated_normal", "normal", "uniform"]),
+    st.one_of(st.none(), st.integers(-(2**63), 2**63)),
+)
+def test_any_config_round_trips_through_json(gain, mode, distribution, seed):
+    initializer = il.Scaled(gain, mode, distribution, seed)
+    config = json.loads(json.dumps(initializer.get_config()))
+    again = il.Scaled.from_config(config)
+    assert again.get_config() == initializer.get_config() == config
+    if seed is not None:
+        np.testing.assert_array_equal(
+            as_numpy(initializer((3, 2))), as_numpy(again((3, 2)))
+        )
