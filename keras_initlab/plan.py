@@ -119,6 +119,8 @@ def describe(initializer: Any, without: str | None = None) -> str:
     >>> describe(keras.initializers.HeNormal(seed=3))
     'HeNormal(seed=3)'
     """
+    if initializer is None:
+        return "-"
     name = keras.saving.get_registered_name(type(initializer))
     name = name if name.startswith("initlab>") else type(initializer).__name__
     if not hasattr(initializer, "get_config"):

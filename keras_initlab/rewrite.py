@@ -247,7 +247,7 @@ def _choose(
     after = kernel.initializer
     if alone is None:
         after = _initializer(
-            None if resolved.family == "linear" else following.nonlinearity,
+            "linear" if resolved.family == "linear" else following.nonlinearity,
             resolved,
             seed,
         )
