@@ -5,10 +5,15 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import hypothesis
 import keras
 import pytest
 
 import keras_initlab  # noqa: F401  (registers the initlab> names)
+
+# The same examples each time, however busy the machine.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items):

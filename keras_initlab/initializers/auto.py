@@ -50,7 +50,7 @@ def rule_for(activation: Any) -> Rule:
 
 
 @keras.saving.register_keras_serializable(package=base.PACKAGE, name="auto")
-class Auto(base.LayerInitializer):
+class Auto(base.VarianceScaled):
     """Draw Var(w) = gain² / fan, with the gain and the fans that fit the layer.
 
     The gain follows the nonlinearity that the layer's output meets: `activation` if
@@ -106,15 +106,8 @@ class Auto(base.LayerInitializer):
         if construction is not None and construction.weight == "bias":
             return keras.ops.zeros(shape, dtype=dtype)
         rule = self.rule(construction)
-        return base.variance_scaled(
-            shape,
-            dtype,
-            construction,
-            gain=rule.gain,
-            mode=self.mode or rule.mode,
-            distribution=self.distribution,
-            seed=self.seed,
-        )
+        mode = self.mode or rule.mode
+        return self.scaled(shape, dtype, construction, rule.gain, mode)
 
     def rule(self, construction: context.Construction | None) -> Rule:
         """Return the rule for one weight."""

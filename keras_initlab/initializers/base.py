@@ -51,20 +51,39 @@ class LayerInitializer(keras.initializers.Initializer):  # type: ignore[misc]
         raise NotImplementedError
 
 
-def variance_scaled(
-    shape: tuple[int, ...],
-    dtype: str,
-    construction: context.Construction | None,
-    *,
-    gain: float,
-    mode: fans.Mode,
-    distribution: str,
-    seed: int | None,
-) -> Any:
-    """Draw a weight with Var(w) = gain² / fan, with the fans of its layer."""
-    fan = layout_of(shape, construction).fans(shape).over(mode)
-    random_generator = generator(seed, construction)
-    return draws.draw(shape, gain**2 / fan, distribution, random_generator, dtype)
+class VarianceScaled(LayerInitializer):
+    """Draws Var(w) = gain² / fan, with the fans of the layer that asks.
+
+    `_gain` is the gain as a number; subclasses set all four.
+    """
+
+    _gain: float
+    mode: fans.Mode | None
+    distribution: draws.Distribution
+
+    def values(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        construction: context.Construction | None,
+    ) -> Any:
+        """Return the drawn tensor."""
+        assert self.mode is not None
+        return self.scaled(shape, dtype, construction, self._gain, self.mode)
+
+    def scaled(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        construction: context.Construction | None,
+        gain: float,
+        mode: fans.Mode,
+    ) -> Any:
+        """Return the drawn tensor for one gain and mode."""
+        fan = layout_of(shape, construction).fans(shape).over(mode)
+        random_generator = generator(self.seed, construction)
+        variance = gain**2 / fan
+        return draws.draw(shape, variance, self.distribution, random_generator, dtype)
 
 
 def generator(

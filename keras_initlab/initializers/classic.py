@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import math
+from typing import Any
 
 import keras
 
-from keras_initlab import context, fans
-from keras_initlab.initializers import base, draws
+from keras_initlab.initializers import base
 
 
-class Classic(base.LayerInitializer):
+class Classic(base.VarianceScaled):
     """Draw Var(w) = gain² / fan by a rule that the class fixes.
 
     Args:
@@ -21,29 +21,8 @@ class Classic(base.LayerInitializer):
         TypeError: a seed that is no int.
     """
 
-    gain_squared: ClassVar[float]
-    mode: ClassVar[fans.Mode]
-    distribution: ClassVar[draws.Distribution]
-
     def __init__(self, seed: int | None = None) -> None:
         self.seed = base.checked_seed(seed)
-
-    def values(
-        self,
-        shape: tuple[int, ...],
-        dtype: str,
-        construction: context.Construction | None,
-    ) -> Any:
-        """Return the drawn tensor."""
-        return base.variance_scaled(
-            shape,
-            dtype,
-            construction,
-            gain=self.gain_squared**0.5,
-            mode=self.mode,
-            distribution=self.distribution,
-            seed=self.seed,
-        )
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as they were given."""
@@ -61,7 +40,7 @@ class GlorotUniform(Classic):
     Source: Glorot & Bengio 2010, equation 16.
     """
 
-    gain_squared, mode, distribution = 1.0, "fan_avg", "uniform"
+    _gain, mode, distribution = 1.0, "fan_avg", "uniform"
 
 
 @keras.saving.register_keras_serializable(package=base.PACKAGE, name="glorot_normal")
@@ -71,7 +50,7 @@ class GlorotNormal(Classic):
     Source: Glorot & Bengio 2010, equation 12.
     """
 
-    gain_squared, mode, distribution = 1.0, "fan_avg", "truncated_normal"
+    _gain, mode, distribution = 1.0, "fan_avg", "truncated_normal"
 
 
 @keras.saving.register_keras_serializable(package=base.PACKAGE, name="he_uniform")
@@ -81,7 +60,7 @@ class HeUniform(Classic):
     Source: He et al. 2015, equation 10.
     """
 
-    gain_squared, mode, distribution = 2.0, "fan_in", "uniform"
+    _gain, mode, distribution = math.sqrt(2), "fan_in", "uniform"
 
 
 @keras.saving.register_keras_serializable(package=base.PACKAGE, name="he_normal")
@@ -91,7 +70,7 @@ class HeNormal(Classic):
     Source: He et al. 2015, equation 10.
     """
 
-    gain_squared, mode, distribution = 2.0, "fan_in", "truncated_normal"
+    _gain, mode, distribution = math.sqrt(2), "fan_in", "truncated_normal"
 
 
 @keras.saving.register_keras_serializable(package=base.PACKAGE, name="lecun_uniform")
@@ -101,7 +80,7 @@ class LecunUniform(Classic):
     Source: LeCun et al. 1998, section 4.6.
     """
 
-    gain_squared, mode, distribution = 1.0, "fan_in", "uniform"
+    _gain, mode, distribution = 1.0, "fan_in", "uniform"
 
 
 @keras.saving.register_keras_serializable(package=base.PACKAGE, name="lecun_normal")
@@ -111,4 +90,4 @@ class LecunNormal(Classic):
     Source: LeCun et al. 1998, section 4.6; Klambauer et al. 2017 for SELU.
     """
 
-    gain_squared, mode, distribution = 1.0, "fan_in", "truncated_normal"
+    _gain, mode, distribution = 1.0, "fan_in", "truncated_normal"

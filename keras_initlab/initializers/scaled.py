@@ -6,12 +6,12 @@ from typing import Any
 
 import keras
 
-from keras_initlab import context, fans
+from keras_initlab import fans
 from keras_initlab.initializers import base, draws
 
 
 @keras.saving.register_keras_serializable(package=base.PACKAGE, name="scaled")
-class Scaled(base.LayerInitializer):
+class Scaled(base.VarianceScaled):
     """Draw Var(w) = gain² / fan, with the fans of the layer that asks.
 
     Args:
@@ -48,23 +48,6 @@ class Scaled(base.LayerInitializer):
             "distribution", distribution, draws.DISTRIBUTIONS
         )
         self.seed = base.checked_seed(seed)
-
-    def values(
-        self,
-        shape: tuple[int, ...],
-        dtype: str,
-        construction: context.Construction | None,
-    ) -> Any:
-        """Return the drawn tensor."""
-        return base.variance_scaled(
-            shape,
-            dtype,
-            construction,
-            gain=self._gain,
-            mode=self.mode,
-            distribution=self.distribution,
-            seed=self.seed,
-        )
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as they were given."""
