@@ -23,6 +23,7 @@ import keras
 from keras.src.backend.common import global_state
 
 from keras_initlab import nonlinearity
+from keras_initlab.kernels import children, own_variables
 
 Place = tuple[Any, ...]
 
@@ -170,7 +171,7 @@ def _path_to_owner(layer: Any, variable: Any) -> list[Any]:
     """
     if variable is None or _holds(layer, variable):
         return []
-    for child in _children(layer):
+    for child in children(layer):
         if _holds(child, variable):
             return [child]
         below = _path_to_owner(child, variable)
@@ -179,22 +180,12 @@ def _path_to_owner(layer: Any, variable: Any) -> list[Any]:
     return []
 
 
-def _own_variables(layer: Any) -> list[Any]:
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
-
-
 def _holds(layer: Any, variable: Any) -> bool:
-    return any(one is variable for one in _own_variables(layer))
-
-
-def _children(layer: Any) -> list[Any]:
-    """Return the layers directly below `layer`, in the order it came to hold them."""
-    inside = layer.layers if isinstance(layer, keras.Model) else layer._layers
-    return [one for one in inside if isinstance(one, keras.layers.Layer)]
+    return any(one is variable for one in own_variables(layer))
 
 
 def _position(child: Any, parent: Any) -> Any:
-    for index, one in enumerate(_children(parent)):
+    for index, one in enumerate(children(parent)):
         if one is child:
             return index
     return type(child).__name__
@@ -205,7 +196,7 @@ def _weight_position(layer: Any, variable: Any) -> Place:
     if variable is None:
         return ()
     before = 0
-    for one in _own_variables(layer):
+    for one in own_variables(layer):
         if one is variable:
             break
         before += one.name == variable.name

@@ -53,14 +53,24 @@ def kernels_of(model: Any) -> list[Kernel]:
     ]
 
 
+def own_variables(layer: Any) -> list[Any]:
+    """Return the variables that `layer` holds itself, not through inner layers."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def children(layer: Any) -> list[Any]:
+    """Return the layers directly below `layer`, in the order it came to hold them."""
+    inside = layer.layers if isinstance(layer, keras.Model) else layer._layers
+    return [one for one in inside if isinstance(one, keras.layers.Layer)]
+
+
 def walk_layers(model: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     """Yield every layer below `model` once, outer before inner, with its parents."""
     seen = {id(model)}
 
     def below(layer: Any, parents: tuple[Any, ...]) -> Iterator[Any]:
-        inside = layer.layers if isinstance(layer, keras.Model) else layer._layers
-        for child in inside:
-            if isinstance(child, keras.layers.Layer) and id(child) not in seen:
+        for child in children(layer):
+            if id(child) not in seen:
                 seen.add(id(child))
                 yield child, parents
                 yield from below(child, (*parents, child))
@@ -74,8 +84,7 @@ def path_of(layer: Any, parents: tuple[Any, ...]) -> str:
 
 
 def _kernels_in(layer: Any, parents: tuple[Any, ...]) -> Iterator[Kernel]:
-    own = [*layer._trainable_variables, *layer._non_trainable_variables]
-    by_name = {variable.name: variable for variable in own}
+    by_name = {variable.name: variable for variable in own_variables(layer)}
     bare = not layer._layers and not any(name in vars(layer) for name in _KERNELS)
     if bare and "kernel" in by_name:
         path = path_of(layer, parents)
