@@ -11,17 +11,15 @@ training begins, and everything it does to the model is undone by `detach`:
 
 from __future__ import annotations
 
-import importlib
 import weakref
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_initlab.stats import Shape
-from keras_initlab.taps import guard, running
+from keras_initlab.taps import backends, guard, running
 from keras_initlab.taps.patches import Patches
 
 __all__ = ["Row", "Tap", "attach"]
@@ -65,7 +63,7 @@ class Tap:
     """Layers' outputs of one model, measured while it is trained."""
 
     def __init__(self, model: Any, every: int, callbacks: Any) -> None:
-        self._backend = _backend()
+        self._backend = backends.load("step", "VarianceMonitor")
         # Weak, so that a tap that nobody detached does not keep the model alive.
         self._model = weakref.ref(model)
         self._callbacks = None if callbacks is None else weakref.ref(callbacks)
@@ -144,13 +142,3 @@ def _statistics(row: np.ndarray) -> dict[str, Any]:
         "variance": variance,
         "second_moment": variance + mean**2,
     }
-
-
-def _backend() -> ModuleType:
-    name = keras.backend.backend()
-    if name not in ("tensorflow", "jax", "torch"):
-        raise ValueError(
-            "VarianceMonitor needs a backend that trains: tensorflow, jax or torch. "
-            f"Received: {name}. Set KERAS_BACKEND before importing Keras."
-        )
-    return importlib.import_module(f"keras_initlab.taps.{name}_step")

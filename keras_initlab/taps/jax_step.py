@@ -61,7 +61,7 @@ class Step:
     def __init__(self, model: Any, every: int, patches: Patches) -> None:
         self._model = model
         self._every = every
-        self.recorder = Recorder(model, patches, _context, _is_dense)
+        self.recorder = Recorder(model, patches, context, is_dense)
         self._keys: tuple[str, ...] = ()
         self._metric: _Moments | None = None
         self._train_function: Any = None
@@ -219,10 +219,12 @@ def _training(*args: Any, **kwargs: Any) -> bool:
     return bool(kwargs.get("training", args[6] if len(args) > 6 else False))
 
 
-def _context() -> Any:
+def context() -> Any:
+    """Return what identifies the trace under way."""
     # Older releases of JAX ask for the argument, newer ones ignore it.
     return get_opaque_trace_state(convention="flax")
 
 
-def _is_dense(x: Any) -> bool:
+def is_dense(x: Any) -> bool:
+    """Whether `x` is a plain tensor of this backend."""
     return isinstance(x, jax.Array)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import keras
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from keras_initlab.stats import Shape
@@ -22,6 +23,7 @@ class Output(NamedTuple):
 
     key: str
     tensor: Any
+    layer: Any
 
 
 class Recorder:
@@ -34,6 +36,7 @@ class Recorder:
             one (a loop's body, a vmap) would leak out of it, and is left alone.
         is_dense: whether something is a plain tensor of the backend.
         thread: returns what identifies the thread.
+        who: the name under which warnings speak.
     """
 
     def __init__(
@@ -43,14 +46,17 @@ class Recorder:
         context: Callable[[], Any],
         is_dense: Callable[[Any], bool],
         thread: Callable[[], int] = threading.get_ident,
+        who: str = "VarianceMonitor",
     ) -> None:
         self.shapes: dict[str, Shape] = {}
         self._patches = patches
         self._context = context
         self._is_dense = is_dense
         self._thread = thread
+        self._who = who
         self._owner: int | None = None
         self._within: Any = None
+        self._exchange: Callable[[Any], Any] | None = None
         self._calls: list[tuple[str, Any]] = []
         self._foreign: set[str] = set()
         self._warned: set[str] = set()
@@ -62,24 +68,30 @@ class Recorder:
             self._wrap(place)
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Record what this thread computes in the trace that is open now."""
+    def recording(self, exchange: Callable[[Any], Any] | None = None) -> Iterator[None]:
+        """Record what this thread computes in the trace that is open now.
+
+        Each recorded tensor is first given to `exchange`, and what that returns takes
+        its place in the computation.
+        """
         self._calls, self._foreign = [], set()
+        self._exchange = exchange
         self._within = self._context()
         self._owner = self._thread()
         try:
             yield
         finally:
-            self._owner = self._within = None
+            self._owner = self._within = self._exchange = None
 
     def take(self) -> list[Output]:
         """Return what was recorded, in the order in which the calls ended."""
         calls, self._calls = self._calls, []
         paths = [path for path, _ in calls]
         self._warn_of(self._foreign.difference(paths, self._warned))
+        layers = {place.path: place.layer for place in self._places}
         outputs = [
-            Output(key, tensor)
-            for key, (_, tensor) in zip(call_keys(paths), calls, strict=True)
+            Output(key, tensor, layers[path])
+            for key, (path, tensor) in zip(call_keys(paths), calls, strict=True)
         ]
         for output in outputs:
             self._note_shape(output)
@@ -108,9 +120,7 @@ class Recorder:
                 for new in list(inside(place, self._places)):
                     self._wrap(new)
             outputs = call(*args, **kwargs)
-            if place.measured:
-                self._record(place.path, outputs)
-            return outputs
+            return self._record(place.path, outputs) if place.measured else outputs
 
         return tapped
 
@@ -123,24 +133,30 @@ class Recorder:
 
         return tapped
 
-    def _record(self, path: str, outputs: Any) -> None:
+    def _record(self, path: str, outputs: Any) -> Any:
         if in_symbolic_scope():
             # Keras asks for shapes, as when it builds a layer: not the step itself.
-            return
-        tensor = self._first_float(outputs)
-        if tensor is None:
-            return
-        if self._context() == self._within:
-            self._calls.append((path, tensor))
-        else:
+            return outputs
+        flat = keras.tree.flatten(outputs)
+        index = self._first_float(flat)
+        if index is None:
+            return outputs
+        if self._context() != self._within:
             self._foreign.add(path)
+            return outputs
+        if self._exchange is not None:
+            # By its place: an RNN returns one tensor as its output and as its state.
+            flat[index] = _with_mask_of(flat[index], self._exchange(flat[index]))
+            outputs = keras.tree.pack_sequence_as(outputs, flat)
+        self._calls.append((path, flat[index]))
+        return outputs
 
-    def _first_float(self, outputs: Any) -> Any:
-        for x in keras.tree.flatten(outputs):
+    def _first_float(self, flat: list[Any]) -> int | None:
+        for index, x in enumerate(flat):
             if self._is_dense(x) and keras.backend.is_float_dtype(
                 keras.backend.standardize_dtype(x.dtype)
             ):
-                return x
+                return index
         return None
 
     def _note_shape(self, output: Output) -> None:
@@ -156,8 +172,15 @@ class Recorder:
         self._warned |= paths
         if paths:
             warnings.warn(
-                "VarianceMonitor does not measure layers that run inside a loop, a "
+                f"{self._who} does not measure layers that run inside a loop, a "
                 "vmap, a rematerialised or a separately compiled function. Not "
                 f"measured: {', '.join(sorted(paths))}. The layer around them is.",
                 stacklevel=2,
             )
+
+
+def _with_mask_of(tensor: Any, other: Any) -> Any:
+    mask = get_keras_mask(tensor)
+    if mask is not None:
+        set_keras_mask(other, mask)
+    return other

@@ -31,7 +31,7 @@ class Step:
 
     def __init__(self, model: Any, every: int, patches: Patches) -> None:
         self._every = every
-        self.recorder = Recorder(model, patches, _context, _is_dense)
+        self.recorder = Recorder(model, patches, context, is_dense)
         # One state for each set of layers that a trace meets: which they are is
         # known at the end of the first trace at the earliest. Made now, with an open
         # number of rows: a variable made within a trace costs a second trace.
@@ -110,7 +110,8 @@ def _variable(value: tf.Tensor, shape: Any = None) -> tf.Variable:
     )
 
 
-def _context() -> Any:
+def context() -> Any:
+    """Return what identifies the trace under way."""
     if tf.executing_eagerly():
         return None
     graph = tf.compat.v1.get_default_graph()
@@ -118,5 +119,6 @@ def _context() -> Any:
     return id(graph), "loop_body" in graph.get_name_scope().split("/")
 
 
-def _is_dense(x: Any) -> bool:
+def is_dense(x: Any) -> bool:
+    """Whether `x` is a plain tensor of this backend."""
     return isinstance(x, tf.Tensor)

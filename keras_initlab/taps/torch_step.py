@@ -28,9 +28,9 @@ class Step:
         compiled = bool(model.jit_compile)
         self.recorder = (
             # What PyTorch's compiler cannot trace would break its graph at each layer.
-            Recorder(model, patches, int, _is_dense, thread=int)
+            Recorder(model, patches, int, is_dense, thread=int)
             if compiled
-            else Recorder(model, patches, _context, _is_dense)
+            else Recorder(model, patches, context, is_dense)
         )
         self._step = 0
         self._states: dict[tuple[str, ...], torch.Tensor] = {}
@@ -84,10 +84,14 @@ class Step:
         self._step += 1
 
 
-def _context() -> int:
-    # Not -1 while gradients are computed: a checkpointed layer runs again there.
-    return int(torch._C._current_graph_task_id())
+def context() -> Any:
+    """Return what identifies the trace under way."""
+    # Not -1 while gradients are computed: a checkpointed layer runs again there. A
+    # level is that of torch.func: within a vmap a tensor is not what it will be.
+    level = torch._C._functorch.maybe_current_level()
+    return int(torch._C._current_graph_task_id()), level
 
 
-def _is_dense(x: Any) -> bool:
+def is_dense(x: Any) -> bool:
+    """Whether `x` is a plain tensor of this backend."""
     return isinstance(x, torch.Tensor) and x.layout == torch.strided

@@ -46,7 +46,7 @@ def _inside(owner: Any, prefix: str, names: _Names, seen: set[int]) -> Iterator[
         path = names.free(f"{prefix}/{layer.name}" if prefix else layer.name)
         measured = not (isinstance(layer, keras.Model) and children(layer))
         yield Place(layer, path, measured or rematerialized(layer))
-        if not isinstance(layer, LOOPS) and not rematerialized(layer):
+        if not is_closed(layer):
             yield from _inside(layer, path, names, seen)
 
 
@@ -59,6 +59,11 @@ def children(layer: Any) -> list[Any]:
 def rematerialized(layer: Any) -> bool:
     """Whether what `layer` computes is thrown away and computed again for gradients."""
     return getattr(layer, "_remat_mode", None) is not None
+
+
+def is_closed(layer: Any) -> bool:
+    """Whether the layers inside `layer` are not tapped."""
+    return isinstance(layer, LOOPS) or rematerialized(layer)
 
 
 class _Names:

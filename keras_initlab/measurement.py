@@ -1,0 +1,273 @@
+"""measure: the signal at every layer, from one real batch."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_initlab import activations, nonlinearity
+from keras_initlab.kernels import own_variables
+from keras_initlab.stats import LayerStats
+from keras_initlab.taps import once
+from keras_initlab.taps.walk import is_closed, places
+
+__all__ = ["measure"]
+
+Array = NDArray[np.float64]
+
+# The weights that a layer is known by; of another layer, its first trainable weight.
+MAIN_WEIGHTS = ("kernel", "depthwise_kernel", "pointwise_kernel", "embeddings")
+
+# How near to an end of its range, as a share of the range, a value is saturated.
+SATURATED = 0.01
+
+
+def measure(
+    model: Any,
+    x: Any,
+    *,
+    training: bool = True,
+    gradients: bool = True,
+    seed: int | None = 0,
+) -> list[LayerStats]:
+    """Measure the signal at every layer's output, and the gradient there, on a batch.
+
+    One pass forward and one back, for any Keras model. There is no loss and there are
+    no targets: the gradient at the model's outputs is drawn from N(0, 1), one value an
+    element, and carried back to the layers ("a unit gradient at the outputs"). What is
+    measured is what the network does to a gradient on its way, whatever the loss.
+
+    The model is as before afterwards, to the last seed and moving average, also when a
+    layer raises an error. One that is not built is built, as a first call would.
+
+    Figures are over all elements of an output (batch and units) that are finite, and
+    None where there are none, or where there is nothing to say:
+
+    - `shape`: None stands for the batch, the first axis where it is as long as `x`.
+    - `batch_variance`, `input_cosine`: from two inputs on. The cosine is that of the
+      flattened outputs, the mean over all pairs of inputs whose outputs are not 0.
+    - `dead_fraction`: of the elements of one input's output, the share that is 0 for
+      every input of the batch. (Which axis holds a layer's units is not known.)
+    - `saturated_fraction`: where the layer's own activation is bounded, the share
+      within 1 % of its range of an end; of ReLU6, whose zeros are counted in
+      `zero_fraction`, the upper end.
+    - `gradient_second_moment`: E[(dL/dx)²] of an output x, L = Σ r·y over the model's
+      outputs y. None where no output depends on x.
+    - `weight`, `weight_gradient_second_moment`: the layer's own kernel (of an RNN, its
+      cell's; of a layer without one, its first trainable weight), and
+      E[(dL/dw)²] divided by the size of the batch: that of one input, where inputs do
+      not meet. A shared layer's has the gradients of all its calls; a frozen
+      weight's is None.
+
+    Layers run in the dtype of their policy, without loss scaling: what is too small for
+    float16 is 0. On JAX each measurement compiles the model, as the first step of `fit`
+    does; elsewhere it runs eagerly.
+
+    Args:
+        model: a `keras.Model`, compiled or not, also in the midst of `fit`.
+        x: a batch as `model(x)` takes it, of shape (batch, ...): an array, a tensor,
+            or a list, tuple or dict of these. A tuple `(x, y)` is not split.
+        training: call the layers as in training (dropout drops, BatchNormalization
+            goes by the batch) or as in inference.
+        gradients: False leaves out the pass back.
+        seed: of the gradients at the outputs; None draws others each time.
+
+    Returns:
+        A `LayerStats` with `source="measured"` for each call of a layer, in the order
+        in which the calls end, inner layers before the layer around them. Layers and
+        their names are those of `VarianceMonitor`.
+
+    Raises:
+        TypeError: `model` is not a `keras.Model`; `x` holds no array.
+        ValueError: `x` is empty; or whatever Keras says of an `x` that does not fit.
+
+    >>> import numpy as np, keras
+    >>> model = keras.Sequential([
+    ...     keras.Input((64,)),
+    ...     keras.layers.Dense(256, kernel_initializer="he_normal", name="a"),
+    ...     keras.layers.ReLU(name="b"),
+    ... ])
+    >>> x = np.random.default_rng(0).normal(size=(32, 64))
+    >>> for stats in measure(model, x):
+    ...     print(stats.layer, stats.shape, stats.weight, round(stats.variance))
+    a (None, 256) kernel 2
+    b (None, 256) None 1
+
+    Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward
+    neural networks", AISTATS 2010, section 4, measures activations and gradients so.
+    """
+    batch = _batch_size(model, x)
+    # A stream of its own: with the plain seed, an `x` that was drawn from
+    # default_rng(0) would be its own gradient.
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
+    once.build(model, x)
+    weights = _main_weights(model) if gradients else {}
+    passed = once.run(
+        model,
+        x,
+        training=training,
+        weights=list(weights.values()),
+        cotangent=generator.standard_normal if gradients else None,
+    )
+    by_weight = dict(zip(weights, passed.weight_gradients, strict=True))
+    return [_stats(call, by_weight, batch) for call in passed.calls]
+
+
+def _batch_size(model: Any, x: Any) -> int:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a keras.Model. Received: {model!r} of type "
+            f"{type(model).__name__}. Put a single layer in a keras.Sequential."
+        )
+    leaves = [leaf for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")]
+    if not leaves or any(keras.utils.is_keras_tensor(leaf) for leaf in leaves):
+        raise TypeError(
+            "`x` must be a batch of data as the model takes it: an array, a tensor, or "
+            f"a list, tuple or dict of these. Received: {reprlib.repr(x)} of type "
+            f"{type(x).__name__}. Turn lists of numbers into NumPy arrays."
+        )
+    shapes = [tuple(leaf.shape) for leaf in leaves]
+    if any(0 in shape for shape in shapes):
+        raise ValueError(
+            "`x` must hold at least one input. Received: an empty batch, of shape "
+            f"{', '.join(map(str, shapes))}. Pass a batch of 32 inputs or more."
+        )
+    return next((int(shape[0]) for shape in shapes if shape), 1)
+
+
+def _main_weights(model: Any) -> dict[int, Any]:
+    """Return the trainable ones, each once, by their id."""
+    found = [_main_weight(place.layer) for place in places(model) if place.measured]
+    return {id(v): v for v in found if v is not None and v.trainable}
+
+
+def _main_weight(layer: Any) -> Any:
+    variables = layer.weights if is_closed(layer) else own_variables(layer)
+    named = [v for name in MAIN_WEIGHTS for v in variables if v.name == name]
+    return next(iter(named or [v for v in variables if v.trainable]), None)
+
+
+def _stats(call: once.Call, by_weight: dict[int, Any], batch: int) -> LayerStats:
+    values = _as_array(call.output)
+    weight = _main_weight(call.layer)
+    weight_gradient = _second_moment(by_weight.get(id(weight)))
+    has_batch = values.ndim > 0 and len(values) == batch
+    return LayerStats(
+        call.key,
+        weight=None if weight is None else weight.name,
+        shape=(None, *values.shape[1:]) if has_batch else values.shape,
+        gradient_second_moment=_second_moment(call.gradient),
+        weight_gradient_second_moment=(
+            None if weight_gradient is None else weight_gradient / batch
+        ),
+        saturated_fraction=_saturated_fraction(values, call.layer),
+        source="measured",
+        **_moments(values),
+        **(_batch_figures(values.reshape(batch, -1)) if has_batch else {}),
+    )
+
+
+def _as_array(tensor: Any) -> Array:
+    # float64: no sum of a model's figures overflows there, and no square underflows.
+    return np.asarray(keras.ops.convert_to_numpy(tensor)).astype(np.float64)
+
+
+def _second_moment(tensor: Any) -> float | None:
+    if tensor is None:
+        return None
+    values = _finite(_as_array(tensor))
+    return float(np.square(values).mean()) if values.size else None
+
+
+def _finite(x: Array) -> Array:
+    known = np.isfinite(x)
+    return x if known.all() else x[known]
+
+
+def _moments(x: Array) -> dict[str, Any]:
+    """Return mean, variance, second moment, share of zeros and count of non-finite."""
+    values = _finite(x)
+    nonfinite = {"nonfinite": x.size - values.size}
+    if not values.size:
+        return nonfinite
+    mean = float(values.mean())
+    variance = float(np.square(values - mean).mean())
+    return nonfinite | {
+        "mean": mean,
+        "variance": variance,
+        "second_moment": variance + mean**2,
+        "zero_fraction": 1.0 - np.count_nonzero(values) / values.size,
+    }
+
+
+def _batch_figures(rows: Array) -> dict[str, Any]:
+    """Return what tells one input's output, a row, from another's."""
+    figures: dict[str, Any] = {}
+    finite = np.isfinite(rows)
+    if not finite.any():
+        return figures
+    figures["dead_fraction"] = float((rows == 0).all(axis=0).mean())
+    if len(rows) > 1:
+        if finite.all():
+            unit_variances = rows.var(axis=0)
+        else:
+            known = rows[:, finite.any(axis=0)]
+            unit_variances = np.nanvar(np.where(np.isfinite(known), known, np.nan), 0)
+        figures["batch_variance"] = float(unit_variances.mean())
+        figures["input_cosine"] = _input_cosine(rows[finite.all(axis=1)])
+    return figures
+
+
+def _input_cosine(rows: Array) -> float | None:
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    rows, lengths = rows[lengths > 0], lengths[lengths > 0]
+    count = len(rows)
+    if count < 2:
+        return None
+    # Of all pairs at once: |Σu|² is the sum of the cosines of all ordered pairs, each
+    # unit vector u with itself included.
+    total = (1 / lengths) @ rows
+    return float((total @ total - count) / (count * (count - 1)))
+
+
+def _saturated_fraction(x: Array, layer: Any) -> float | None:
+    ends = _ends(layer)
+    values = _finite(x)
+    if ends is None or not values.size:
+        return None
+    low, high, counts_low = ends
+    near = SATURATED * (high - low)
+    if values.min() < low - near or values.max() > high + near:
+        # Something else comes after the activation.
+        return None
+    saturated = values > high - near
+    if counts_low:
+        saturated |= values < low + near
+    return float(saturated.mean())
+
+
+def _ends(layer: Any) -> tuple[float, float, bool] | None:
+    """Return the range of a layer's bounded activation; does its low end count?"""
+    if isinstance(layer, keras.layers.Lambda):
+        return None  # what it computes need not be a nonlinearity, nor without effects
+    function = nonlinearity.own_nonlinearity(layer)
+    if function is None:
+        return None
+    try:
+        with keras.StatelessScope():
+            known = activations.resolve(function)
+    except (TypeError, ValueError):
+        return None
+    if known.function is None:
+        return None
+    with np.errstate(all="ignore"):
+        far = np.asarray(known.function(np.array([-1e9, -1e6, 1e6, 1e9])), np.float64)
+    low, high = min(far[0], far[3]), max(far[0], far[3])
+    settled = np.abs(far[[0, 3]] - far[[1, 2]]) <= SATURATED * (high - low) / 10
+    if not np.isfinite(far).all() or low == high or not settled.all():
+        return None
+    return float(low), float(high), known.family != "relu"
