@@ -96,18 +96,15 @@ class Auto(base.VarianceScaled):
         )
         self.seed = base.checked_seed(seed)
 
-    def values(
-        self,
-        shape: tuple[int, ...],
-        dtype: str,
-        construction: context.Construction | None,
-    ) -> Any:
-        """Return the drawn tensor; zeros for a bias."""
+    def variance(
+        self, shape: tuple[int, ...], construction: context.Construction | None
+    ) -> float:
+        """Return the Var(w) that one weight is drawn with; 0 for a bias."""
         if construction is not None and construction.weight == "bias":
-            return keras.ops.zeros(shape, dtype=dtype)
+            return 0.0
         rule = self.rule(construction)
-        mode = self.mode or rule.mode
-        return self.scaled(shape, dtype, construction, rule.gain, mode)
+        layout = base.layout_of(shape, construction)
+        return rule.gain**2 / layout.fans(shape).over(self.mode or rule.mode)
 
     def rule(self, construction: context.Construction | None) -> Rule:
         """Return the rule for one weight."""

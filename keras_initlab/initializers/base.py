@@ -67,23 +67,20 @@ class VarianceScaled(LayerInitializer):
         dtype: str,
         construction: context.Construction | None,
     ) -> Any:
-        """Return the drawn tensor."""
-        assert self.mode is not None
-        return self.scaled(shape, dtype, construction, self._gain, self.mode)
-
-    def scaled(
-        self,
-        shape: tuple[int, ...],
-        dtype: str,
-        construction: context.Construction | None,
-        gain: float,
-        mode: fans.Mode,
-    ) -> Any:
-        """Return the drawn tensor for one gain and mode."""
-        fan = layout_of(shape, construction).fans(shape).over(mode)
+        """Return the drawn tensor; zeros where the variance is 0."""
+        variance = self.variance(shape, construction)
+        if not variance:
+            return keras.ops.zeros(shape, dtype=dtype)
         random_generator = generator(self.seed, construction)
-        variance = gain**2 / fan
         return draws.draw(shape, variance, self.distribution, random_generator, dtype)
+
+    def variance(
+        self, shape: tuple[int, ...], construction: context.Construction | None
+    ) -> float:
+        """Return the Var(w) that one weight is drawn with."""
+        assert self.mode is not None
+        fan = layout_of(shape, construction).fans(shape).over(self.mode)
+        return self._gain**2 / fan
 
 
 def generator(

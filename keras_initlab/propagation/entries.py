@@ -1,0 +1,93 @@
+"""The first two moments of a weight's entries, as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_initlab import fans
+
+# Entries that are widened to float64 at a time: half a megabyte stays in cache.
+_PIECE = 2**16
+
+
+@dataclass(frozen=True)
+class WeightMoments:
+    """Moments of a weight's entries.
+
+    Attributes:
+        mean: E[w].
+        second_moment: E[w²], over all entries.
+        centred: everything but the receptive field's centre tap is zero, in a field of
+            more than one tap: padding then costs nothing.
+        sampled: no rule is known for the initializer: moments of one draw.
+    """
+
+    mean: float
+    second_moment: float
+    centred: bool = False
+    sampled: bool = False
+
+    @property
+    def variance(self) -> float:
+        """E[w²] − E[w]², at least 0; NaN where a moment is not finite."""
+        # In this order: max keeps its first argument where the comparison is with NaN.
+        return max(self.second_moment - self.mean**2, 0.0)
+
+
+def current_moments(
+    values: Any, layer: Any = None, weight: str | None = None
+) -> WeightMoments:
+    """Return the moments of a weight's values as they are now.
+
+    Accurate as in float64 whatever the dtype, so that a constant has variance 0 and
+    values far from 0 keep theirs. NaN where a value is not finite.
+
+    Args:
+        values: a Keras variable, a tensor or an array.
+        layer: the layer that holds it and `weight` its name there, which tell the axes
+            of a receptive field; without them as in `kernel_fans`.
+
+    >>> current_moments([[1.0, 3.0], [1.0, 3.0]])
+    WeightMoments(mean=2.0, second_moment=5.0, centred=False, sampled=False)
+
+    Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance",
+    equation 1.5, for the merging of pieces.
+    """
+    array = np.asarray(keras.ops.convert_to_numpy(values))
+    if not array.size:
+        return WeightMoments(0.0, 0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        counts, means, squares = np.array(list(_pieces(array.reshape(-1)))).T
+        mean = counts @ means / array.size
+        spread = squares.sum() + counts @ (means - mean) ** 2
+        second_moment = mean**2 + spread / array.size
+    centred = _is_centred(array, layer, weight)
+    return WeightMoments(float(mean), float(second_moment), centred)
+
+
+def _pieces(flat: NDArray[Any]) -> Iterator[tuple[int, float, float]]:
+    """Yield each piece's size, mean and sum of squared deviations from it."""
+    for at in range(0, flat.size, _PIECE):
+        piece = flat[at : at + _PIECE].astype(np.float64)
+        mean = piece.mean()
+        piece -= mean
+        yield piece.size, float(mean), float(piece @ piece)
+
+
+def _is_centred(array: NDArray[Any], layer: Any, weight: str | None) -> bool:
+    if array.ndim < 2:
+        return False
+    field = fans.kernel_layout(layer, weight, array.shape).field
+    if all(array.shape[axis] == 1 for axis in field):
+        return False
+    centre: list[Any] = [slice(None)] * array.ndim
+    for axis in field:
+        # Of an even size the one before the middle, as `initlab>` initializers have it.
+        centre[axis] = (array.shape[axis] - 1) // 2
+    return bool(0 < np.count_nonzero(array[tuple(centre)]) == np.count_nonzero(array))
