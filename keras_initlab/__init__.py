@@ -9,6 +9,8 @@ Initialise   `Auto` ("initlab>auto"), `Scaled` ("initlab>scaled"); the classics 
              `ClassPriorBias`, `ForgetGateBias`)
 Fans         `kernel_fans`; `kernel_layout.register` for layers of your own
 Rewrite      `rewrite_initializers(model)` -> `Plan`
+Predict      `propagate(model)`, without data; `keras_initlab.propagation` for rules of
+             your own
 Watch        `VarianceMonitor()` in `callbacks=`; its figures are `LayerStats`
 """
 
@@ -38,8 +40,10 @@ from keras_initlab.initializers import (
 )
 
 if TYPE_CHECKING:
+    from keras_initlab.measurement import measure
     from keras_initlab.monitor import VarianceMonitor
     from keras_initlab.plan import Plan
+    from keras_initlab.propagation import propagate
     from keras_initlab.rewrite import rewrite_initializers
     from keras_initlab.stats import LayerStats
 
@@ -49,6 +53,8 @@ _LATER = {
     "LayerStats": "stats",
     "Plan": "plan",
     "VarianceMonitor": "monitor",
+    "measure": "measurement",
+    "propagate": "propagation",
     "rewrite_initializers": "rewrite",
 }
 
@@ -76,6 +82,8 @@ __all__ = [
     "__version__",
     "kernel_fans",
     "kernel_layout",
+    "measure",
+    "propagate",
     "rewrite_initializers",
 ]
 

@@ -1,1 +1,26 @@
-"""How signals travel through a model's graph."""
+"""How signals travel through a model's graph, predicted without data.
+
+`propagate` walks the graph; `output_moments` says what a layer makes of its inputs'
+signals; the rules stand in `rules/`, one file a family.
+"""
+
+from keras_initlab.propagation import rules as rules
+from keras_initlab.propagation.combining import add, concatenate, multiply
+from keras_initlab.propagation.dispatch import UnknownLayer, output_moments
+from keras_initlab.propagation.elementwise import affine, apply
+from keras_initlab.propagation.predict import PropagationError
+from keras_initlab.propagation.forward import propagate
+from keras_initlab.propagation.signal import Signal
+
+__all__ = [
+    "PropagationError",
+    "Signal",
+    "UnknownLayer",
+    "add",
+    "affine",
+    "apply",
+    "concatenate",
+    "multiply",
+    "output_moments",
+    "propagate",
+]

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras.src.models.functional import Functional
+from keras.src.ops.function import Function
 
 from keras_initlab import activations, nonlinearity
 
@@ -89,16 +90,72 @@ def graph_of(model: Any) -> Graph:
             "Expected a functional or a built Sequential model, whose graph can be "
             f"walked. Received: {type(model).__name__} {model.name!r}"
         )
-    return _Walk(model).graph
+    return _Walk(_functional(model)).graph
+
+
+def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
+    """Return the graph of the calls inside a composite layer or subclassed model.
+
+    Its `call` is run on symbols of the shapes in `arguments`, and leaves no trace.
+
+    Args:
+        layer: a built layer or model that holds others.
+        arguments: (args, kwargs) of its call, with objects that have a `shape` in
+            place of tensors.
+        training: passed on where `call` takes it.
+
+    Returns:
+        The graph from those tensors, in order, to the outputs; None where `call`
+        cannot be run on symbols, or does not show in a graph what it does.
+    """
+    if has_graph(layer):
+        return graph_of(layer)
+    inside = [one for one in layer._flatten_layers(include_self=False)]
+    if not inside:
+        return None
+    counts = [(one, len(one._inbound_nodes)) for one in (layer, *inside)]
+    outbound = [(one, len(one._outbound_nodes)) for one in (layer, *inside)]
+    symbols: list[Any] = []
+
+    def symbol(one: Any) -> Any:
+        if not isinstance(getattr(one, "shape", None), tuple):
+            return one
+        made = keras.Input(batch_shape=tuple(one.shape), dtype=_dtype_of(layer))
+        symbols.append(made)
+        return made
+
+    try:
+        args, kwargs = keras.tree.map_structure(symbol, arguments)
+        if layer._call_has_training_arg:
+            kwargs = {**kwargs, "training": training}
+        outputs = type(layer).call(layer, *args, **kwargs)
+        functional = Function(symbols, keras.tree.flatten(outputs))
+        return _Walk(functional).graph
+    except Exception:
+        # Whatever a call trips over on symbols (a backend's own functions, values
+        # that are asked for): it is then measured as a whole.
+        return None
+    finally:
+        for one, count in counts:
+            del one._inbound_nodes[count:]
+        for one, count in outbound:
+            del one._outbound_nodes[count:]
+
+
+def _dtype_of(layer: Any) -> str:
+    first = next(
+        (one for one in layer._flatten_layers() if not isinstance(one, keras.Model)),
+        None,
+    )
+    return "int32" if isinstance(first, keras.layers.Embedding) else layer.compute_dtype
 
 
 class _Walk:
     """Numbers the tensors of a model and lists its calls."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, functional: Any) -> None:
         self._tensors = 0
         self._raw: list[tuple[Any, str, tuple[int, ...], tuple[int, ...], Any]] = []
-        functional = _functional(model)
         inputs = self._number(functional.inputs)
         outputs = self._enter(functional, inputs, "")
         self.graph = Graph(tuple(self._calls()), tuple(inputs), tuple(outputs))
@@ -225,7 +282,7 @@ def _bare_nonlinearity(call: Call) -> Any:
     kind = type(call.operation).__name__
     if len(call.inputs) != 1 or kind in _TRANSPARENT_OPERATIONS:
         return None
-    function = _as_function(call)
+    function = as_function(call)
     try:
         resolved = activations.resolve(function)
     except (TypeError, ValueError):
@@ -235,7 +292,8 @@ def _bare_nonlinearity(call: Call) -> Any:
     return None if _is_affine(call) else resolved
 
 
-def _as_function(call: Call) -> Any:
+def as_function(call: Call) -> Any:
+    """Return a bare operation on one tensor as a function of that tensor."""
     arguments = call.node.arguments
     symbol = id(call.node.input_tensors[0])
 
@@ -251,7 +309,7 @@ def _is_affine(call: Call) -> bool:
     if len(call.inputs) != 1:
         return False
     try:
-        function = activations.resolve(_as_function(call)).function
+        function = activations.resolve(as_function(call)).function
     except (TypeError, ValueError):
         return False
     if function is None:
@@ -262,3 +320,34 @@ def _is_affine(call: Call) -> bool:
 
 def _has_kernel(operation: Any) -> bool:
     return any(name.endswith("kernel_initializer") for name in vars(operation))
+
+
+def built_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
+    """Return name and shape of each input that a subclassed model was built for."""
+    recorded = model._build_shapes_dict or {}
+    found: list[tuple[str, tuple[int | None, ...]]] = []
+    for name, shapes in recorded.items():
+        flat: list[Any] = []
+        keras.tree.map_shape_structure(flat.append, shapes)
+        for index, shape in enumerate(flat):
+            label = name if len(flat) == 1 else f"{name}_{index}"
+            found.append((label.removesuffix("_shape"), (None, *tuple(shape)[1:])))
+    return found
+
+
+_STANDARDISING = (keras.layers.Normalization, keras.layers.Rescaling)
+
+
+def standardised(graph: Graph) -> frozenset[int]:
+    """Return the ids of the last layers of Normalization and Rescaling behind inputs."""
+    found: set[int] = set()
+    for tensor in graph.inputs:
+        last = None
+        while len(readers := graph.consumers.get(tensor, ())) == 1:
+            if not isinstance(readers[0].operation, _STANDARDISING):
+                break
+            last = readers[0]
+            tensor = last.outputs[0]
+        if last is not None:
+            found.add(id(last.operation))
+    return frozenset(found)

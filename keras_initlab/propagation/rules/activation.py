@@ -1,0 +1,97 @@
+"""Activation layers, and activations that mix units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_initlab import activations
+from keras_initlab.propagation.combining import multiply
+from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
+from keras_initlab.propagation.elementwise import apply
+from keras_initlab.propagation.shaping import take
+from keras_initlab.propagation.signal import Gradient, Signal
+from keras_initlab.propagation.softmax import softmax_moments
+
+
+@layer_rule("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
+def activation(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal behind an activation layer."""
+    function = getattr(layer, "activation", None)
+    return activate(x, layer if function is None else function)
+
+
+@layer_rule("Lambda")
+def anonymous(layer: Any, x: Any, *, context: Any) -> Signal:
+    """Return the signal behind a function, where that is elementwise."""
+    if layer.arguments or not isinstance(x, Signal):
+        raise UnknownLayer("Lambda")
+    try:
+        return apply(x, layer.function)
+    except (TypeError, ValueError):
+        raise UnknownLayer("Lambda") from None
+
+
+@layer_rule("Softmax")
+def softmax_layer(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
+    """Return the signal behind a softmax along the layer's axis."""
+    axis = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+    return softmax(x.with_units(tuple(axis)))
+
+
+def activate(x: Signal, function: Any) -> Signal:
+    """Return φ(x) for any activation: elementwise, softmax, GLU.
+
+    Raises:
+        UnknownLayer: nothing is known of φ.
+    """
+    try:
+        known = activations.resolve(function)
+    except (TypeError, ValueError):
+        raise UnknownLayer(repr(function)) from None
+    if known.name == "softmax":
+        return softmax(x.with_units((len(x.shape) - 1,)))
+    if known.name == "glu":
+        half = (x.shape[-1] or 2) // 2
+        # Two halves of the units know no more of each other than any two units.
+        left, right = take(x, -1, 0, half), take(x, -1, half, 2 * half)
+        return multiply(left, apply(right, "sigmoid"))
+    if known.function is None:
+        raise UnknownLayer(known.name)
+    return apply(x, known)
+
+
+# Logits of such a variance are no Gaussian's: some are set far below the others.
+_MASKED = 1e6
+
+
+def softmax(x: Signal) -> Signal:
+    """Return eˣ / Σ eˣ over the units of Gaussian logits.
+
+    What the units of one input and position share shifts all logits, and is lost.
+
+    Raises:
+        UnknownLayer: some logits are masked; nobody knows which.
+    """
+    count = x.size(x.units)
+    centred = x.pairs[0] - x.pairs[1]
+    spread = max(0.0, float(centred[0, 0]))
+    if not spread < _MASKED:
+        raise UnknownLayer("a softmax of logits that a mask has moved")
+    moments = softmax_moments(count, round(spread, 12))
+    mean = 1.0 / count
+    pairs = np.empty((2, 2, 2))
+    # E[a a'] between two draws grows with the covariance of their logits as it does
+    # for small ones, e^cov, up to that of a draw with itself.
+    top = np.log(max(moments.second / mean**2, 1.0))
+    share = np.clip(centred / spread, 0.0, 1.0) if spread > 0 else np.ones((2, 2))
+    pairs[0] = mean**2 * np.exp(top * share)
+    # The units of a position sum to 1: Σᵢⱼ aᵢ a'ⱼ = 1.
+    pairs[1] = (1 - count * pairs[0]) / max(count * (count - 1), 1)
+    slope = moments.jacobian
+
+    def pull(gradient: Gradient) -> Gradient:
+        return Gradient(gradient.second * slope)
+
+    return x.evolve(mean=mean, pairs=pairs, near={}, parents=((x, pull),))

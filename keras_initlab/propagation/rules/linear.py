@@ -1,0 +1,275 @@
+"""Dense, EinsumDense, Embedding and convolutions of every kind."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+from keras_initlab import fans
+from keras_initlab.propagation.dispatch import layer_rule
+from keras_initlab.propagation.elementwise import apply
+from keras_initlab.propagation.mixing import mix
+from keras_initlab.propagation.signal import Signal
+from keras_initlab.propagation.windows import Window
+
+
+def activated(layer: Any, signal: Signal, context: Any) -> Signal:
+    """Return the signal behind the layer's own activation."""
+    function = getattr(layer, "activation", None)
+    if function is None:
+        return signal
+    return context.activate(signal, function)
+
+
+@layer_rule("Dense")
+def dense(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal behind a Dense layer."""
+    last = len(x.shape) - 1
+    x = x.with_units((last,))
+    z = mix(
+        x,
+        context.draw(layer, "kernel"),
+        shape=(*x.shape[:-1], layer.units),
+        units=(last,),
+        fan=int(x.shape[-1] or 1),
+        copies=layer.units,
+        bias=context.optional_weight(layer, "bias"),
+    )
+    return activated(layer, z, context)
+
+
+@layer_rule("EinsumDense")
+def einsum_dense(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal behind an EinsumDense layer, axes by its equation."""
+    source, kernel, made = _equation(layer.equation, len(x.shape))
+    # A size that the layer was told to leave open is that of the input.
+    known = dict(zip(source, x.shape, strict=True))
+    shape = tuple(
+        known.get(axis) if size is None else size
+        for axis, size in zip(made, layer.compute_output_shape(x.shape), strict=True)
+    )
+    sizes = dict(zip(kernel, layer.kernel.shape, strict=True))
+    summed = [axis for axis in source if axis in kernel and axis not in made]
+    fresh = [axis for axis in made if axis not in source]
+    own = [axis for axis in kernel if axis in source and axis in made]
+    x = x.with_units(tuple(source.index(axis) for axis in summed) or x.units)
+    units = tuple(made.index(axis) for axis in fresh)
+    kept = {
+        source.index(a): made.index(a) for a in source if a in made and a != source[0]
+    }
+    z = mix(
+        x,
+        context.draw(layer, "kernel"),
+        shape=shape,
+        units=units or (len(made) - 1,),
+        fan=math.prod(sizes[axis] for axis in summed),
+        copies=math.prod(sizes[axis] for axis in fresh),
+        bias=context.optional_weight(layer, "bias"),
+        kept=kept,
+        own_positions=bool(own),
+    )
+    return activated(layer, z, context)
+
+
+def _equation(equation: str, rank: int) -> tuple[str, str, str]:
+    read, made = equation.replace(" ", "").split("->")
+    source, kernel = read.split(",")
+    if "..." in source:
+        free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
+        filling = "".join(free[: rank - len(source.replace("...", ""))])
+        source = source.replace("...", filling)
+        made = made.replace("...", filling)
+    return source, kernel, made
+
+
+@layer_rule("Embedding", "ReversibleEmbedding")
+def embedding(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal of looked-up rows; tokens are taken for different."""
+    moments = context.weight(layer, "embeddings")
+    shape = (*x.shape, layer.output_dim)
+    made = Signal.independent(shape, moments.mean, moments.variance)
+    alike = 1.0 / max(int(layer.input_dim), 1)
+    made.pairs[0, 1, :] += moments.variance * alike
+    made.pairs[0, 0, 1] += moments.variance * alike
+    rule = (
+        layer,
+        "embeddings",
+        lambda gradient: gradient.second * alike * x.size(x.axes),
+    )
+    return made.evolve(weights=(rule,))
+
+
+def _spatial(layer: Any, x: Signal) -> tuple[tuple[int, ...], int]:
+    """Return the axes of the positions and that of the channels."""
+    rank = len(x.shape)
+    if layer.data_format == "channels_first":
+        return tuple(range(2, rank)), 1
+    return tuple(range(1, rank - 1)), rank - 1
+
+
+def _windows(layer: Any, x: Signal, places: tuple[int, ...]) -> dict[int, Window]:
+    centred = False
+    found = {}
+    for index, axis in enumerate(places):
+        found[axis] = Window(
+            x.shape[axis],
+            layer.kernel_size[index],
+            layer.strides[index],
+            layer.dilation_rate[index],
+            layer.padding,
+            centred,
+        )
+    return found
+
+
+def convolve(
+    layer: Any,
+    x: Signal,
+    weight: str,
+    filters: int,
+    context: Any,
+    *,
+    windows: dict[int, Window],
+    channel: int,
+    groups: int = 1,
+    per_unit: bool = False,
+    bias: str | None = "bias",
+) -> Signal:
+    """Return the signal behind one kernel that slides over positions."""
+    shape = list(x.shape)
+    for axis, window in windows.items():
+        shape[axis] = window.output_length
+    channels = int(x.shape[channel] or 1)
+    shape[channel] = filters
+    return mix(
+        x,
+        context.draw(layer, weight),
+        shape=tuple(shape),
+        units=(channel,),
+        fan=1 if per_unit else channels // groups,
+        copies=filters / channels if per_unit else filters / groups,
+        bias=context.optional_weight(layer, bias) if bias else None,
+        windows=windows,
+        per_unit=per_unit,
+    )
+
+
+@layer_rule("Conv1D", "Conv2D", "Conv3D")
+def conv(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal behind a convolution."""
+    places, channel = _spatial(layer, x)
+    x = x.with_units((channel,))
+    windows = _centred(layer, "kernel", _windows(layer, x, places), context)
+    z = convolve(
+        layer,
+        x,
+        "kernel",
+        layer.filters,
+        context,
+        windows=windows,
+        channel=channel,
+        groups=layer.groups,
+    )
+    return activated(layer, z, context)
+
+
+def _centred(
+    layer: Any, weight: str, windows: dict[int, Window], context: Any
+) -> dict[int, Window]:
+    if not context.weight(layer, weight).centred:
+        return windows
+    return {
+        axis: Window(
+            w.length,
+            w.size,
+            w.stride,
+            w.dilation,
+            w.padding,
+            True,
+            w.transposed,
+            w.extra,
+        )
+        for axis, w in windows.items()
+    }
+
+
+@layer_rule("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
+def conv_transpose(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal behind a transposed convolution."""
+    places, channel = _spatial(layer, x)
+    x = x.with_units((channel,))
+    extra = layer.output_padding
+    extras = extra if isinstance(extra, tuple | list) else [extra] * len(places)
+    windows = {
+        axis: Window(
+            x.shape[axis],
+            layer.kernel_size[i],
+            layer.strides[i],
+            layer.dilation_rate[i],
+            layer.padding,
+            transposed=True,
+            extra=extras[i],
+        )
+        for i, axis in enumerate(places)
+    }
+    windows = _centred(layer, "kernel", windows, context)
+    z = convolve(
+        layer, x, "kernel", layer.filters, context, windows=windows, channel=channel
+    )
+    return activated(layer, z, context)
+
+
+@layer_rule("DepthwiseConv1D", "DepthwiseConv2D")
+def depthwise(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal behind a convolution of each channel by itself."""
+    places, channel = _spatial(layer, x)
+    x = x.with_units((channel,))
+    filters = layer.depth_multiplier * int(x.shape[channel] or 1)
+    windows = _centred(layer, "kernel", _windows(layer, x, places), context)
+    z = convolve(
+        layer,
+        x,
+        "kernel",
+        filters,
+        context,
+        windows=windows,
+        channel=channel,
+        per_unit=True,
+    )
+    return activated(layer, z, context)
+
+
+@layer_rule("SeparableConv1D", "SeparableConv2D")
+def separable(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal behind a depthwise and a pointwise kernel."""
+    places, channel = _spatial(layer, x)
+    x = x.with_units((channel,))
+    filters = layer.depth_multiplier * int(x.shape[channel] or 1)
+    windows = _centred(layer, "depthwise_kernel", _windows(layer, x, places), context)
+    z = convolve(
+        layer,
+        x,
+        "depthwise_kernel",
+        filters,
+        context,
+        windows=windows,
+        channel=channel,
+        per_unit=True,
+        bias=None,
+    )
+    z = convolve(
+        layer,
+        z,
+        "pointwise_kernel",
+        layer.filters,
+        context,
+        windows={},
+        channel=channel,
+    )
+    return activated(layer, z, context)
+
+
+__all__ = ["activated", "convolve"]
+_ = fans, keras, apply

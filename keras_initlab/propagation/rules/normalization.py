@@ -1,0 +1,119 @@
+"""Normalisation layers, and scales that are learned or given."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
+from keras_initlab.propagation.elementwise import affine
+from keras_initlab.propagation.normalizing import (
+    ONES,
+    ZEROS,
+    from_statistics,
+    normalise,
+)
+from keras_initlab.propagation.signal import Signal
+
+
+def _axes(layer: Any, x: Signal) -> tuple[int, ...]:
+    axis = layer.axis
+    axes = axis if isinstance(axis, list | tuple) else [axis]
+    return tuple(sorted(one % len(x.shape) for one in axes))
+
+
+def _scale_and_shift(
+    layer: Any, context: Any, scale: str = "gamma", shift: str = "beta"
+) -> dict[str, Any]:
+    return {
+        "scale": context.optional_weight(layer, scale) or ONES,
+        "shift": context.optional_weight(layer, shift) or ZEROS,
+    }
+
+
+@layer_rule("BatchNormalization")
+def batch_normalization(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal behind batch statistics, or the moving ones in inference."""
+    x = x.with_units(_axes(layer, x))
+    rest = _scale_and_shift(layer, context)
+    if context.training and layer.trainable:
+        if getattr(layer, "renorm", False):
+            raise UnknownLayer("BatchNormalization(renorm=True)")
+        return normalise(x, positions=True, inputs=True, epsilon=layer.epsilon, **rest)
+    mean, variance = (
+        keras.ops.convert_to_numpy(one)
+        for one in (layer.moving_mean, layer.moving_variance)
+    )
+    return from_statistics(x, mean, variance, epsilon=layer.epsilon, **rest)
+
+
+@layer_rule("LayerNormalization")
+def layer_normalization(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal behind the statistics of each input's units."""
+    x = x.with_units(_axes(layer, x))
+    rest = _scale_and_shift(layer, context)
+    number = float(x.size(x.units))
+    # What Keras calls RMS scaling leaves the mean in, and divides by the deviation.
+    centre = not getattr(layer, "rms_scaling", False)
+    return normalise(
+        x, units=number, epsilon=layer.epsilon, centre=centre, about_mean=True, **rest
+    )
+
+
+@layer_rule("RMSNormalization")
+def rms_normalization(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal divided by its root mean square over the units."""
+    x = x.with_units(_axes(layer, x))
+    rest = _scale_and_shift(layer, context, "scale", "")
+    number = float(x.size(x.units))
+    return normalise(x, units=number, epsilon=layer.epsilon, centre=False, **rest)
+
+
+@layer_rule("GroupNormalization")
+def group_normalization(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal behind the statistics of groups of channels."""
+    x = x.with_units(_axes(layer, x))
+    number = x.size(x.units)
+    groups = number if layer.groups == -1 else layer.groups
+    return normalise(
+        x,
+        units=number / groups,
+        positions=True,
+        epsilon=layer.epsilon,
+        **_scale_and_shift(layer, context),
+    )
+
+
+@layer_rule("UnitNormalization")
+def unit_normalization(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal at length 1 along the layer's axes."""
+    x = x.with_units(_axes(layer, x))
+    number = float(x.size(x.units))
+    whole = normalise(x, units=number, centre=False)
+    return affine(whole, 1 / math.sqrt(number))
+
+
+@layer_rule("Normalization")
+def normalization(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the signal behind statistics that were adapted or given."""
+    mean, variance = (
+        np.asarray(keras.ops.convert_to_numpy(one), np.float64)
+        for one in (layer.mean, layer.variance)
+    )
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    if getattr(layer, "invert", False):
+        return from_statistics(x, -mean / deviation, 1 / deviation**2, epsilon=0.0)
+    return from_statistics(x, mean, deviation**2, epsilon=0.0)
+
+
+@layer_rule("Rescaling")
+def rescaling(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return scale · x + offset."""
+    scale, offset = (np.asarray(one, float) for one in (layer.scale, layer.offset))
+    if scale.size == offset.size == 1:
+        return affine(x, float(scale.ravel()[0]), float(offset.ravel()[0]))
+    scale, offset = np.broadcast_arrays(scale, offset)
+    return from_statistics(x, -offset / scale, 1 / scale**2, epsilon=0.0)

@@ -1,0 +1,102 @@
+"""Pooling: neighbours' correlation is what the signal says it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_initlab.propagation.averaging import adaptive_rows, averaged, blended
+from keras_initlab.propagation.dispatch import layer_rule
+from keras_initlab.propagation.pooling import maximum
+from keras_initlab.propagation.shaping import collapse
+from keras_initlab.propagation.signal import Signal
+from keras_initlab.propagation.windows import Window
+
+_RANKS = ("1D", "2D", "3D")
+
+
+def _places(layer: Any, x: Signal) -> tuple[tuple[int, ...], int]:
+    rank = len(x.shape)
+    if layer.data_format == "channels_first":
+        return tuple(range(2, rank)), 1
+    return tuple(range(1, rank - 1)), rank - 1
+
+
+def _windows(layer: Any, x: Signal) -> dict[int, Window]:
+    places, _ = _places(layer, x)
+    sizes, strides = layer.pool_size, layer.strides
+    return {
+        axis: Window(x.shape[axis], sizes[i], strides[i], padding=layer.padding)
+        for i, axis in enumerate(places)
+    }
+
+
+@layer_rule(*(f"AveragePooling{rank}" for rank in _RANKS))
+def average(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the means of windows; padding is not counted in."""
+    x = x.with_units((_places(layer, x)[1],))
+    return averaged(x, _windows(layer, x))
+
+
+@layer_rule(*(f"MaxPooling{rank}" for rank in _RANKS))
+def greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the greatest value of each window."""
+    x = x.with_units((_places(layer, x)[1],))
+    return maximum(x, _windows(layer, x))
+
+
+def _adaptive(layer: Any, x: Signal) -> dict[int, Window]:
+    places, _ = _places(layer, x)
+    found = {}
+    for i, axis in enumerate(places):
+        length, outputs = x.shape[axis] or layer.output_size[i], layer.output_size[i]
+        size = max(1, -(-length // outputs))
+        stride = max(1, length // outputs)
+        found[axis] = Window(x.shape[axis], size, stride)
+    return found
+
+
+@layer_rule(*(f"AdaptiveAveragePooling{rank}" for rank in _RANKS))
+def adaptive_average(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the means of as many windows as the layer makes outputs."""
+    places, channel = _places(layer, x)
+    if any(x.shape[axis] is None for axis in places):
+        return _fitted(layer, averaged(x.with_units((channel,)), _adaptive(layer, x)))
+    rows = {
+        axis: adaptive_rows(int(x.shape[axis] or 1), layer.output_size[i])
+        for i, axis in enumerate(places)
+    }
+    shape = tuple(layer.compute_output_shape(x.shape))
+    return blended(x.with_units((channel,)), rows, shape)
+
+
+@layer_rule(*(f"AdaptiveMaxPooling{rank}" for rank in _RANKS))
+def adaptive_greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the greatest value of as many windows as the layer makes outputs."""
+    x = x.with_units((_places(layer, x)[1],))
+    return _fitted(layer, maximum(x, _adaptive(layer, x)))
+
+
+def _fitted(layer: Any, x: Signal) -> Signal:
+    shape = list(x.shape)
+    for i, axis in enumerate(_places(layer, x)[0]):
+        shape[axis] = layer.output_size[i]
+    return x.evolve(
+        shape=tuple(shape), profile={}, parents=((x, lambda gradient: gradient),)
+    )
+
+
+@layer_rule(*(f"GlobalAveragePooling{rank}" for rank in _RANKS))
+def global_average(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
+    """Return the mean over all positions."""
+    places, channel = _places(layer, x)
+    return collapse(x.with_units((channel,)), places, keepdims=layer.keepdims)
+
+
+@layer_rule(*(f"GlobalMaxPooling{rank}" for rank in _RANKS))
+def global_greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the greatest value over all positions."""
+    places, channel = _places(layer, x)
+    x = x.with_units((channel,))
+    windows = {axis: Window(x.shape[axis], x.shape[axis] or 64) for axis in places}
+    pooled = maximum(x, windows)
+    return pooled if layer.keepdims else collapse(pooled, places)

@@ -1,0 +1,353 @@
+"""Signal: what is known of a tensor before any data has been seen.
+
+A random network treats the units of a layer alike, the positions of a map alike and
+the inputs of a batch alike, on average over its weights. So a tensor is described by
+its mean and by the second moment of two of its elements, which may differ in unit, in
+position, in input or in several of these: eight numbers. What breaks the symmetry,
+borders that padding has thinned and parts that were joined, is kept as a profile.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Shape = tuple[int | None, ...]
+
+# Stands for a size that is not known when pairs are counted: most pairs differ.
+_MANY = 64
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Second moments of the loss's gradient at a tensor.
+
+    Attributes:
+        second: E[g²] of an element.
+        position: E[g g'] of two elements of one unit and input at two positions.
+        profile: g's second moment along an axis relative to its mean, by axis.
+        inputs: Σ E[g g'] over all other inputs of the batch, g' at any position. Only
+            where inputs meet, in batch statistics, do their gradients know each other.
+    """
+
+    second: float
+    position: float = 0.0
+    profile: dict[int, Array] = field(default_factory=dict)
+    inputs: float = 0.0
+
+    def times(
+        self,
+        factor: float,
+        position: float | None = None,
+        inputs: float | None = None,
+    ) -> Gradient:
+        """Return the gradient scaled, `position` and `inputs` by their own factors."""
+        cross = factor if position is None else position
+        return Gradient(
+            self.second * factor,
+            self.position * cross,
+            self.profile,
+            self.inputs * (cross if inputs is None else inputs),
+        )
+
+    def even(self, axes: tuple[int, ...]) -> float:
+        """Return `position` as it would be without the profile along `axes`."""
+        uneven = math.prod(
+            float(np.sqrt(values).mean()) ** 2
+            for axis, values in self.profile.items()
+            if axis in axes
+        )
+        return self.position / (uneven or 1.0)
+
+    def plus(self, other: Gradient) -> Gradient:
+        """Return the sum of two gradients that do not know each other."""
+        total = self.second + other.second
+        profile = {}
+        if total > 0:
+            for axis in {*self.profile, *other.profile}:
+                one = self.profile.get(axis, np.float64(1.0))
+                two = other.profile.get(axis, np.float64(1.0))
+                mixed = (self.second * one + other.second * two) / total
+                profile[axis] = np.asarray(mixed)
+        return Gradient(
+            total,
+            self.position + other.position,
+            profile,
+            self.inputs + other.inputs,
+        )
+
+
+Pull = Callable[[Gradient], Gradient]
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """An elementwise function of a Gaussian tensor, and its derivative.
+
+    Attributes:
+        value, slope: the function and its derivative; their means over the cases.
+        affine: (scale, shift) where it is affine: the tensor is then Gaussian, too.
+        cases: functions and their probabilities, of which one is drawn for each
+            element, as by dropout; empty where nothing is drawn.
+        by_position: whether each position has a draw of its own.
+    """
+
+    value: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+    affine: tuple[float, float] | None = None
+    cases: tuple[tuple[float, Function], ...] = ()
+    by_position: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """The moments of one tensor, of shape (batch, ...).
+
+    Attributes:
+        shape: sizes, None where unknown; the first axis is the batch.
+        units: the axes that number units; all others but the batch are positions.
+        mean: E[x].
+        pairs: `pairs[u, p, i]` is E[x x'] of two elements that differ in unit (u=1),
+            position (p=1), input (i=1); `pairs[0, 0, 0]` is the second moment.
+        near: E[x x'] at a distance of 1, 2, … along an axis, where it is not
+            `pairs[0, 1, 0]`.
+        profile: second moment along an axis relative to its mean, where it varies.
+        terms: the signals that this one is a sum of, with their factors, by serial
+            number; empty where it is a term of its own.
+        base, function: the Gaussian signal that this one is a function of.
+        parts, joint: the signals that this one was joined of, and along which axis;
+            empty where nothing was.
+        parents: the signals that it is made of, each with the rule that turns the
+            gradient here into the gradient there.
+        notes: as `parents`, for signals that the gradient passes by on another way.
+        weights: gradient rules of the weights that made it, by layer and name.
+        measured: whether a sample was measured on the way, for want of a rule.
+    """
+
+    shape: Shape
+    units: tuple[int, ...]
+    mean: float
+    pairs: Array
+    near: dict[int, Array] = field(default_factory=dict)
+    profile: dict[int, Array] = field(default_factory=dict)
+    terms: dict[int, tuple[float, Signal]] = field(default_factory=dict)
+    base: Signal | None = None
+    function: Function | None = None
+    parts: tuple[Signal, ...] = ()
+    joint: int = 0
+    parents: tuple[tuple[Signal, Pull], ...] = ()
+    notes: tuple[tuple[Signal, Pull], ...] = ()
+    weights: tuple[tuple[Any, str, Callable[[Gradient], float]], ...] = ()
+    measured: bool = False
+    serial: int = field(default_factory=lambda: next(_serial))
+
+    @staticmethod
+    def independent(
+        shape: Shape, mean: float = 0.0, variance: float = 1.0, **rest: Any
+    ) -> Signal:
+        """Return the signal of independent elements, units along the last axis."""
+        pairs = np.full((2, 2, 2), float(mean) ** 2)
+        pairs[0, 0, 0] += variance
+        units = (len(shape) - 1,) if len(shape) > 1 else ()
+        return Signal(tuple(shape), units, mean, pairs, **rest)
+
+    @property
+    def second(self) -> float:
+        """E[x²]."""
+        return float(self.pairs[0, 0, 0])
+
+    @property
+    def variance(self) -> float:
+        """E[x²] - E[x]²."""
+        return max(0.0, self.second - self.mean**2)
+
+    @property
+    def batch_variance(self) -> float:
+        """Variance over inputs, averaged over units and positions."""
+        return max(0.0, float(self.pairs[0, 0, 0] - self.pairs[0, 0, 1]))
+
+    @property
+    def cosine(self) -> float | None:
+        """Cosine between two inputs' tensors; None where all is zero."""
+        if not self.second > 0:
+            return None
+        return float(np.clip(self.pairs[0, 0, 1] / self.second, -1.0, 1.0))
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """All axes but the batch."""
+        return tuple(range(1, len(self.shape)))
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The axes that number positions."""
+        return tuple(axis for axis in self.axes if axis not in self.units)
+
+    def size(self, axes: tuple[int, ...]) -> int:
+        """Return how many elements `axes` number; unknown sizes count as many."""
+        return math.prod(self.shape[axis] or _MANY for axis in axes)
+
+    @property
+    def unevenness(self) -> float:
+        """E[√profile]² over positions: what two positions share of an even signal's."""
+        return math.prod(
+            float(np.sqrt(values).mean()) ** 2
+            for axis, values in self.profile.items()
+            if axis in self.positions
+        )
+
+    def evolve(self, **changes: Any) -> Signal:
+        """Return a signal of its own with `changes`, which remembers nothing else."""
+        fresh: dict[str, Any] = {
+            "terms": {},
+            "base": None,
+            "function": None,
+            "parts": (),
+            "parents": (),
+            "notes": (),
+            "weights": (),
+            "serial": next(_serial),
+        }
+        return replace(self, **{**fresh, **changes})
+
+    def origins(self) -> dict[int, tuple[float, Signal]]:
+        """Return the signals that this one is a sum of; itself where it is none."""
+        return self.terms or {self.serial: (1.0, self)}
+
+    def vector(self) -> Array:
+        """Return all second moments in a row: pairs, then near ones by axis."""
+        near = [self.near[axis] for axis in sorted(self.near)]
+        return np.concatenate([self.pairs.ravel(), *near])
+
+    def split(self, vector: Array) -> tuple[Array, dict[int, Array]]:
+        """Return pairs and near moments from a row laid out as `vector`."""
+        near, start = {}, 8
+        for axis in sorted(self.near):
+            end = start + len(self.near[axis])
+            near[axis] = vector[start:end]
+            start = end
+        return vector[:8].reshape(2, 2, 2), near
+
+    def with_units(self, units: tuple[int, ...]) -> Signal:
+        """Return the same tensor seen with other axes as its units.
+
+        The second moment of a pair is averaged over the pairs that become one kind.
+        """
+        units = tuple(sorted(axis % len(self.shape) for axis in units))
+        if units == self.units:
+            return self
+        pairs = relabelled(self, units)
+        return self.evolve(
+            units=units,
+            pairs=pairs,
+            near={},
+            terms=self.terms,
+            base=self.base,
+            function=self.function,
+            parts=tuple(part.with_units(units) for part in self.parts),
+            parents=((self, _relabelling(self, units)),),
+        )
+
+
+def _relabelling(signal: Signal, units: tuple[int, ...]) -> Pull:
+    """Return a gradient's way back to a signal that was seen with other units.
+
+    Gradients of different units do not know each other: of two positions that are
+    apart along an axis of units nothing is left.
+    """
+    places = signal.size(signal.positions)
+    common = signal.size(tuple(axis for axis in signal.positions if axis not in units))
+    position = (common - 1) / (places - 1) if places > 1 else 1.0
+
+    def pull(gradient: Gradient) -> Gradient:
+        return gradient.times(1.0, position, common / places if places else 1.0)
+
+    return pull
+
+
+def relabelled(signal: Signal, units: tuple[int, ...]) -> Array:
+    """Return the pairs of `signal` with other axes as its units."""
+    axes = signal.axes
+    total = np.zeros((2, 2, 2))
+    count = np.zeros((2, 2, 1))
+    for differ in itertools.product((False, True), repeat=len(axes)):
+        sizes = zip(axes, differ, strict=True)
+        number = math.prod(
+            (signal.shape[axis] or _MANY) - 1 if other else 1 for axis, other in sizes
+        )
+        if not number:
+            continue
+        apart = [axis for axis, other in zip(axes, differ, strict=True) if other]
+        old = (
+            int(any(axis in signal.units for axis in apart)),
+            int(any(axis not in signal.units for axis in apart)),
+        )
+        new = (
+            int(any(axis in units for axis in apart)),
+            int(any(axis not in units for axis in apart)),
+        )
+        total[new] += number * signal.pairs[old]
+        count[new] += number
+    missing = np.broadcast_to(count == 0, total.shape)
+    pairs: Array = np.where(missing, signal.mean**2, total / np.maximum(count, 1))
+    return pairs
+
+
+def gradients(outputs: list[Signal], start: Gradient) -> dict[int, Gradient]:
+    """Return the gradient at every signal that `outputs` are made of, by serial.
+
+    Each output starts with the gradient `start`; where several paths lead to a signal
+    their gradients are taken for independent.
+    """
+    found: dict[int, Gradient] = {}
+    noted: dict[int, Gradient] = {}
+    known: dict[int, Signal] = {}
+    heap: list[int] = []
+
+    def reached(signal: Signal, gradient: Gradient, into: dict[int, Gradient]) -> None:
+        _add(into, signal.serial, gradient)
+        if signal.serial not in known:
+            known[signal.serial] = signal
+            heapq.heappush(heap, -signal.serial)
+
+    for output in outputs:
+        reached(output, start, found)
+    # A signal's parents are older than it is: all that comes to it has come.
+    while heap:
+        signal = known[-heapq.heappop(heap)]
+        if signal.serial in found:
+            for parent, pull in signal.parents:
+                reached(parent, pull(found[signal.serial]), found)
+            for parent, pull in signal.notes:
+                reached(parent, pull(found[signal.serial]), noted)
+        if signal.serial in noted:
+            for parent, pull in signal.parents:
+                if _is_passed_by(signal, parent):
+                    reached(parent, pull(noted[signal.serial]), noted)
+    for serial, gradient in noted.items():
+        _add(found, serial, gradient)
+    return found
+
+
+def _is_passed_by(signal: Signal, parent: Signal) -> bool:
+    """Say whether a gradient that passes a signal by passes by its parent, too.
+
+    From a function of a Gaussian it goes to that one, from a tensor that was joined to
+    the parts: these it does reach.
+    """
+    return bool(parent.parts) if signal.parts else parent.function is not None
+
+
+def _add(found: dict[int, Gradient], serial: int, gradient: Gradient) -> None:
+    before = found.get(serial)
+    found[serial] = gradient if before is None else before.plus(gradient)
