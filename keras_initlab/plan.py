@@ -24,6 +24,10 @@ class PlanRow:
         std: the standard deviation of the draw; None if unknown or left alone.
         before, after: the initializers; the same one where the kernel is left alone.
         note: what a reader should know, such as why it was left alone.
+        target: the second moment that the kernel's output was scaled to have, before
+            the layer's own activation; None where it was not scaled to one.
+        predicted_before, predicted_after: the predicted second moment of the kernel's
+            output with either initializer; None where nothing was predicted.
     """
 
     layer: str
@@ -36,6 +40,9 @@ class PlanRow:
     before: Any
     after: Any
     note: str = ""
+    target: float | None = None
+    predicted_before: float | None = None
+    predicted_after: float | None = None
 
     @property
     def changed(self) -> bool:
@@ -47,12 +54,21 @@ class Plan(Sequence[PlanRow]):
     """The rows of a rewrite, in the order of the model's layers.
 
     `print(plan)` shows them as a table, `plan.records` as a list of flat dicts.
+    `plan.assumptions` are the sentences under the table: what a prediction rests on.
     """
 
-    def __init__(self, rows: Sequence[PlanRow], *, model: str, applied: bool) -> None:
+    def __init__(
+        self,
+        rows: Sequence[PlanRow],
+        *,
+        model: str,
+        applied: bool,
+        assumptions: Sequence[str] = (),
+    ) -> None:
         self.rows = tuple(rows)
         self.model = model
         self.applied = applied
+        self.assumptions = tuple(assumptions)
 
     @overload
     def __getitem__(self, index: int) -> PlanRow: ...
@@ -86,6 +102,9 @@ class Plan(Sequence[PlanRow]):
             ("before", "left"),
             ("after", "left"),
         ]
+        predicted = any(row.predicted_after is not None for row in self.rows)
+        if predicted:
+            columns += [("target", "right"), ("E x² before", "right"), ("after", "right")]
         with_notes = any(row.note for row in self.rows)
         if with_notes:
             columns.append(("note", "left"))
@@ -100,12 +119,14 @@ class Plan(Sequence[PlanRow]):
                 _number(row.std, ".4g"),
                 describe(row.before, without="seed"),
                 describe(row.after, without="seed") if row.changed else "(left alone)",
+                *(_predictions(row) if predicted else []),
                 *([row.note] if with_notes else []),
             ]
             for row in self.rows
         ]
         title = f"{self.model}: {changed} of {len(self.rows)} kernels {done}"
-        return render_table(title, columns, rows)
+        table = render_table(title, columns, rows)
+        return "\n".join([table, *(f"assumed: {line}" for line in self.assumptions)])
 
     def __repr__(self) -> str:
         return f"<Plan of {len(self.rows)} kernels of {self.model!r}; print it>"
@@ -136,6 +157,11 @@ def describe(initializer: Any, without: str | None = None) -> str:
         if key != without and (key not in default or default[key] != value)
     ]
     return f"{name}({', '.join(shown)})" if shown else name
+
+
+def _predictions(row: PlanRow) -> list[str]:
+    known = (row.target, row.predicted_before, row.predicted_after)
+    return [_number(value, ".3g") for value in known]
 
 
 def _short(value: Any) -> str:

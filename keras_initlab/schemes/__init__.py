@@ -1,0 +1,1 @@
+"""The schemes of `rewrite_initializers`, one file each, and what they share."""

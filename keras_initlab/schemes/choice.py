@@ -1,0 +1,175 @@
+"""What every scheme shares: the kernels to choose for, what follows them, the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initlab import activations, context, fans, nonlinearity
+from keras_initlab.initializers import Auto, Scaled
+from keras_initlab.initializers.auto import Rule, rule_for
+from keras_initlab.initializers.base import activation_config
+from keras_initlab.kernels import Kernel
+from keras_initlab.plan import PlanRow
+from keras_initlab.propagation import graph
+
+
+class Seeds:
+    """One int seed for each kernel, told apart by its number in the model."""
+
+    def __init__(self, seed: Any) -> None:
+        self._seed = Auto(seed=seed).seed  # checks the type
+
+    def at(self, index: int) -> int | None:
+        """Return the seed of the kernel with this number."""
+        if self._seed is None:
+            return None
+        entropy = [self._seed % 2**64, index]
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel and the row of the plan that is for it."""
+
+    kernel: Kernel
+    row: PlanRow
+
+
+def skipped_layers(model: Any, kernels: list[Kernel], skip: Any) -> set[int]:
+    """Return the ids of the layers that `skip` names."""
+    single = isinstance(skip, str) or not isinstance(skip, Iterable)
+    named = [skip] if single and skip is not None else list(skip or ())
+    found: set[int] = set()
+    for one in named:
+        matches = {
+            id(layer)
+            for kernel in kernels
+            for depth, layer in enumerate((*kernel.parents[1:], kernel.layer))
+            if layer is one
+            or one in (layer.name, "/".join(kernel.path.split("/")[: depth + 1]))
+        }
+        if not matches:
+            known = ", ".join(repr(kernel.path) for kernel in kernels)
+            raise ValueError(
+                "`skip` must name layers of the model that hold a kernel. "
+                f"Received: {one!r}. Layers with a kernel: {known or 'none'}"
+            )
+        found |= matches
+    return found
+
+
+# Layers of which it is known what their inner kernels meet: nothing that bends.
+_KNOWN_INSIDE = (
+    keras.Sequential,
+    keras.layers.MultiHeadAttention,
+    keras.layers.GroupQueryAttention,
+)
+
+
+class Finder:
+    """Finds the nonlinearity that follows a kernel."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[int, graph.Graph] = {}
+
+    def following(self, kernel: Kernel) -> graph.Following:
+        """Return the nonlinearity behind a kernel, and how sure that is."""
+        if kernel.weight == "depthwise_kernel":
+            return graph.Following(None, "feeds the pointwise kernel")
+        own = nonlinearity.own_nonlinearity(kernel.layer)
+        if own is not None:
+            return graph.Following(own)
+        called, around = kernel.layer, list(kernel.parents)
+        while nonlinearity.passes_output_on(around[-1], called):
+            called = around.pop()
+        for model in around:
+            if graph.has_graph(model):
+                calls = self._graph(model).calls_of(called)
+                if calls:
+                    outputs = tuple(one for call in calls for one in call.outputs)
+                    return graph.following_nonlinearity(self._graph(model), outputs)
+        ahead = context.nonlinearity_ahead(
+            context.Construction(kernel.layer, kernel.weight, kernel.parents)
+        )
+        holder = around[-1]
+        if ahead is None and not isinstance(holder, _KNOWN_INSIDE):
+            return graph.Following(None, f"what follows inside {holder.name} is unseen")
+        return graph.Following(ahead)
+
+    def _graph(self, model: Any) -> graph.Graph:
+        if id(model) not in self._graphs:
+            self._graphs[id(model)] = graph.graph_of(model)
+        return self._graphs[id(model)]
+
+
+def left_alone(kernel: Kernel, skipped: set[int], only_unbuilt: bool) -> str | None:
+    """Return why a kernel is not to be touched, None if it is."""
+    chain = (*kernel.parents[1:], kernel.layer)
+    if any(id(layer) in skipped for layer in chain):
+        return "named in skip"
+    if only_unbuilt and kernel.layer.built:
+        return "built already"
+    if getattr(kernel.layer, "lora_enabled", False):
+        return "frozen (LoRA)"
+    if not kernel.layer.trainable or not getattr(kernel.variable, "trainable", True):
+        return "frozen"
+    if kernel.attribute is None:
+        return "its layer has no kernel_initializer"
+    if kernel.is_missing:
+        return f"no weight called {kernel.weight!r}"
+    if kernel.variable is not None and not keras.backend.is_float_dtype(
+        kernel.variable.dtype
+    ):
+        return f"quantised ({kernel.variable.dtype})"
+    return None
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What a kernel's output meets: as given, as resolved, and its rule."""
+
+    identifier: Any
+    resolved: activations.Activation
+    rule: Rule
+    note: str
+
+
+def followed(kernel: Kernel, finder: Finder) -> Followed:
+    """Return what a kernel's output meets; linear where its gain is not known."""
+    following = finder.following(kernel)
+    notes = [following.note] if following.note else []
+    identifier = following.nonlinearity
+    try:
+        resolved = activations.resolve(identifier)
+        rule = rule_for(resolved)
+    except (TypeError, ValueError):
+        name = graph.readable(identifier)
+        notes.append(f"{name} has no known gain: taken for linear")
+        resolved = activations.resolve(None)
+        rule = rule_for(resolved)
+    if resolved.family == "linear":
+        identifier = "linear"
+    return Followed(identifier, resolved, rule, "; ".join(notes))
+
+
+def fans_of(kernel: Kernel) -> fans.Fans | None:
+    """Return the kernel's fans, None while its layer is not built."""
+    if kernel.variable is None:
+        return None
+    shape = tuple(kernel.variable.shape)
+    return fans.kernel_fans(shape, kernel.layer, kernel.weight)
+
+
+def auto_for(follows: Followed, seed: int | None) -> Any:
+    """Return the initializer for a nonlinearity, in a form that can be saved."""
+    try:
+        return Auto(activation=activation_config(follows.identifier), seed=seed)
+    except (TypeError, ValueError):
+        # A function that Keras cannot name in a file: its gain can be.
+        rule = follows.rule
+    return Scaled(gain=rule.gain, mode=rule.mode, seed=seed)

@@ -1,0 +1,293 @@
+"""scheme="variance": each kernel scaled to what reaches it, all through the graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import keras
+import numpy as np
+
+from keras_initlab import activations
+from keras_initlab.initializers import Scaled
+from keras_initlab.kernels import Kernel, kernels_of
+from keras_initlab.plan import PlanRow
+from keras_initlab.propagation.forward import Forward, run_forward
+from keras_initlab.propagation.residual import Roles, roles_of
+from keras_initlab.propagation.weights import WeightMoments
+from keras_initlab.schemes import activation
+from keras_initlab.schemes.choice import (
+    Choice,
+    Finder,
+    Followed,
+    Seeds,
+    fans_of,
+    followed,
+    left_alone,
+)
+
+Residual = Literal["scaled", "zero", "keep"]
+Criterion = Literal["forward", "balanced"]
+RESIDUALS: tuple[str, ...] = get_args(Residual)
+CRITERIA: tuple[str, ...] = get_args(Criterion)
+
+# The second moment of a head's logits. Softmax's mean loss is then about
+# log(classes) + 0.05, and its gradient is not small.
+HEAD_TARGET = 0.1
+
+
+# By how much inputs are changed to see what grows, and how much growth is reported.
+_NUDGE, _UNSTABLE = 1e-3, 10.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of the scheme; see `rewrite_initializers`."""
+
+    target: float = 1.0
+    residual: Residual = "scaled"
+    criterion: Criterion = "forward"
+    mean: Any = None
+    variance: Any = None
+
+
+@dataclass(eq=False)
+class _Design:
+    """What is chosen for one kernel, and what reached it."""
+
+    kernel: Kernel
+    follows: Followed
+    target: float
+    zero: bool = False
+    responses: list[float] = field(default_factory=list)
+    chosen: WeightMoments | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Variance:
+    """What the scheme chose, and what it predicts."""
+
+    choices: list[Choice]
+    assumptions: tuple[str, ...]
+
+
+def choose(
+    model: Any, seeds: Seeds, skipped: set[int], finder: Finder, options: Options
+) -> Variance:
+    """Return a choice for each kernel of the model, which is left as it is."""
+    kernels = kernels_of(model)
+    moments = {"mean": options.mean, "variance": options.variance}
+    before = run_forward(model, **moments)
+    roles = roles_of(before.propagation.flat_graph, kernels)
+    alone = [left_alone(kernel, skipped, False) for kernel in kernels]
+    designs = {
+        (id(kernel.layer), kernel.weight): _design(kernel, finder, roles, options)
+        for kernel, reason in zip(kernels, alone, strict=True)
+        if reason is None
+    }
+    after = _designed(model, designs, options, moments)
+    if any(len(design.responses) > 1 for design in designs.values()):
+        # A shared kernel has one scale for all that reaches it: their mean, which
+        # changes what reaches the others.
+        after = _designed(model, designs, options, moments, shared=True)
+    choices = []
+    for index, (kernel, reason) in enumerate(zip(kernels, alone, strict=True)):
+        design = designs.get((id(kernel.layer), kernel.weight))
+        if design is None or design.chosen is None:
+            row = activation.choose(kernel, finder, seeds.at(index), skipped).row
+            if design is not None:
+                reason = design.note or "out of the prediction's reach: by activation"
+                row = replace(row, note="; ".join(filter(None, [row.note, reason])))
+        else:
+            row = _row(kernel, design, seeds.at(index))
+        row = replace(
+            row,
+            predicted_before=_second(before, kernel),
+            predicted_after=_second(after, kernel),
+        )
+        choices.append(Choice(kernel, row))
+    assumptions = _assumptions(after, roles, options)
+    return Variance(choices, (*assumptions, *_instability(model, designs, after, moments)))
+
+
+def _design(
+    kernel: Kernel, finder: Finder, roles: Roles, options: Options
+) -> _Design:
+    """Return what a kernel's output should be, by its role in the graph."""
+    key = (id(kernel.layer), kernel.weight)
+    follows = followed(kernel, finder)
+    design = _Design(kernel, follows, options.target, note=follows.note)
+    notes = [follows.note]
+    if key in roles.heads:
+        design.target = min(options.target, HEAD_TARGET)
+        notes.append("head")
+    elif key in roles.branches and options.residual != "keep":
+        branch = roles.branches[key]
+        if options.residual == "zero":
+            design.zero = True
+            notes.append("residual branch starts at 0")
+        elif branch.normalised:
+            notes.append("residual branch, normalised after: its scale does not count")
+        else:
+            design.target = options.target / branch.count
+            notes.append(f"residual branch, 1 of {branch.count}")
+    design.note = "; ".join(note for note in notes if note)
+    return design
+
+
+def _designed(
+    model: Any,
+    designs: dict[tuple[int, str], _Design],
+    options: Options,
+    moments: dict[str, Any],
+    *,
+    shared: bool = False,
+) -> Forward:
+    """Run the prediction and choose each kernel as it is reached."""
+    known = {key: list(design.responses) for key, design in designs.items()}
+    for design in designs.values():
+        design.responses.clear()
+
+    def designer(
+        layer: Any, weight: str, response: float, current: WeightMoments
+    ) -> WeightMoments:
+        design = designs.get((id(layer), weight))
+        if design is None:
+            return current
+        design.responses.append(response)
+        if design.chosen is not None and len(design.responses) > 1:
+            return design.chosen
+        before = known[id(layer), weight]
+        if shared and len(before) > 1:
+            response = float(np.mean(before))
+        second = _second_moment(design, response, options)
+        if second is None:
+            design.note = "nothing reaches it: by activation"
+            design.chosen = None
+            return current
+        design.chosen = WeightMoments(0.0, second)
+        return design.chosen
+
+    return run_forward(model, **moments, designer=designer)
+
+
+def _second_moment(
+    design: _Design, response: float, options: Options
+) -> float | None:
+    """Return E[w²] for the target, from what an output sums over."""
+    if design.zero:
+        return 0.0
+    if not response > 0 or not math.isfinite(response):
+        return None
+    forward = design.target / response
+    if options.criterion == "forward":
+        return forward
+    fan = fans_of(design.kernel)
+    assert fan is not None
+    slope = 1.0
+    if design.follows.resolved.function is not None:
+        slope = activations.moments(
+            design.follows.resolved, variance=design.target
+        ).derivative_second_moment
+    backward = 1 / max(fan.fan_out * slope, 1e-12)
+    # As Glorot and Bengio: the harmonic mean of what the two ways ask for.
+    return 2 / (1 / forward + 1 / backward)
+
+
+def _row(kernel: Kernel, design: _Design, seed: int | None) -> PlanRow:
+    fan = fans_of(kernel)
+    assert fan is not None
+    assert design.chosen is not None
+    std = math.sqrt(design.chosen.second_moment)
+    gain = std * math.sqrt(fan.fan_in)
+    after = (
+        keras.initializers.Zeros() if design.zero else Scaled(gain=gain, seed=seed)
+    )
+    return PlanRow(
+        layer=kernel.path,
+        weight=kernel.weight,
+        nonlinearity=design.follows.resolved.name,
+        fan_in=fan.fan_in,
+        fan_out=fan.fan_out,
+        gain=gain,
+        std=std,
+        before=kernel.initializer,
+        after=after,
+        target=0.0 if design.zero else design.target,
+        note=design.note,
+    )
+
+
+def _second(forward: Forward, kernel: Kernel) -> float | None:
+    """Return the predicted second moment of what a kernel makes, over its calls."""
+    made = forward.propagation.kernel_outputs.get((id(kernel.layer), kernel.weight))
+    return float(np.mean(made)) if made else None
+
+
+def _assumptions(
+    forward: Forward, roles: Roles, options: Options
+) -> tuple[str, ...]:
+    lines = ["E x² is that of kernels' outputs, before the layers' own activations"]
+    if options.mean is None and options.variance is None:
+        lines.append(
+            "inputs: mean 0 and variance 1, behind Normalization and Rescaling, all "
+            "elements independent"
+        )
+    else:
+        lines.append(
+            f"inputs: mean {options.mean or 0.0}, variance "
+            f"{1.0 if options.variance is None else options.variance}, all elements "
+            "independent"
+        )
+    lines.append("training mode: dropout drops, batches are normalised")
+    if roles.branches:
+        lines.append(
+            f"residual={options.residual!r}: {len(roles.branches)} kernels end a branch"
+        )
+    unknown = [stat.layer for stat in forward.measured]
+    if unknown:
+        lines.append(f"no rule, measured on a Gaussian sample: {_listed(unknown)}")
+    return tuple(lines)
+
+
+def _instability(
+    model: Any,
+    designs: dict[tuple[int, str], _Design],
+    after: Forward,
+    moments: dict[str, Any],
+) -> tuple[str, ...]:
+    """Return a warning where a small error of the second moment grows with depth.
+
+    What one draw of the weights differs by from the mean over draws is such an error.
+    """
+
+    def designed(
+        layer: Any, weight: str, response: float, current: WeightMoments
+    ) -> WeightMoments:
+        design = designs.get((id(layer), weight))
+        return current if design is None or design.chosen is None else design.chosen
+
+    nudged = run_forward(model, **moments, designer=designed, input_scale=1 + _NUDGE)
+    worst, where = 0.0, ""
+    for one, two in zip(
+        after.propagation.records, nudged.propagation.records, strict=True
+    ):
+        if one.signal and two.signal and one.signal.second > 0 < two.signal.second:
+            change = abs(math.log(two.signal.second / one.signal.second)) / _NUDGE
+            if change > worst:
+                worst, where = change, one.path
+    if worst <= _UNSTABLE:
+        return ()
+    return (
+        f"unstable: 1 % more at the inputs is {worst:.0f} % more at {where}. One draw "
+        "of the weights differs by a few percent from layer to layer, and will not "
+        "stay near these figures; normalisation or residual branches would hold it",
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    known = list(names)
+    return ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
