@@ -52,14 +52,18 @@ class Rows:
 
 
 @lru_cache(maxsize=512)
-def window_rows(window: Window) -> Rows:
-    """Return the mean over each window, of what lies inside the tensor alone."""
+def window_rows(window: Window, *, repeating: bool = False) -> Rows:
+    """Return the mean over each window, of what lies inside the tensor alone.
+
+    With `repeating` what lies outside counts, and is what lies at the edge.
+    """
     is_open = window.length is None
     if is_open:
         reach = window.stride * (_OUTPUTS - 1) + window.reach
         window = replace(window, length=reach, padding="valid")
     index, valid = window.taps_inside()
-    return Rows(index, _shares(valid), window.length or 0, is_open)
+    shares = _shares(np.ones_like(valid) if repeating else valid)
+    return Rows(index, shares, window.length or 0, is_open)
 
 
 @lru_cache(maxsize=512)
@@ -111,12 +115,14 @@ class _Along:
     near: tuple[Array, Array]
 
 
-def averaged(signal: Signal, windows: dict[int, Window]) -> Signal:
-    """Return the mean over windows, of what lies inside the tensor alone."""
+def averaged(
+    signal: Signal, windows: dict[int, Window], *, repeating: bool = False
+) -> Signal:
+    """Return the mean over windows; see `window_rows`."""
     shape = list(signal.shape)
     for axis, window in windows.items():
         shape[axis] = window.output_length
-    rows = {axis: window_rows(window) for axis, window in windows.items()}
+    rows = {axis: window_rows(w, repeating=repeating) for axis, w in windows.items()}
     return blended(signal, rows, tuple(shape))
 
 
@@ -129,7 +135,12 @@ def blended(
     """
     even = signal.unevenness or 1.0
     far = signal.pairs[:, 1] / even
-    spread = signal.pairs[:, 0] - far
+    spread = signal.pairs[:, 0] - signal.common
+    # What a position shares with those nearby alone: the less, the more are averaged.
+    nearby = (signal.common - far) * math.prod(
+        1 - min(1.0, (row.index.shape[1] - 1) / max(row.wide - 1, 1))
+        for row in rows.values()
+    )
     seen = {axis: _along(signal, axis, row, even) for axis, row in rows.items()}
     root, square, kept = 1.0, 1.0, 1.0
     for one in seen.values():
@@ -142,7 +153,7 @@ def blended(
         if axis not in rows and axis in signal.positions
     )
     pairs = np.empty((2, 2, 2))
-    pairs[:, 0] = far * square + spread * kept
+    pairs[:, 0] = (far + nearby) * square + spread * kept
     pairs[:, 1] = far * (root * rest) ** 2
     profile = {a: v for a, v in signal.profile.items() if a not in rows}
     near = {}

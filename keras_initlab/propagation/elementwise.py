@@ -4,110 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from keras_initlab import activations
 from keras_initlab.activation_functions import Activation
+from keras_initlab.propagation.hermite import Response, gaussian_grid, response
 from keras_initlab.propagation.joining import by_parts
-from keras_initlab.propagation.signal import Array, Function, Signal
+from keras_initlab.propagation.signal import Array, Function, Gradient, Pull, Signal
 
-# Hermite coefficients that are kept: what is left of E[f²] is put into one term whose
-# order keeps E[f'²] right, so that correlations near 1 move as they should.
-_ORDERS = 48
-_REACH, _PANELS, _POINTS = 9.0, 90, 16
 # Levels at which a function that is not homogeneous sees an uneven signal.
 _LEVELS = 17
 # Cases that a function is told apart in, at most.
 _MOST_CASES = 16
-
-
-class _Grid(NamedTuple):
-    nodes: Array
-    weights: Array
-    hermite: Array
-
-
-@cache
-def gaussian_grid() -> _Grid:
-    """Return nodes and weights for N(0, 1), and normalised Hermite polynomials."""
-    points, weights = np.polynomial.legendre.leggauss(_POINTS)
-    edges = np.linspace(-_REACH, _REACH, _PANELS + 1)
-    half = np.diff(edges)[:, None] / 2
-    nodes = ((edges[:-1] + edges[1:])[:, None] / 2 + half * points).ravel()
-    mass = (half * weights).ravel() * np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi)
-    hermite = np.empty((_ORDERS, nodes.size))
-    hermite[0], hermite[1] = 1.0, nodes
-    for n in range(1, _ORDERS - 1):
-        before = np.sqrt(n) * hermite[n - 1]
-        hermite[n + 1] = (nodes * hermite[n] - before) / np.sqrt(n + 1)
-    return _Grid(nodes, mass, hermite)
-
-
-@dataclass(frozen=True)
-class Response:
-    """A function's response to a Gaussian: moments, and covariance by correlation.
-
-    E[f(z) f(z')] = Σ aₙ² ρⁿ for z, z' of correlation ρ (Mehler's formula); the last
-    term stands for all orders that are not kept.
-    """
-
-    mean: float
-    second: float
-    slope_second: float  # of df/dz, z of unit variance
-    powers: Array  # aₙ², n = 0, 1, …
-    rest: float
-    rest_order: float
-
-    def correlated(self, rho: Array) -> Array:
-        """Return E[f(z) f(z')] at correlations `rho`, within [-1, 1]."""
-        rho = np.clip(rho, -1.0, 1.0)
-        total: Array = np.polynomial.polynomial.polyval(rho, self.powers)
-        # Of even and odd orders alike: nothing is left of them at a negative rho.
-        return total + self.rest * np.maximum(rho, 0.0) ** self.rest_order
-
-    def scaled(self, factor: float) -> Response:
-        """Return the response of factor · f."""
-        square = factor**2
-        return Response(
-            self.mean * factor,
-            self.second * square,
-            self.slope_second * square,
-            self.powers * square,
-            self.rest * square,
-            self.rest_order,
-        )
-
-    def slopes_correlated(self, rho: float) -> float:
-        """Return E[f'(z) f'(z')] at correlation `rho`."""
-        rho = float(np.clip(rho, -1.0, 1.0))
-        orders = np.arange(1, len(self.powers))
-        total = np.polynomial.polynomial.polyval(rho, orders * self.powers[1:])
-        last = self.rest * self.rest_order * max(rho, 0.0) ** (self.rest_order - 1)
-        return float(total + last)
-
-
-def response(
-    values: Array, mean: float, second: float, slope_second: float
-) -> Response:
-    """Return the response with the given moments; `values` are f's on the grid."""
-    grid = gaussian_grid()
-    coefficients = grid.hermite @ (grid.weights * values)
-    coefficients[0] = mean
-    powers = coefficients**2
-    rest = second - powers.sum()
-    orders = np.arange(_ORDERS)
-    if rest > 1e-9 * second:
-        order = (slope_second - float(orders @ powers)) / rest
-        order = float(np.clip(order, _ORDERS, 1e6))
-    else:
-        # Rounding, or a function that is a polynomial: nothing is left over.
-        powers[1:] *= max(0.0, second - powers[0]) / max(powers[1:].sum(), 1e-300)
-        rest, order = 0.0, float(_ORDERS)
-    return Response(mean, second, slope_second, powers, rest, order)
 
 
 def apply(signal: Signal, activation: Any) -> Signal:
@@ -131,10 +43,14 @@ def apply(signal: Signal, activation: Any) -> Signal:
 
 def function_of(known: Activation) -> Function:
     """Return an activation and its slope, taken numerically where it is not known."""
-    value = known.function
-    assert value is not None
-    if known.derivative is not None:
-        return Function(value, known.derivative)
+    given, derivative = known.function, known.derivative
+    assert given is not None
+
+    def value(x: Array) -> Array:
+        return np.asarray(given(x), np.float64)
+
+    if derivative is not None:
+        return Function(value, lambda x: np.asarray(derivative(x), np.float64))
 
     def slope(x: Array) -> Array:
         step = 1e-3 * max(float(np.ptp(x)) / 18, 1e-12)
@@ -180,7 +96,8 @@ def apply_function(
     # Of different inputs, at different positions where there are any.
     other = 3 if law.size(law.positions) > 1 else 1
     slopes = [slope, *(answer.slopes_correlated(float(rho[i])) for i in (2, other))]
-    slope, across, apart = (one / (variance or 1.0) for one in slopes)
+    factors = tuple(one / (variance or 1.0) for one in slopes)
+    steepness = _steepness(law, seen, known, mean, variance)
     result = law.evolve(
         shape=signal.shape,
         mean=answer.mean * math.sqrt(out.unevenness * level),
@@ -189,7 +106,7 @@ def apply_function(
         profile=profile,
         base=base,
         function=composed,
-        parents=((law, lambda gradient: gradient.times(slope, across, apart)),),
+        parents=((law, _slope_pull(factors, steepness)),),
         measured=signal.measured,
     )
     if gaussian:
@@ -199,6 +116,53 @@ def apply_function(
     here = _mean_square_of_slope(function, signal.function, mean, variance)
     note = ((signal, lambda gradient: gradient.times(here)),)
     return replace(result, notes=note)
+
+
+def _slope_pull(factors: tuple[float, ...], steepness: dict[int, Array]) -> Pull:
+    """Return the rule of a function: factors for one element, positions and inputs.
+
+    `steepness` is the slope's mean square along uneven axes, relative to the factor.
+    """
+
+    def pull(gradient: Gradient) -> Gradient:
+        moved = gradient.times(*factors)
+        for axis, steep in steepness.items():
+            before = moved.profile.get(axis, np.ones(len(steep)))
+            if len(before) != len(steep):
+                continue
+            after = before * steep
+            level = float(after.mean()) or 1.0
+            roots = float(np.sqrt(after).mean()) / (
+                float(np.sqrt(before).mean()) or 1.0
+            )
+            moved = replace(
+                moved.times(level, roots**2),
+                profile={**moved.profile, axis: after / level},
+            )
+        return moved
+
+    return pull
+
+
+def _steepness(
+    signal: Signal,
+    function: Function,
+    known: Activation | None,
+    mean: float,
+    variance: float,
+) -> dict[int, Array]:
+    """Return the slope's mean square along uneven axes, relative to that at level 1."""
+    if not signal.profile or (known is not None and _is_homogeneous(known)):
+        return {}
+    levels, at = _levels_of(signal, mean, variance)
+    steep = np.array([_mean_square(function, row, slope=True) for row in at])
+    middle = float(np.interp(1.0, levels, steep))
+    if not middle > 0:
+        return {}
+    return {
+        axis: np.interp(values, levels, steep) / middle
+        for axis, values in signal.profile.items()
+    }
 
 
 def _mean_square_of_slope(
@@ -420,14 +384,7 @@ def _profile(
     """Return the profile behind a function, and E[f²] relative to an even signal's."""
     if not signal.profile or (known is not None and _is_homogeneous(known)):
         return signal.profile, 1.0
-    every = np.concatenate([np.ones(1), *signal.profile.values()])
-    levels = np.unique(every)
-    if len(levels) > _LEVELS:
-        above = levels[levels > 1e-6 * levels.max()]
-        levels = np.geomspace(above.min(), above.max(), _LEVELS)
-        levels = np.concatenate([levels, np.zeros(int(every.min() < above.min()))])
-    levels = np.unique(levels)
-    at = np.sqrt(levels)[:, None] * (mean + np.sqrt(variance) * gaussian_grid().nodes)
+    levels, at = _levels_of(signal, mean, variance)
     seconds = np.array([_mean_square(function, row) for row in at])
     middle = float(np.interp(1.0, levels, seconds))
     if not middle > 0:
@@ -442,11 +399,29 @@ def _profile(
     return profile, total
 
 
-def _mean_square(function: Function, x: Array) -> float:
-    """Return E[f(x)²] of values on the grid."""
+def _levels_of(signal: Signal, mean: float, variance: float) -> tuple[Array, Array]:
+    """Return levels of an uneven signal's profile, and a grid of values at each."""
+    every = np.concatenate([np.ones(1), *signal.profile.values()])
+    levels = np.unique(every)
+    if len(levels) > _LEVELS:
+        above = levels[levels > 1e-6 * levels.max()]
+        levels = np.geomspace(above.min(), above.max(), _LEVELS)
+        levels = np.concatenate([levels, np.zeros(int(every.min() < above.min()))])
+    levels = np.unique(levels)
+    row = mean + np.sqrt(variance) * gaussian_grid().nodes
+    return levels, np.sqrt(levels)[:, None] * row
+
+
+def _mean_square(function: Function, x: Array, *, slope: bool = False) -> float:
+    """Return E[f(x)²], or E[f'(x)²], of values on the grid."""
     cases = function.cases or ((1.0, function),)
     weights = gaussian_grid().weights
-    return float(sum(p * (weights @ np.square(f.value(x))) for p, f in cases))
+    return float(
+        sum(
+            p * (weights @ np.square(f.slope(x) if slope else f.value(x)))
+            for p, f in cases
+        )
+    )
 
 
 def _is_homogeneous(known: Activation) -> bool:

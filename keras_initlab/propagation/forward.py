@@ -11,7 +11,13 @@ import numpy as np
 
 from keras_initlab.kernels import own_variables
 from keras_initlab.propagation import graph
-from keras_initlab.propagation.predict import Propagation, Record, stats_keys
+from keras_initlab.propagation.predict import (
+    Known,
+    Propagation,
+    Record,
+    known_of,
+    stats_keys,
+)
 from keras_initlab.propagation.signal import Gradient, Signal, gradients
 from keras_initlab.stats import LayerStats
 from keras_initlab.taps.walk import is_closed
@@ -106,11 +112,13 @@ def run_forward(
     from_weights: bool = False,
     designer: Any = None,
     input_scale: float = 1.0,
+    known: Known | None = None,
 ) -> Forward:
     """Check the arguments and run the prediction; see `propagate`.
 
     Without mean and variance, what is behind each input's Normalization and Rescaling
-    has mean 0 and variance 1. `input_scale` multiplies the inputs' second moments.
+    has mean 0 and variance 1. `input_scale` multiplies the inputs' second moments;
+    `known` is what an earlier prediction of the model found.
     """
     shapes = _input_shapes(model)
     standard = frozenset[int]()
@@ -131,6 +139,7 @@ def run_forward(
         designer=designer,
         standard=standard,
         standard_variance=input_scale,
+        known=known or known_of(model),
     )
     with np.errstate(all="ignore"):
         outputs = propagation.run(inputs)
@@ -244,6 +253,6 @@ def _weight_of(
             if next(own, None) is main:
                 gradient = found.get(signal.serial)
                 return name, None if gradient is None else rule(gradient)
-        if len(seen) < 12 and not signal.weights:
+        if len(seen) < 12 and (closed or not signal.weights):
             pending.extend(parent for parent, _ in signal.parents)
     return name, None

@@ -351,3 +351,20 @@ def standardised(graph: Graph) -> frozenset[int]:
         if last is not None:
             found.add(id(last.operation))
     return frozenset(found)
+
+
+def built_arguments(model: Any, tensors: list[Any]) -> tuple[tuple[Any, ...], Any]:
+    """Return `tensors`, in the order of `built_shapes`, as a call's arguments.
+
+    A subclassed model that was built for a list or a dict of tensors is called on one.
+    """
+    left = iter(tensors)
+    found = {
+        name.removesuffix("_shape"): keras.tree.map_shape_structure(
+            lambda _: next(left), shapes
+        )
+        for name, shapes in (model._build_shapes_dict or {}).items()
+    }
+    if len(found) == 1:
+        return tuple(found.values()), {}
+    return (), found

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from keras_initlab.propagation.elementwise import apply_function, gaussian_grid
+from keras_initlab.propagation.elementwise import apply_function
+from keras_initlab.propagation.hermite import gaussian_grid
 from keras_initlab.propagation.signal import Array, Function, Gradient, Pull, Signal
 
 _IDENTITY = Function(lambda z: z, np.ones_like, (1.0, 0.0))

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from keras_initlab.propagation.expansion import expansion, joint_weights, levels
 from keras_initlab.propagation.signal import Array, Function
-from keras_initlab.propagation.steps import Steps, hermite, joint_weights, levels
+from keras_initlab.propagation.steps import Steps
 
 _SETTLED = 1e-4
 
@@ -86,7 +87,7 @@ class Memory:
         variance = max(float(row[0, t]), 0.0)
         static = float(np.clip(kept[0], 0.0, variance))
         self.shared = np.clip(kept[1:] / static, -1, 1) if static > 0 else 0 * kept[1:]
-        gate = hermite(
+        gate = expansion(
             self._function, mean + np.sqrt(static) * self._nodes, variance - static
         )
         f, square = gate.mean, gate.second

@@ -8,7 +8,8 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from keras_initlab.propagation.elementwise import affine, gaussian_grid, response
+from keras_initlab.propagation.elementwise import affine
+from keras_initlab.propagation.hermite import gaussian_grid, response
 from keras_initlab.propagation.joining import by_parts
 from keras_initlab.propagation.signal import (
     Array,

@@ -57,6 +57,25 @@ class PropagationError(ValueError):
 
 
 @dataclass(eq=False)
+class Known:
+    """What several walks through one model have in common."""
+
+    paths: dict[int, str] = field(default_factory=dict)
+    parents: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    moments: dict[tuple[int, str], WeightMoments] = field(default_factory=dict)
+    kinds: dict[int, Any] = field(default_factory=dict)
+    walked: graph.Graph | None = None
+
+
+def known_of(model: Any) -> Known:
+    """Return what walks through `model` share, as yet without weights."""
+    known = Known(walked=graph.graph_of(model) if graph.has_graph(model) else None)
+    known.parents.update((id(layer), parents) for layer, parents in walk_layers(model))
+    known.paths.update((id(place.layer), place.path) for place in places(model))
+    return known
+
+
+@dataclass(eq=False)
 class Propagation:
     """One walk of signals through a model; the `context` that rules are given.
 
@@ -70,6 +89,7 @@ class Propagation:
         kernel_outputs: the second moments that each kernel made, before any
             activation, by the id of its layer and its name.
         calls: the calls so far, composite layers opened: one flat graph.
+        known: what an earlier walk through the model found, to be used again.
         standard: ids of layers whose output is taken to have mean 0, and the variance
             `standard_variance`.
     """
@@ -83,8 +103,7 @@ class Propagation:
     calls: list[graph.Call] = field(default_factory=list)
     standard: frozenset[int] = frozenset()
     standard_variance: float = 1.0
-    _paths: dict[int, str] = field(default_factory=dict)
-    _parents: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
     _moments: dict[tuple[int, str], WeightMoments] = field(default_factory=dict)
     _results: dict[Any, Any] = field(default_factory=dict)
     _arguments: list[Arguments] = field(default_factory=list)
@@ -101,10 +120,8 @@ class Propagation:
     _next: int = 0
 
     def __post_init__(self) -> None:
-        for layer, parents in walk_layers(self.model):
-            self._parents[id(layer)] = parents
-        for place in places(self.model):
-            self._paths[id(place.layer)] = place.path
+        if not self.known.paths:
+            self.known = known_of(self.model)
 
     @property
     def arguments(self) -> Arguments:
@@ -128,15 +145,17 @@ class Propagation:
     def weight(self, layer: Any, weight: str) -> WeightMoments:
         """Return the moments of a weight of `layer`."""
         key = (id(layer), weight)
-        if key not in self._moments:
+        if key in self._moments:
+            return self._moments[key]
+        if key not in self.known.moments:
             # `initlab>auto` looks at the layers around its own.
-            self._moments[key] = weight_moments(
+            self.known.moments[key] = weight_moments(
                 layer,
                 weight,
                 from_values=self.from_values,
-                parents=self._parents.get(id(layer), ()),
+                parents=self.known.parents.get(id(layer), ()),
             )
-        return self._moments[key]
+        return self.known.moments[key]
 
     def optional_weight(self, layer: Any, weight: str) -> WeightMoments | None:
         """Return the moments of a weight that `layer` may go without."""
@@ -147,10 +166,11 @@ class Propagation:
     def run(self, inputs: list[Signal]) -> list[Signal]:
         """Return the signals at the model's outputs, its inputs' being given."""
         self._read.append(self._numbers(len(inputs)))
-        if graph.has_graph(self.model):
-            made = self._walk(graph.graph_of(self.model), inputs, "")
+        if self.known.walked is not None:
+            made = self._walk(self.known.walked, inputs, "")
         else:
-            made = self._call(self.model, tuple(inputs), (tuple(inputs), {}), True)
+            arguments = graph.built_arguments(self.model, inputs)
+            made = self._call(self.model, tuple(inputs), arguments, True)
         self._ends = (self._read.pop(), self._made or ())
         return list(keras.tree.flatten(made))
 
@@ -198,7 +218,7 @@ class Propagation:
 
     def note(self, layer: Any, signal: Signal) -> None:
         """Record a call of an inner layer, whose signal a rule has found itself."""
-        path = self._paths.setdefault(id(layer), layer.name)
+        path = self.known.paths.setdefault(id(layer), layer.name)
         self.records.append(Record(layer, path, signal))
 
     def _walk(
@@ -220,7 +240,7 @@ class Propagation:
             self._made = None
             if call.is_layer:
                 path = f"{prefix}/{call.path}" if prefix else call.path
-                self._paths.setdefault(id(call.operation), path)
+                self.known.paths.setdefault(id(call.operation), path)
                 shapes = [tuple(one.shape) for one in call.node.outputs]
                 made = self._call(
                     call.operation, tuple(read), arguments, True, shapes
@@ -265,12 +285,12 @@ class Propagation:
         record: bool,
         shapes: list[Shape] | None = None,
     ) -> Any:
-        path = self._paths.setdefault(id(layer), layer.name)
+        path = self.known.paths.setdefault(id(layer), layer.name)
         entry = Record(layer, path, None)
         inputs, arguments = with_constants(inputs, arguments)
         self._arguments.append(arguments)
         self._open.append(entry)
-        key = _same_call(layer, inputs, arguments)
+        key = self._same_call(layer, inputs, arguments)
         try:
             if key is not None and key in self._results:
                 made = self._results[key]
@@ -296,9 +316,28 @@ class Propagation:
             self._sampled |= serials
         entry.measured = not serials.isdisjoint(self._sampled)
         # A model that is walked into is itself no layer call of its own.
-        if record and not (isinstance(layer, keras.Model) and id(layer) in self._inside):
+        walked = isinstance(layer, keras.Model) and id(layer) in self._inside
+        if record and not walked:
             self.records.append(entry)
         return made
+
+    def _same_call(
+        self, layer: Any, inputs: tuple[Signal, ...], arguments: Arguments
+    ) -> Any:
+        """Return what two calls that give the very same tensor share, or None.
+
+        A shared layer on one input, or two layers without weights or chance and of
+        one config, give one result: what is made of both knows that.
+        """
+        kinds = self.known.kinds
+        if id(layer) not in kinds:
+            kinds[id(layer)] = _kind_of(layer)
+        kind = kinds[id(layer)]
+        if kind is None or any(hasattr(one, "shape") for one in others(arguments)):
+            return None  # two arrays may differ and be called the same
+        named = {k: v for k, v in arguments[1].items() if not isinstance(v, Signal)}
+        serials = tuple(one.serial for one in inputs)
+        return (kind, serials, repr(named) if named else "")
 
     def _predict(
         self,
@@ -377,25 +416,17 @@ class Propagation:
         return made[0] if len(made) == 1 else tuple(made)
 
 
-def _same_call(layer: Any, inputs: tuple[Signal, ...], arguments: Any) -> Any:
-    """Return what two calls that give the very same tensor have in common, or None.
-
-    A shared layer on one input, or two layers without weights or chance and of one
-    config, give one result: what is made of both knows that.
-    """
-    serials = tuple(one.serial for one in inputs)
-    if any(hasattr(one, "shape") for one in others(arguments)):
-        return None  # two arrays may differ and be called the same
-    named = {k: v for k, v in arguments[1].items() if not isinstance(v, Signal)}
+def _kind_of(layer: Any) -> Any:
+    """Return what two layers that compute the same have in common; None for chance."""
     if getattr(layer, "seed_generator", None) is not None:
         return None  # each call draws anew
     if layer.weights:
-        return ("one", id(layer), serials, repr(named))
+        return id(layer)
     try:
         config = {k: v for k, v in layer.get_config().items() if k != "name"}
-        return (type(layer), repr(config), serials, repr(named))
+        return (type(layer), repr(config))
     except NotImplementedError:
-        return ("one", id(layer), serials, repr(named))
+        return id(layer)
 
 
 def stats_keys(records: list[Record]) -> list[str]:

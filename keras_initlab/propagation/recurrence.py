@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_initlab.propagation.memory import Memory
+from keras_initlab.propagation.expansion import Nonlinearity
 from keras_initlab.propagation.signal import Array, Function
-from keras_initlab.propagation.steps import Nonlinearity, Steps, hermite, joint_weights
+from keras_initlab.propagation.steps import Steps
 
 # Moments that move less than this from step to step, and keep to it, have settled.
 _SETTLED, _IN_A_ROW = 1e-4, 4
@@ -73,8 +73,8 @@ class Recurrent:
 
     def covariance(self, pairs: Array, means: Array) -> Array:
         """Return the covariance row that states with `pairs` before give."""
-        gained: Array = self.gains[:, None] * pairs
-        return gained - self.loss * means[-1] * means
+        found: Array = self.gains[:, None] * pairs - self.loss * means[-1] * means
+        return found
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Run:
 
 
 @dataclass(eq=False)
-class _Track:
+class Track:
     """States' moments while they are found; state t is that before step t."""
 
     steps: int
@@ -141,21 +141,37 @@ class _Track:
         return Steps(self.mean[kept], self.pairs[:, kept, kept])
 
 
-def _covariance(inputs: Steps, t: int) -> Array:
+def covariance_row(inputs: Steps, t: int) -> Array:
+    """Return the covariance of step t with steps up to it, by kinds."""
     means = inputs.mean
     found: Array = inputs.pairs[:, t, : t + 1] - means[t] * means[: t + 1]
+    return found
+
+
+def lagged(t: int, count: int, last: int) -> tuple[Any, Any]:
+    """Return where to look for steps behind t with t: what was found last serves on."""
+    steps = np.arange(t + 1, count)
+    found = np.minimum(steps, last)
+    return found, np.maximum(found - (steps - t), 0)
+
+
+def ahead(inputs: Steps) -> Array:
+    """Return the inputs' covariance of the first two steps, by kinds."""
+    if len(inputs.mean) < 2:
+        return np.zeros(len(inputs.pairs))
+    found: Array = inputs.pairs[:, 1, 0] - inputs.mean[1] * inputs.mean[0]
     return found
 
 
 def run_simple(inputs: Steps, gate: Gate, recurrent: Recurrent, start: Start) -> Run:
     """Follow h_t = φ(x_t + U h_{t-1} + b), for x_t the inputs' share of z_t."""
     count = len(inputs.mean)
-    track = _Track(count, start)
+    track = Track(count, start)
     phi = Nonlinearity(gate.function, count)
     t = 0
     for t in range(count):
         pairs, means = track.before(t)
-        row = _covariance(inputs, t) + recurrent.covariance(pairs, means)
+        row = covariance_row(inputs, t) + recurrent.covariance(pairs, means)
         mean = inputs.mean[t] + recurrent.mean * means[-1] + gate.mean
         made = phi.advance(t, mean, row + gate.variance)
         first = np.full((len(made), 1), start.mean * phi.mean[t])
@@ -172,259 +188,5 @@ def run_simple(inputs: Steps, gate: Gate, recurrent: Recurrent, start: Start) ->
         # What comes through the recurrent kernel is another mixture at each step.
         pairs = np.triu(np.full((len(out), len(out)), shared * slope_both[last]), 1)
         return Back(back, pairs, (recurrent.back * gradient,))
-
-    return Run(track.found(last + 1), None, backward)
-
-
-def _positive(variance: Array) -> Array:
-    """Return 1 where a variance is 0, so that dividing by it leaves a slope alone."""
-    found: Array = np.where(variance > 0, variance, 1.0)
-    return found
-
-
-def run_lstm(
-    inputs: Steps,
-    gates: tuple[Gate, Gate, Gate, Gate],
-    activation: Function,
-    recurrent: Recurrent,
-    start: Start,
-    carry_start: Start,
-) -> Run:
-    """Follow c_t = f c_{t-1} + i g, h_t = o ψ(c_t); gates in the order i, f, g, o.
-
-    c_t is taken for Gaussian, given what its forget gate keeps over all steps.
-    """
-    count, kinds = len(inputs.mean), len(inputs.pairs)
-    track = _Track(count, start)
-    memory = Memory(gates[1].function, count, carry_start.seconds, carry_start.mean)
-    i, g, o = (Nonlinearity(gates[n].function, count) for n in (0, 2, 3))
-    squashed = _Squashed(activation, count, memory)
-    alike = np.zeros((3, count, count))  # E[x_t x_s] of i, g and ψ(c)
-    t = 0
-    for t in range(count):
-        pairs, means = track.before(t)
-        row = _covariance(inputs, t) + recurrent.covariance(pairs, means)
-        mean = inputs.mean[t] + recurrent.mean * means[-1]
-        one, two, out = (
-            part.advance(t, mean + gates[n].mean, row + gates[n].variance)
-            for part, n in ((i, 0), (g, 2), (o, 3))
-        )
-        memory.advance(
-            t,
-            mean + gates[1].mean,
-            row + gates[1].variance,
-            _ahead(inputs) + gates[1].variance,
-            one * two,
-            i.mean[t] * g.mean[t],
-        )
-        made = squashed.advance(t)
-        alike[:, t, : t + 1] = one[0], two[0], made[0]
-        made = made * out
-        first = np.full((kinds, 1), start.mean * o.mean[t] * squashed.mean)
-        track.put(t, o.mean[t] * squashed.mean, np.concatenate([first, made], axis=1))
-        if track.settled(t, inputs) and memory.settled(t):
-            break
-    last = t
-
-    def backward(out: Array, shared: float, carry: float) -> Back:
-        weights = memory.weights
-        back, rest, pairs = np.zeros(len(out)), 0.0, np.zeros((len(out), len(out)))
-        at_carry = np.full(len(weights), carry)
-        # Of the gradient at c: what comes from all steps alike; its product with that
-        # of each later step; what was common there.
-        common = np.zeros(len(weights))
-        later, commons = (np.zeros((len(out), len(weights))) for _ in range(2))
-        for t in reversed(range(len(out))):
-            n = min(t, last)
-            push = np.sqrt(shared) * o.mean[n] * squashed.slopes[n]
-            hidden = out[t] + recurrent.back * rest
-            at_carry = at_carry + hidden * o.second[n] * squashed.slope_seconds[n]
-            at_carry = at_carry + 2 * push * common
-            level = float(weights @ at_carry)
-            rest = (
-                float(weights @ (at_carry * memory.gated[n, n] * memory.slopes[n]))
-                + level * g.second[n] * i.slope_second[n]
-                + level * i.second[n] * g.slope_second[n]
-                + hidden * squashed.seconds[n] * o.slope_second[n]
-            )
-            back[t] = rest / 4
-            common, later = common + push, later + push * commons
-            steps, past = _lagged(t, len(out), last)
-            known = memory.gated[steps, past] * memory.slope_means[n] ** 2
-            both = alike[:, steps, past]
-            known += (both[1] * i.slope_mean[n] ** 2)[:, None]
-            known += (both[0] * g.slope_mean[n] ** 2)[:, None]
-            pairs[t, t + 1 :] = (later[t + 1 :] * known) @ weights / 4
-            pairs[t, t + 1 :] += shared * both[2] * o.slope_mean[n] ** 2 / 4
-            commons[t], later[t] = common, at_carry
-            later, common = later * memory.means[n], common * memory.means[n]
-            at_carry = at_carry * memory.squares[n]
-        start = (recurrent.back * rest, float(weights @ at_carry))
-        return Back(back, pairs, start)
-
-    return Run(track.found(last + 1), memory.carry(last + 1), backward)
-
-
-def _lagged(t: int, count: int, last: int) -> tuple[Any, Any]:
-    """Return where to look for steps behind t with t: what was found last serves on."""
-    steps = np.arange(t + 1, count)
-    found = np.minimum(steps, last)
-    return found, np.maximum(found - (steps - t), 0)
-
-
-def _ahead(inputs: Steps) -> Array:
-    """Return the inputs' covariance of the first two steps, by kinds."""
-    if len(inputs.mean) < 2:
-        return np.zeros(len(inputs.pairs))
-    found: Array = inputs.pairs[:, 1, 0] - inputs.mean[1] * inputs.mean[0]
-    return found
-
-
-class _Squashed:
-    """ψ(c_t) of a memory's states."""
-
-    def __init__(self, function: Function, steps: int, memory: Memory) -> None:
-        self._function, self._memory = function, memory
-        shape = (steps, len(memory.weights))
-        self._coefficients = np.zeros((24, *shape))
-        self._variance, self._mean = np.zeros(shape), np.zeros(shape)
-        self.mean = 0.0
-        self.seconds = np.zeros(steps)
-        self.slopes, self.slope_seconds = np.zeros(shape), np.zeros(shape)
-
-    def advance(self, t: int) -> Array:
-        """Return E[ψ(c_t) ψ(c'_s)] of steps s ≤ t, by kinds."""
-        memory, weights = self._memory, self._memory.weights
-        mean, own = memory.mean, memory.own[1 : t + 2]
-        variance = np.maximum(own[t] - mean**2, 0.0)
-        found = hermite(self._function, mean, variance)
-        self._coefficients[:, t] = found.coefficients.T
-        self._variance[t], self._mean[t] = variance, mean
-        self.mean = float(weights @ found.mean)
-        self.seconds[t] = float(weights @ found.second)
-        self.slope_seconds[t] = found.slope_second
-        deviation = np.sqrt(_positive(variance))
-        self.slopes[t] = found.slope_mean
-        made = np.empty((len(memory.other) + 1, t + 1))
-        past = slice(0, t + 1)
-        scale = np.sqrt(_positive(self._variance[past]))
-        rho = (own - mean * self._mean[past]) / (deviation * scale)
-        both = self._coefficients[:, past] * self._coefficients[:, t, None]
-        made[0] = _summed(rho, both) @ weights
-        made[0, t] = self.seconds[t]
-        for kind in range(1, len(made)):
-            other = memory.other[kind - 1][1 : t + 2]
-            centre = mean[:, None] * self._mean[past, None, :]
-            rho = (other - centre) / (deviation[:, None] * scale[:, None, :])
-            both = (
-                self._coefficients[:, t, None, :, None]
-                * self._coefficients[:, past, None, :]
-            )
-            joint = joint_weights(memory.shared[kind - 1])
-            made[kind] = (_summed(rho, both) * joint).sum(axis=(1, 2))
-        return made
-
-
-def _summed(rho: Array, coefficients: Array) -> Array:
-    """Return Σ a_n b_n ρⁿ."""
-    found: Array = np.polynomial.polynomial.polyval(
-        np.clip(rho, -1.0, 1.0), coefficients, tensor=False
-    )
-    return found
-
-
-def run_gru(
-    inputs: Steps,
-    gates: tuple[Gate, Gate, Gate],
-    candidate: Gate | None,
-    recurrent: Recurrent,
-    start: Start,
-) -> Run:
-    """Follow h_t = z h_{t-1} + (1 - z) φ(x + …); gates in the order z, r, candidate.
-
-    Args:
-        inputs, gates, recurrent, start: as for the others.
-        candidate: the candidate's recurrent bias (its function does not count), where
-            the reset gate comes after the kernel: r ⊙ (U h + b). None where it comes
-            before: U (r ⊙ h).
-    """
-    count, kinds = len(inputs.mean), len(inputs.pairs)
-    track = _Track(count, start)
-    memory = Memory(
-        gates[0].function, count, start.seconds, start.mean, complement=True
-    )
-    r, phi = (Nonlinearity(gates[n].function, count) for n in (1, 2))
-    inner = Steps(np.zeros(count), np.zeros((kinds, count, count)))
-    t = 0
-    for t in range(count):
-        pairs, means = track.before(t)
-        across, through = _covariance(inputs, t), recurrent.covariance(pairs, means)
-        mean, carried = inputs.mean[t], recurrent.mean * means[-1]
-        reset = r.advance(
-            t, mean + carried + gates[1].mean, across + through + gates[1].variance
-        )
-        if candidate is None:
-            inner.mean[t] = carried * r.mean[t]
-            row = recurrent.covariance(reset * pairs, r.mean[: t + 1] * means)
-            inner.pairs[:, t, : t + 1] = reset * pairs
-        else:
-            level = carried + candidate.mean
-            known = recurrent.mean * means + candidate.mean
-            square = through + candidate.variance + level * known
-            inner.mean[t] = r.mean[t] * level
-            row = reset * square - inner.mean[t] * inner.mean[: t + 1]
-            inner.pairs[:, t, : t + 1] = square
-        made = phi.advance(
-            t,
-            mean + gates[2].mean + inner.mean[t],
-            across + gates[2].variance + row,
-        )
-        memory.advance(
-            t,
-            mean + carried + gates[0].mean,
-            across + through + gates[0].variance,
-            _ahead(inputs) + gates[0].variance,
-            made,
-            phi.mean[t],
-        )
-        track.put(t, float(memory.weights @ memory.mean), memory.row(t))
-        if track.settled(t, inputs):
-            break
-    last = t
-    seconds = np.diagonal(track.pairs[0])
-
-    def backward(out: Array, shared: float, carry: float) -> Back:
-        weights, push = memory.weights, np.sqrt(shared)
-        back, rest, pairs = np.zeros(len(out)), 0.0, np.zeros((len(out), len(out)))
-        at_state, common = np.zeros(len(weights)), np.zeros(len(weights))
-        later, commons = (np.zeros((len(out), len(weights))) for _ in range(2))
-        for t in reversed(range(len(out))):
-            n = min(t, last)
-            at_state = at_state + out[t] + rest + 2 * push * common
-            update = float(weights @ (at_state * memory.gated[n, n] * memory.slopes[n]))
-            level = float(weights @ (at_state * memory.inlets[n]))
-            level *= phi.slope_second[n]
-            if candidate is None:
-                before = recurrent.back * level
-                switch = before * seconds[n] * r.slope_second[n]
-                rest = recurrent.back * (update + switch) + before * r.second[n]
-            else:
-                switch = level * inner.pairs[0, n, n] * r.slope_second[n]
-                rest = recurrent.back * (update + switch + level * r.second[n])
-            back[t] = (update + switch + level) / 3
-            common, later = common + push, later + push * commons
-            steps, past = _lagged(t, len(out), last)
-            known = memory.gated[steps, past] * memory.slope_means[n] ** 2
-            through = (1 - memory.means[n]) ** 2 * phi.slope_mean[n] ** 2
-            known += through
-            if candidate is not None:
-                met = inner.pairs[0, steps, past] * r.slope_mean[n] ** 2
-                known += through * met[:, None]
-            pairs[t, t + 1 :] = (later[t + 1 :] * known) @ weights / 3
-            commons[t], later[t] = common, at_state
-            later, common = later * memory.means[n], common * memory.means[n]
-            at_state = at_state * memory.squares[n]
-        start = (rest + float(weights @ at_state),)
-        return Back(back, pairs, start)
 
     return Run(track.found(last + 1), None, backward)

@@ -15,7 +15,8 @@ from keras_initlab.propagation.graph import Call, Graph
 Key = tuple[int, str]
 
 _ADDING = (keras.layers.Add,)
-_NORMALISING = tuple(
+# What sets its output's scale anew.
+NORMALISING = tuple(
     getattr(keras.layers, name)
     for name in (
         "BatchNormalization LayerNormalization GroupNormalization RMSNormalization "
@@ -164,7 +165,7 @@ def _last_kernels(
             continue
         if maker.is_layer and _saturates(maker.operation):
             continue
-        behind = normalised or isinstance(maker.operation, _NORMALISING)
+        behind = normalised or isinstance(maker.operation, NORMALISING)
         pending.extend((source, behind) for source in maker.inputs)
     return found
 
@@ -215,7 +216,7 @@ def _merge_before(
             return None
         if id(maker) in by_call:
             return by_call[id(maker)]
-        if isinstance(maker.operation, _NORMALISING) or len(maker.inputs) != 1:
+        if isinstance(maker.operation, NORMALISING) or len(maker.inputs) != 1:
             return None
         tensor = maker.inputs[0]
 

@@ -206,6 +206,17 @@ class Signal:
             if axis in self.positions
         )
 
+    @property
+    def common(self) -> Array:
+        """What two positions share, as it is at one position, by `[unit, input]`.
+
+        At one position two inputs share nothing else; two positions share less than
+        that where they see other parts of what lies around them.
+        """
+        far = self.pairs[:, 1] / (self.unevenness or 1.0)
+        apart: Array = self.pairs[:, 0, 1] - far[:, 1]
+        return far + apart[:, None]
+
     def evolve(self, **changes: Any) -> Signal:
         """Return a signal of its own with `changes`, which remembers nothing else."""
         fresh: dict[str, Any] = {
@@ -331,6 +342,8 @@ def gradients(outputs: list[Signal], start: Gradient) -> dict[int, Gradient]:
             for parent, pull in signal.notes:
                 reached(parent, pull(found[signal.serial]), noted)
         if signal.serial in noted:
+            for parent, pull in signal.notes:
+                reached(parent, pull(noted[signal.serial]), noted)
             for parent, pull in signal.parents:
                 if _is_passed_by(signal, parent):
                     reached(parent, pull(noted[signal.serial]), noted)

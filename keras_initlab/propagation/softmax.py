@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from keras_initlab.propagation.elementwise import gaussian_grid
+from keras_initlab.propagation.hermite import gaussian_grid
 from keras_initlab.propagation.signal import Array
 
 # Integrals are shared by all numbers of logits up to this one.

@@ -15,7 +15,7 @@ from keras_initlab.initializers import Scaled
 from keras_initlab.kernels import Kernel, kernels_of
 from keras_initlab.plan import PlanRow
 from keras_initlab.propagation.forward import Forward, run_forward
-from keras_initlab.propagation.residual import Roles, roles_of
+from keras_initlab.propagation.residual import NORMALISING, Roles, roles_of
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes import activation
 from keras_initlab.schemes.choice import (
@@ -81,6 +81,7 @@ def choose(
     kernels = kernels_of(model)
     moments = {"mean": options.mean, "variance": options.variance}
     before = run_forward(model, **moments)
+    moments["known"] = before.propagation.known
     roles = roles_of(before.propagation.flat_graph, kernels)
     alone = [left_alone(kernel, skipped, False) for kernel in kernels]
     designs = {
@@ -245,7 +246,8 @@ def _assumptions(
     lines.append("training mode: dropout drops, batches are normalised")
     if roles.branches:
         lines.append(
-            f"residual={options.residual!r}: {len(roles.branches)} kernels end a branch"
+            f"residual={options.residual!r}; kernels that end a residual branch: "
+            f"{len(roles.branches)}"
         )
     unknown = [stat.layer for stat in forward.measured]
     if unknown:
@@ -263,6 +265,9 @@ def _instability(
 
     What one draw of the weights differs by from the mean over draws is such an error.
     """
+
+    if any(isinstance(one.layer, NORMALISING) for one in after.propagation.records):
+        return ()  # which stops what grows
 
     def designed(
         layer: Any, weight: str, response: float, current: WeightMoments

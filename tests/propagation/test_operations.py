@@ -329,6 +329,7 @@ MEASURED = [
     ("over_the_batch", shifted, [(4, 6)]),
     ("whole_mean", lambda x: x * 0.0 + ops.mean(ops.square(x)), [(6,)]),
     ("similar", similar, [(6,), (6,)]),
+    ("with_itself", lambda x: layers.Dot(2)([x, x]), [(4, 6)]),
     ("three", lambda x, y, z: ops.einsum("bi,bi,bi->bi", x, y, z), [(6,)] * 3),
 ]
 
@@ -429,6 +430,12 @@ TWINS = [
         [(4, 48)],
     ),
     ("dot", layers.Dot((2, 1)), ops.matmul, [(4, 6), (6, 5)]),
+    (
+        "dot_of_rows",
+        layers.Dot(1),
+        lambda x, y: ops.einsum("bi,bi->b", x, y)[:, None],
+        [(6,), (6,)],
+    ),
 ]
 
 
@@ -551,6 +558,29 @@ def test_attention_by_hand(causal):
     rows = simulated(model, (2,), draws=12, batch=16)[:, 1]
     assert stats["heads/all"].source == "predicted"
     assert stats["heads"].second_moment == pytest.approx(rows.mean(), rel=0.08)
+
+
+class Listed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = layers.Dense(4, name="l"), layers.Dense(4, name="r")
+
+    def call(self, given):
+        one, two = given.values() if isinstance(given, dict) else given
+        return self.left(one) + self.right(two)
+
+
+@pytest.mark.parametrize(
+    "form", [list, lambda both: dict(zip("ab", both, strict=True))]
+)
+def test_a_subclassed_model_of_several_tensors(form):
+    model = Listed()
+    model(form([np.zeros((2, 6), "float32"), np.zeros((2, 3), "float32")]))
+    stats = propagate(model, variance=[2.0, 0.0])
+    assert [(s.layer, s.second_moment > 0) for s in stats] == [
+        ("l", True),
+        ("r", False),
+    ]
 
 
 class Opaque(keras.Model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_initlab import activations
@@ -16,12 +17,14 @@ from keras_initlab.propagation.attending import (
     weights_of,
 )
 from keras_initlab.propagation.combining import multiply
-from keras_initlab.propagation.dispatch import layer_rule
+from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
 from keras_initlab.propagation.elementwise import function_of
 from keras_initlab.propagation.entries import WeightMoments
+from keras_initlab.propagation.expansion import correlated, expansion
 from keras_initlab.propagation.normalizing import ONES
 from keras_initlab.propagation.signal import Array, Signal
-from keras_initlab.propagation.steps import hermite
+
+_HEADED = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
 @layer_rule("MultiHeadAttention")
@@ -85,6 +88,10 @@ def _attention(
     gated: bool,
     repeats: int = 1,
 ) -> Any:
+    if not any(
+        type(layer)._compute_attention is known._compute_attention for known in _HEADED
+    ):
+        raise UnknownLayer(type(layer).__name__)  # weighs values in a way of its own
     query, value, key = inputs
     named = context.arguments[1]
     # In the order in which Keras runs them.
@@ -219,16 +226,14 @@ def _additive(
     depth = query.size((len(query.shape) - 1,))
     variance = max(inner**2 * (query.variance + key.variance), 1e-300)
     mean = np.array([inner * (query.mean + key.mean)])
-    found = hermite(function_of(activations.resolve("tanh")), mean, variance)
+    found = expansion(function_of(activations.resolve("tanh")), mean, variance)
     values = found.coefficients[0] ** 2
     slopes = values[1:] * np.arange(1, len(values)) / variance
 
     def alike(powers: Array, place: int) -> Array:
         """E[f(q + k) f(q' + k')] of the same key, or of another (`place` = 1)."""
         both = query.pairs[0] - query.mean**2 + key.pairs[0, place] - key.mean**2
-        rho = np.clip(inner**2 * both / variance, -1.0, 1.0)
-        made: Array = np.polynomial.polynomial.polyval(rho, powers)
-        return made
+        return correlated(inner**2 * both / variance, powers)
 
     slope, square = float(found.slope_second[0]), outer.second_moment * inner**2
     direction = alike(slopes, 1)

@@ -5,22 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import keras
-
-from keras_initlab import fans
 from keras_initlab.propagation.dispatch import layer_rule
-from keras_initlab.propagation.elementwise import apply
 from keras_initlab.propagation.mixing import mix
-from keras_initlab.propagation.signal import Signal
+from keras_initlab.propagation.signal import Gradient, Signal
 from keras_initlab.propagation.windows import Window
 
 
 def activated(layer: Any, signal: Signal, context: Any) -> Signal:
     """Return the signal behind the layer's own activation."""
     function = getattr(layer, "activation", None)
-    if function is None:
-        return signal
-    return context.activate(signal, function)
+    made: Signal = signal if function is None else context.activate(signal, function)
+    return made
 
 
 @layer_rule("Dense")
@@ -44,33 +39,45 @@ def dense(layer: Any, x: Signal, *, context: Any) -> Signal:
 def einsum_dense(layer: Any, x: Signal, *, context: Any) -> Signal:
     """Return the signal behind an EinsumDense layer, axes by its equation."""
     source, kernel, made = _equation(layer.equation, len(x.shape))
-    # A size that the layer was told to leave open is that of the input.
-    known = dict(zip(source, x.shape, strict=True))
-    shape = tuple(
-        known.get(axis) if size is None else size
-        for axis, size in zip(made, layer.compute_output_shape(x.shape), strict=True)
-    )
-    sizes = dict(zip(kernel, layer.kernel.shape, strict=True))
+    sizes = dict(zip(source, x.shape, strict=True))
+    sizes |= dict(zip(kernel, layer.kernel.shape, strict=True))
     summed = [axis for axis in source if axis in kernel and axis not in made]
     fresh = [axis for axis in made if axis not in source]
     own = [axis for axis in kernel if axis in source and axis in made]
-    x = x.with_units(tuple(source.index(axis) for axis in summed) or x.units)
-    units = tuple(made.index(axis) for axis in fresh)
+    # Where nothing new is made, those that each have a kernel of their own are units.
+    numbered = fresh or own
+    before = tuple(source.index(axis) for axis in summed if sizes[axis] != 1)
+    if not before:
+        before = tuple(source.index(axis) for axis in summed or own)
+    x = x.with_units(before or x.units)
     kept = {
-        source.index(a): made.index(a) for a in source if a in made and a != source[0]
+        source.index(a): made.index(a)
+        for a in source
+        if a in made and a != source[0] and a not in numbered
     }
     z = mix(
         x,
         context.draw(layer, "kernel"),
-        shape=shape,
-        units=units or (len(made) - 1,),
-        fan=math.prod(sizes[axis] for axis in summed),
-        copies=math.prod(sizes[axis] for axis in fresh),
+        shape=tuple(sizes[axis] for axis in made),
+        units=tuple(made.index(axis) for axis in numbered) or (len(made) - 1,),
+        fan=math.prod(sizes[axis] or 1 for axis in summed),
+        copies=math.prod(sizes[axis] or 1 for axis in fresh),
         bias=context.optional_weight(layer, "bias"),
         kept=kept,
-        own_positions=bool(own),
+        per_unit=not fresh,
+        own_positions=_share_apart(source, made, own, sizes) if fresh else 0.0,
     )
     return activated(layer, z, context)
+
+
+def _share_apart(
+    source: str, made: str, own: list[str], sizes: dict[str, int | None]
+) -> float:
+    """Return the share of pairs of positions that are apart along the axes `own`."""
+    places = [a for a in source[1:] if a in made]
+    every = math.prod(sizes[a] or 64 for a in places)
+    alike = math.prod(sizes[a] or 64 for a in places if a not in own)
+    return (every - alike) / (every - 1) if every > 1 else 0.0
 
 
 def _equation(equation: str, rank: int) -> tuple[str, str, str]:
@@ -93,12 +100,13 @@ def embedding(layer: Any, x: Signal, *, context: Any) -> Signal:
     alike = 1.0 / max(int(layer.input_dim), 1)
     made.pairs[0, 1, :] += moments.variance * alike
     made.pairs[0, 0, 1] += moments.variance * alike
-    rule = (
-        layer,
-        "embeddings",
-        lambda gradient: gradient.second * alike * x.size(x.axes),
-    )
-    return made.evolve(weights=(rule,))
+    places = x.size(x.axes)
+
+    def rule(gradient: Gradient) -> float:
+        met = (places - 1) * gradient.position + places * gradient.inputs
+        return places * alike * (gradient.second + alike * met)
+
+    return made.evolve(weights=((layer, "embeddings", rule),))
 
 
 def _spatial(layer: Any, x: Signal) -> tuple[tuple[int, ...], int]:
@@ -269,7 +277,3 @@ def separable(layer: Any, x: Signal, *, context: Any) -> Signal:
         channel=channel,
     )
     return activated(layer, z, context)
-
-
-__all__ = ["activated", "convolve"]
-_ = fans, keras, apply

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from keras_initlab.propagation.combining import add, concatenate, largest, multiply
 from keras_initlab.propagation.dispatch import layer_rule
-from keras_initlab.propagation.signal import Gradient, Signal
+from keras_initlab.propagation.rules.operations_contracting import product
+from keras_initlab.propagation.shaping import reshape
+from keras_initlab.propagation.signal import Signal
 
 
 @layer_rule("Add")
@@ -67,8 +67,12 @@ def dot(layer: Any, x: Signal, y: Signal, *, context: Any) -> Signal:
     """Return products summed along an axis of each."""
     axes = layer.axes if isinstance(layer.axes, list | tuple) else [layer.axes] * 2
     one, two = axes[0] % len(x.shape), axes[1] % len(y.shape)
-    shape = layer.compute_output_shape([x.shape, y.shape])
-    result = contract(x.with_units((one,)), y.with_units((two,)), tuple(shape))
+    left, right = "bcdefgh"[: len(x.shape)], "b" + "ijklmno"[: len(y.shape) - 1]
+    right = right[:two] + left[one] + right[two + 1 :]
+    made = left.replace(left[one], "") + right[1:].replace(left[one], "")
+    result = product(context, x, y, (left, right, made))
+    if len(made) == 1:
+        result = reshape(result, (*result.shape, 1))
     if layer.normalize:
         scale = x.second * y.second * x.size((one,)) ** 2
         result = result.evolve(
@@ -77,37 +81,3 @@ def dot(layer: Any, x: Signal, y: Signal, *, context: Any) -> Signal:
             parents=((result, lambda gradient: gradient.times(1 / scale)),),
         )
     return result
-
-
-def contract(x: Signal, y: Signal, shape: tuple[int | None, ...]) -> Signal:
-    """Return Σ x y over the units of both, of the given shape.
-
-    The two are taken for independent; positions of the first come before those of
-    the second.
-    """
-    count = x.size(x.units)
-    # An output is one position of x and one of y: outputs that differ in the last
-    # axis differ in y's position.
-    pairs = np.empty((2, 2, 2))
-    for unit in (0, 1):
-        for place in (0, 1):
-            here = x.pairs[0, place] * y.pairs[0, unit]
-            apart = x.pairs[1, place] * y.pairs[1, unit]
-            pairs[unit, place] = count * here + count * (count - 1) * apart
-    x_outputs = y.size(y.positions)
-    y_outputs = x.size(x.positions)
-
-    def to_x(gradient: Gradient) -> Gradient:
-        return Gradient(gradient.second * x_outputs * y.second)
-
-    def to_y(gradient: Gradient) -> Gradient:
-        return Gradient(gradient.second * y_outputs * x.second)
-
-    return Signal(
-        shape,
-        (len(shape) - 1,) if len(shape) > 1 else (),
-        count * x.mean * y.mean,
-        pairs,
-        parents=((x, to_x), (y, to_y)),
-        measured=x.measured or y.measured,
-    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+
 from keras_initlab.propagation.averaging import adaptive_rows, averaged, blended
 from keras_initlab.propagation.dispatch import layer_rule
 from keras_initlab.propagation.pooling import maximum
@@ -34,7 +36,13 @@ def _windows(layer: Any, x: Signal) -> dict[int, Window]:
 def average(layer: Any, x: Signal, *, context: Any) -> Signal:
     """Return the means of windows; padding is not counted in."""
     x = x.with_units((_places(layer, x)[1],))
-    return averaged(x, _windows(layer, x))
+    windows = _windows(layer, x)
+    # Keras on PyTorch repeats the edge where it cannot pad both ends alike.
+    uneven = any(
+        front != behind for front, behind in (w.pads for w in windows.values())
+    )
+    repeating = uneven and keras.backend.backend() == "torch"
+    return averaged(x, windows, repeating=repeating)
 
 
 @layer_rule(*(f"MaxPooling{rank}" for rank in _RANKS))
