@@ -84,24 +84,14 @@ def predicted(model, signals, training=False):
     return Propagation(model, training).run(list(signals))
 
 
-def call(model):
-    """Return a function that calls the model on arrays, compiled where loops are slow.
-
-    JAX compiles a loop over steps anew each time that it is called eagerly.
-    """
-    if keras.backend.backend() == "jax":
-        return model.predict_on_batch
-    return lambda x: model(x, training=False)
-
-
 def simulated(model, laws, outputs, *, draws=12, batch=16, run=None, seed=0):
     """Return each output's figures, an array of (draws, outputs, figures).
 
-    `run` calls the model on arrays, as `call` does if it is not given. `outputs` are
-    the signals that were predicted, which know what are units.
+    `run` calls the model on arrays; `predict_on_batch`, which compiles once, if not
+    given. `outputs` are the signals that were predicted, which know what are units.
     """
     generator = np.random.default_rng(seed)
-    run = run or call(model)
+    run = run or model.predict_on_batch
     rows = []
     for _ in range(draws):
         redraw(model, generator)

@@ -200,9 +200,7 @@ def test_keys_are_those_of_measure():
     x = Block(8, name="block")(tower(tower(a)))
     model = keras.Model(a, he(2, name="head")(x))
     measured = il.measure(model, np.ones((2, 8), "float32"), gradients=False)
-    assert {one.layer for one in il.propagate(model)} == {
-        one.layer for one in measured
-    }
+    assert {one.layer for one in il.propagate(model)} == {one.layer for one in measured}
 
 
 def test_from_weights_takes_their_moments():

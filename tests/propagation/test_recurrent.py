@@ -19,7 +19,6 @@ from tests.propagation.sequences import (
     SHIFTED,
     STEADY,
     Law,
-    call,
     check,
     predicted,
     simulated,
@@ -83,7 +82,7 @@ def test_steps_are_uneven():
     model = sequence_model(layers.LSTM(UNITS, return_sequences=True))
     (out,) = predicted(model, [INDEPENDENT.signal((STEPS, FEATURES))])
     x = INDEPENDENT.draw(np.random.default_rng(0), 64, (STEPS, FEATURES))
-    measured = (as_numpy(call(model)(x)) ** 2).mean(axis=(0, 2))
+    measured = (as_numpy(model.predict_on_batch(x)) ** 2).mean(axis=(0, 2))
     assert measured[-1] > 2 * measured[0]
     np.testing.assert_allclose(out.second * out.profile[1], measured, rtol=0.15)
 
@@ -147,7 +146,8 @@ def test_backwards_in_time():
     model = sequence_model(layers.Bidirectional(layer, merge_mode=None))
     signals = predicted(model, [x])
     np.testing.assert_allclose(signals[1].profile[1], ahead.profile[1][::-1])
-    made = call(model)(INDEPENDENT.draw(np.random.default_rng(0), 64, x.shape[1:]))
+    draw = INDEPENDENT.draw(np.random.default_rng(0), 64, x.shape[1:])
+    made = model.predict_on_batch(draw)
     for signal, values in zip(signals, made, strict=True):
         seconds = (as_numpy(values) ** 2).mean(axis=(0, 2))
         np.testing.assert_allclose(
