@@ -104,7 +104,11 @@ class Plan(Sequence[PlanRow]):
         ]
         predicted = any(row.predicted_after is not None for row in self.rows)
         if predicted:
-            columns += [("target", "right"), ("E x² before", "right"), ("after", "right")]
+            columns += [
+                ("target", "right"),
+                ("E x² before", "right"),
+                ("after", "right"),
+            ]
         with_notes = any(row.note for row in self.rows)
         if with_notes:
             columns.append(("note", "left"))

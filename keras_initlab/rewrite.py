@@ -13,7 +13,8 @@ from keras_initlab import context
 from keras_initlab.initializers import Auto
 from keras_initlab.kernels import kernels_of
 from keras_initlab.plan import Plan
-from keras_initlab.schemes import activation, variance as variance_scheme
+from keras_initlab.schemes import activation
+from keras_initlab.schemes import variance as variance_scheme
 from keras_initlab.schemes.choice import Choice, Finder, Seeds, skipped_layers
 from keras_initlab.schemes.variance import CRITERIA, RESIDUALS, Options
 

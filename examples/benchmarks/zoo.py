@@ -32,11 +32,17 @@ import keras
 import numpy as np
 
 import keras_initlab as il
+from keras_initlab.propagation import add, affine, output_moments
 from keras_initlab.tables import render_table
 
 QUICK = ("MobileNetV2",)
 SMALLEST = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 BATCH = 32
+# Layers that keras.applications defines for itself.
+RULES = {
+    "CustomScaleLayer": lambda layer, x, y, context: add([x, y], [1.0, layer.scale]),
+    "LayerScale": lambda layer, x, context: affine(x, layer.init_values),
+}
 
 
 def models() -> list[str]:
@@ -56,7 +62,12 @@ def build(name: str, seed: int) -> Any:
     if "include_preprocessing" in inspect.signature(maker).parameters:
         options["include_preprocessing"] = False
     keras.utils.set_random_seed(seed)
-    return maker(**options, classes=10)
+    model = maker(**options, classes=10)
+    for layer in model.layers:
+        rule = RULES.get(type(layer).__name__)
+        if rule is not None:
+            output_moments.register(type(layer), rule)
+    return model
 
 
 def deviation_of_input(model: Any) -> float:

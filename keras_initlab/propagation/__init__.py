@@ -8,8 +8,8 @@ from keras_initlab.propagation import rules as rules
 from keras_initlab.propagation.combining import add, concatenate, multiply
 from keras_initlab.propagation.dispatch import UnknownLayer, output_moments
 from keras_initlab.propagation.elementwise import affine, apply
-from keras_initlab.propagation.predict import PropagationError
 from keras_initlab.propagation.forward import propagate
+from keras_initlab.propagation.predict import PropagationError
 from keras_initlab.propagation.signal import Signal
 
 __all__ = [

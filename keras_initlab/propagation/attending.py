@@ -98,6 +98,8 @@ class Weights:
         squares: Σ E[a²] over keys, by query.
         across: `across[p, i]`, Σ E[a a'] over keys for two queries that differ in
             position (p), in input (i); its first entry is the mean of `squares`.
+        even: what `across` would be for queries of different heads, which weigh keys
+            without knowing each other: of one position, and of two.
         free: E[1 - Σ a²], by which the logits' slope moves Σ a x (Stein's lemma).
         own: E[a] of a query's own position, beyond that of others.
         slopes: Σ over keys of E[Σ (∂a/∂s)²], by query.
@@ -105,6 +107,7 @@ class Weights:
 
     squares: Array
     across: Array
+    even: Array
     free: float
     own: float
     slopes: Array
@@ -133,8 +136,10 @@ def weights_of(logits: Logits, seen: Seen) -> Weights:
         across[0, i] = (rest * lift / counts + own_square).mean()
         across[1, i] = _between(seen, rises, own, float(share[1, i]), logits.spread)
     total = rest * np.exp(rises) / counts + own_square
+    zeros = np.zeros(len(counts))
+    even = np.array([(1 / counts).mean(), _between(seen, zeros, zeros, 0.0, 0.0)])
     free = float((1 - total).mean())
-    return Weights(total, across, free, float(own.mean()), slopes * rest)
+    return Weights(total, across, even, free, float(own.mean()), slopes * rest)
 
 
 def _softmax(count: int, variance: float, spread: float) -> tuple[float, float]:
@@ -254,8 +259,7 @@ def attend(
     pairs[0, 1] = inside * pairs[0, 1] + (1 - inside) * far
     number = math.prod(shape[axis] or 64 for axis in units)
     same_head = (number / heads - 1) / max(number - 1, 1)
-    mean_weight = float(1 / np.maximum(keys, 1))
-    alike = same_head * weights.across + (1 - same_head) * mean_weight
+    alike = same_head * weights.across + (1 - same_head) * weights.even[:, None]
     pairs[1] = value.pairs[1, 1] + (value.pairs[1, 0] - value.pairs[1, 1]) * alike
     profile = {}
     if profile_axis is not None and pairs[0, 0, 0] > 0 and np.ptp(by_query) > 0:
@@ -312,16 +316,21 @@ def attend(
     )
 
 
-def scores_signal(weights: Weights, shape: Shape, keys: int) -> Signal:
+def scores_signal(weights: Weights, shape: Shape, keys: int, heads: int = 1) -> Signal:
     """Return the signal of the weights themselves, of which rows sum to 1.
 
     Args:
         weights: their moments.
         shape: of all weights, keys last.
         keys: how many keys a row has, seen or not.
+        heads: how many heads there are; they number positions, as queries do.
     """
-    mean = 1 / keys
     pairs = np.empty((2, 2, 2))
-    pairs[0] = weights.across / keys
+    rows = math.prod(size or 64 for size in shape[1:]) / keys
+    queries = rows / heads
+    counts = np.array([queries - 1, heads - 1, (heads - 1) * (queries - 1)])
+    kinds = np.stack([weights.across[1], *np.repeat(weights.even[:, None], 2, axis=1)])
+    pairs[0, 0] = weights.across[0] / keys
+    pairs[0, 1] = counts @ kinds / max(counts.sum(), 1) / keys
     pairs[1] = (1 - keys * pairs[0]) / max(keys * (keys - 1), 1)
-    return Signal(shape, (len(shape) - 1,), mean, pairs)
+    return Signal(shape, (len(shape) - 1,), 1 / keys, pairs)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_initlab.propagation.signal import Array, Gradient, Pull, Signal
-from keras_initlab.propagation.windows import Window
+from keras_initlab.propagation.windows import Window, distinct
 
 # How far apart two results are still told from any two.
 _LAGS = 64
@@ -63,7 +63,7 @@ def window_rows(window: Window, *, repeating: bool = False) -> Rows:
         window = replace(window, length=reach, padding="valid")
     index, valid = window.taps_inside()
     shares = _shares(np.ones_like(valid) if repeating else valid)
-    return Rows(index, shares, window.length or 0, is_open)
+    return Rows(index, _merged(index, shares), window.length or 0, is_open)
 
 
 @lru_cache(maxsize=512)
@@ -84,7 +84,7 @@ def linear_rows(length: int | None, times: int) -> Rows:
     low = np.floor(at).astype(np.intp)
     index = np.clip(np.stack([low, low + 1], axis=1), 0, known - 1)
     weights = np.stack([1 - (at - low), at - low], axis=1)
-    return Rows(index, weights, known, length is None)
+    return Rows(index, _merged(index, weights), known, length is None)
 
 
 def whole_row(length: int | None) -> Rows:
@@ -97,6 +97,16 @@ def whole_row(length: int | None) -> Rows:
 def _shares(valid: NDArray[np.bool_]) -> Array:
     inside: Array = valid / np.maximum(valid.sum(axis=1, keepdims=True), 1)
     return inside
+
+
+def _merged(index: NDArray[np.intp], weights: Array) -> Array:
+    """Return the weights with those of one input in one place: they count as one."""
+    merged = weights.copy()
+    for k in range(index.shape[1] - 1, 0, -1):
+        again = index[:, k] == index[:, k - 1]
+        merged[:, k - 1] += np.where(again, merged[:, k], 0.0)
+        merged[:, k] = np.where(again, 0.0, merged[:, k])
+    return merged
 
 
 @dataclass(frozen=True)
@@ -135,12 +145,7 @@ def blended(
     """
     even = signal.unevenness or 1.0
     far = signal.pairs[:, 1] / even
-    spread = signal.pairs[:, 0] - signal.common
-    # What a position shares with those nearby alone: the less, the more are averaged.
-    nearby = (signal.common - far) * math.prod(
-        1 - min(1.0, (row.index.shape[1] - 1) / max(row.wide - 1, 1))
-        for row in rows.values()
-    )
+    spread = signal.pairs[:, 0] - far
     seen = {axis: _along(signal, axis, row, even) for axis, row in rows.items()}
     root, square, kept = 1.0, 1.0, 1.0
     for one in seen.values():
@@ -153,7 +158,7 @@ def blended(
         if axis not in rows and axis in signal.positions
     )
     pairs = np.empty((2, 2, 2))
-    pairs[:, 0] = (far + nearby) * square + spread * kept
+    pairs[:, 0] = far * square + spread * kept
     pairs[:, 1] = far * (root * rest) ** 2
     profile = {a: v for a, v in signal.profile.items() if a not in rows}
     near = {}
@@ -259,7 +264,7 @@ def _pull(signal: Signal, rows: dict[int, Rows]) -> Pull:
         second = spread * own + far * met
         # Two inputs of one output have the same gradient: so much have any two of it.
         beside = max(inputs * within - own, 0.0) / max(places - 1, 1)
-        position = spread * beside + far * apart
+        position = spread * beside + far * distinct(apart, met, inputs)
         return Gradient(second, position, profile, gradient.inputs * apart)
 
     return pull

@@ -33,7 +33,7 @@ def propagate(
     *,
     from_weights: bool = False,
 ) -> list[LayerStats]:
-    """Predict the signal at every layer, and the gradient that comes back, from no data.
+    """Predict the signal at every layer, and the gradient that comes back: no data.
 
     The moments of the inputs are followed through the model's graph: nested models,
     shared layers, bare `keras.ops`, several inputs and outputs. Weights count as their
@@ -181,8 +181,8 @@ def _per_input(
         unknown = sorted(set(value) - set(names))
         if unknown or set(names) - set(value):
             raise ValueError(
-                f"`{name}` as a dict must have a number for each of the model's inputs, "
-                f"{', '.join(map(repr, names))}. Received: {dict(value)!r}."
+                f"`{name}` as a dict must have a number for each of the model's "
+                f"inputs, {', '.join(map(repr, names))}. Received: {dict(value)!r}."
             )
         values = [value[one] for one in names]
     elif isinstance(value, Sequence) and not isinstance(value, str):
@@ -203,8 +203,8 @@ def _per_input(
         if not math.isfinite(one) or one < minimum:
             expected = "finite" if minimum else "finite and not negative"
             raise ValueError(
-                f"`{name}` must be {expected}. Received: {name}={one}. Give the moments "
-                "of the data as the model's input gets it."
+                f"`{name}` must be {expected}. Received: {name}={one}. Give the "
+                "moments of the data as the model's input gets it."
             )
     return [float(one) for one in values]
 

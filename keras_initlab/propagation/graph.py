@@ -110,7 +110,7 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
     """
     if has_graph(layer):
         return graph_of(layer)
-    inside = [one for one in layer._flatten_layers(include_self=False)]
+    inside = list(layer._flatten_layers(include_self=False))
     if not inside:
         return None
     counts = [(one, len(one._inbound_nodes)) for one in (layer, *inside)]
@@ -339,7 +339,7 @@ _STANDARDISING = (keras.layers.Normalization, keras.layers.Rescaling)
 
 
 def standardised(graph: Graph) -> frozenset[int]:
-    """Return the ids of the last layers of Normalization and Rescaling behind inputs."""
+    """Return the ids of the last Normalization or Rescaling behind each input."""
     found: set[int] = set()
     for tensor in graph.inputs:
         last = None

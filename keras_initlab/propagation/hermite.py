@@ -13,6 +13,7 @@ from keras_initlab.propagation.signal import Array
 # Hermite coefficients that are kept: what is left of E[f²] is put into one term whose
 # order keeps E[f'²] right, so that correlations near 1 move as they should.
 _ORDERS = 48
+_DEGREES = np.arange(_ORDERS)
 _REACH, _PANELS, _POINTS = 9.0, 90, 16
 
 
@@ -56,7 +57,7 @@ class Response:
     def correlated(self, rho: Array) -> Array:
         """Return E[f(z) f(z')] at correlations `rho`, within [-1, 1]."""
         rho = np.clip(rho, -1.0, 1.0)
-        kept = np.polynomial.polynomial.polyval(rho, self.powers)
+        kept = np.power(rho[..., None], _DEGREES) @ self.powers
         # Of even and odd orders alike: nothing is left of them at a negative rho.
         last = self.rest * np.maximum(rho, 0.0) ** self.rest_order
         return np.asarray(kept + last, np.float64)
@@ -76,8 +77,8 @@ class Response:
     def slopes_correlated(self, rho: float) -> float:
         """Return E[f'(z) f'(z')] at correlation `rho`."""
         rho = float(np.clip(rho, -1.0, 1.0))
-        orders = np.arange(1, len(self.powers))
-        total = np.polynomial.polynomial.polyval(rho, orders * self.powers[1:])
+        slopes = _DEGREES[1:] * self.powers[1:]
+        total = np.power(rho, _DEGREES[:-1]) @ slopes
         last = self.rest * self.rest_order * max(rho, 0.0) ** (self.rest_order - 1)
         return float(total + last)
 
@@ -91,9 +92,8 @@ def response(
     coefficients[0] = mean
     powers = coefficients**2
     rest = second - powers.sum()
-    orders = np.arange(_ORDERS)
     if rest > 1e-9 * second:
-        order = (slope_second - float(orders @ powers)) / rest
+        order = (slope_second - float(_DEGREES @ powers)) / rest
         order = float(np.clip(order, _ORDERS, 1e6))
     else:
         # Rounding, or a function that is a polynomial: nothing is left over.

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_initlab.propagation.signal import Array, Gradient, Pull, Shape, Signal
 from keras_initlab.propagation.weights import WeightMoments
-from keras_initlab.propagation.windows import Window
+from keras_initlab.propagation.windows import Window, distinct
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,15 @@ def _seen(
             across *= float(np.sqrt(values).mean()) ** 2
         if values is not None:
             profile[to] = values
+    if windows:
+        across = distinct(across, diagonal, _outputs(windows))
     return diagonal, across, profile
+
+
+def _outputs(windows: dict[int, Window]) -> float:
+    """Return how many positions windows make; infinite if nobody knows."""
+    lengths = [window.output_length for window in windows.values()]
+    return math.prod(math.inf if one is None else one for one in lengths)
 
 
 def _profile_of_units(signal: Signal, shape: Shape, unit: int) -> dict[int, Array]:
@@ -239,8 +247,13 @@ def _near(
 def _pull(
     signal: Signal, factor: float, windows: dict[int, Window], kept: dict[int, int]
 ) -> Pull:
+    inputs = math.prod(
+        math.inf if window.length is None else window.length
+        for window in windows.values()
+    )
+
     def pull(gradient: Gradient) -> Gradient:
-        second, position, profile = factor, factor, {}
+        second, every, profile = 1.0, 1.0, {}
         for axis, to in kept.items():
             window = windows.get(axis)
             values = gradient.profile.get(to)
@@ -249,10 +262,12 @@ def _pull(
                 root = 1.0 if values is None else float(np.sqrt(values).mean()) ** 2
                 mean, cross, values = window.backward(values)
                 second *= mean
-                position *= cross / (root or 1.0)
+                every *= cross / (root or 1.0)
             if values is not None:
                 profile[axis] = values
-        return replace(gradient.times(second, position), profile=profile)
+        position = distinct(every, second, inputs) if windows else every
+        moved = gradient.times(second * factor, position * factor, every * factor)
+        return replace(moved, profile=profile)
 
     return pull
 
@@ -275,8 +290,9 @@ def _weight_rule(
     def rule(gradient: Gradient) -> float:
         axes = tuple(kept.values())
         far = float(signal.pairs[0, 1, 0]) / (signal.unevenness or 1.0)
-        apart = float(signal.pairs[0, 1 if places > 1 else 0, 1])
-        apart /= (signal.unevenness or 1.0) if places > 1 else 1.0
+        before = signal.size(signal.positions)
+        apart = float(signal.pairs[0, 1, 1]) / (signal.unevenness or 1.0)
+        apart += (float(signal.pairs[0, 0, 1]) - apart) / before
         together = gradient.even(axes)
         alone = met = 1.0
         for axis, to in kept.items():

@@ -98,7 +98,7 @@ def _products_of_means(signal: Signal, whole: _Set) -> Array:
     pairs = signal.pairs
     if whole.positions:
         places = signal.size(signal.positions)
-        mean = pairs[:, 1] + (pairs[:, 0] - signal.common) / places
+        mean = pairs[:, 1] + (pairs[:, 0] - pairs[:, 1]) / places
         pairs = np.stack([mean, mean], axis=1)
     if whole.units:
         mean = (pairs[0] + (whole.units - 1) * pairs[1]) / whole.units

@@ -92,9 +92,7 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
     )
 
 
-def _rising(
-    base: Signal, function: Function | None
-) -> tuple[Signal, Function | None]:
+def _rising(base: Signal, function: Function | None) -> tuple[Signal, Function | None]:
     """Return z and φ with φ(z) the same and φ rising: -z for one that falls."""
     if function is None:
         return base, None
@@ -104,9 +102,7 @@ def _rising(
         return base, function
     turned = replace(affine(base, -1.0), base=None, function=None)
     falling = function
-    return turned, Function(
-        lambda z: falling.value(-z), lambda z: -falling.slope(-z)
-    )
+    return turned, Function(lambda z: falling.value(-z), lambda z: -falling.slope(-z))
 
 
 @dataclass(frozen=True)

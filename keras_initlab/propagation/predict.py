@@ -242,9 +242,7 @@ class Propagation:
                 path = f"{prefix}/{call.path}" if prefix else call.path
                 self.known.paths.setdefault(id(call.operation), path)
                 shapes = [tuple(one.shape) for one in call.node.outputs]
-                made = self._call(
-                    call.operation, tuple(read), arguments, True, shapes
-                )
+                made = self._call(call.operation, tuple(read), arguments, True, shapes)
             else:
                 made = self._operate(call, tuple(read), arguments)
             flat = keras.tree.flatten(made)

@@ -25,6 +25,15 @@ NORMALISING = tuple(
     if hasattr(keras.layers, name)
 )
 
+# What may stand between a head and the model's output, besides an activation.
+_PLAIN = (
+    keras.layers.Activation,
+    keras.layers.Softmax,
+    keras.layers.Reshape,
+    keras.layers.Flatten,
+    keras.layers.Identity,
+)
+
 
 @dataclass(frozen=True)
 class Branch:
@@ -234,11 +243,7 @@ def _heads_in(graph: Graph, inside: dict[int, list[Kernel]], roles: Roles) -> No
                 if len(held) == 1 and held[0].layer is operation and _ends(own):
                     roles.heads.add((id(operation), held[0].weight))
                 break
-            plain = maker.is_layer and (
-                isinstance(operation, keras.layers.Activation | keras.layers.Softmax)
-                or isinstance(operation, keras.layers.Reshape | keras.layers.Flatten)
-                or isinstance(operation, keras.layers.Identity)
-            )
+            plain = isinstance(operation, _PLAIN)
             bends = nonlinearity.own_nonlinearity(operation) if plain else None
             if not plain or len(maker.inputs) != 1 or not _ends(bends):
                 break

@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -188,7 +189,7 @@ class Signal:
         """All axes but the batch."""
         return tuple(range(1, len(self.shape)))
 
-    @property
+    @cached_property
     def positions(self) -> tuple[int, ...]:
         """The axes that number positions."""
         return tuple(axis for axis in self.axes if axis not in self.units)
@@ -197,7 +198,7 @@ class Signal:
         """Return how many elements `axes` number; unknown sizes count as many."""
         return math.prod(self.shape[axis] or _MANY for axis in axes)
 
-    @property
+    @cached_property
     def unevenness(self) -> float:
         """E[√profile]² over positions: what two positions share of an even signal's."""
         return math.prod(
@@ -205,17 +206,6 @@ class Signal:
             for axis, values in self.profile.items()
             if axis in self.positions
         )
-
-    @property
-    def common(self) -> Array:
-        """What two positions share, as it is at one position, by `[unit, input]`.
-
-        At one position two inputs share nothing else; two positions share less than
-        that where they see other parts of what lies around them.
-        """
-        far = self.pairs[:, 1] / (self.unevenness or 1.0)
-        apart: Array = self.pairs[:, 0, 1] - far[:, 1]
-        return far + apart[:, None]
 
     def evolve(self, **changes: Any) -> Signal:
         """Return a signal of its own with `changes`, which remembers nothing else."""

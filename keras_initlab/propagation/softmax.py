@@ -78,7 +78,7 @@ def _expectations(
     def expectation(power: int) -> Array:
         # The powers of t are shared out among the factors.
         factors = np.exp(np.minimum(power * grown, 300.0))
-        return (factors * decay) @ weights
+        return np.asarray((factors * decay) @ weights, np.float64)
 
     alone = np.maximum(decay @ weights, 1e-300)
     two, three, four = (expectation(k) for k in (2, 3, 4))

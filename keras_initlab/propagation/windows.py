@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -12,6 +13,19 @@ from keras_initlab.propagation.signal import Array
 
 # How far apart two outputs are that still count as neighbours.
 _NEIGHBOURS = 6
+
+
+def distinct(every: float, same: float, number: float) -> float:
+    """Return the mean over pairs of different ones of `number` positions.
+
+    Args:
+        every: the mean over all pairs.
+        same: the mean over pairs of one position with itself.
+        number: of positions; infinite where it is not known.
+    """
+    if not 1 < number < math.inf:
+        return every
+    return max(0.0, (every * number - same) / (number - 1))
 
 
 @dataclass(frozen=True)

@@ -111,12 +111,12 @@ def choose(
         )
         choices.append(Choice(kernel, row))
     assumptions = _assumptions(after, roles, options)
-    return Variance(choices, (*assumptions, *_instability(model, designs, after, moments)))
+    return Variance(
+        choices, (*assumptions, *_instability(model, designs, after, moments))
+    )
 
 
-def _design(
-    kernel: Kernel, finder: Finder, roles: Roles, options: Options
-) -> _Design:
+def _design(kernel: Kernel, finder: Finder, roles: Roles, options: Options) -> _Design:
     """Return what a kernel's output should be, by its role in the graph."""
     key = (id(kernel.layer), kernel.weight)
     follows = followed(kernel, finder)
@@ -175,9 +175,7 @@ def _designed(
     return run_forward(model, **moments, designer=designer)
 
 
-def _second_moment(
-    design: _Design, response: float, options: Options
-) -> float | None:
+def _second_moment(design: _Design, response: float, options: Options) -> float | None:
     """Return E[w²] for the target, from what an output sums over."""
     if design.zero:
         return 0.0
@@ -204,9 +202,7 @@ def _row(kernel: Kernel, design: _Design, seed: int | None) -> PlanRow:
     assert design.chosen is not None
     std = math.sqrt(design.chosen.second_moment)
     gain = std * math.sqrt(fan.fan_in)
-    after = (
-        keras.initializers.Zeros() if design.zero else Scaled(gain=gain, seed=seed)
-    )
+    after = keras.initializers.Zeros() if design.zero else Scaled(gain=gain, seed=seed)
     return PlanRow(
         layer=kernel.path,
         weight=kernel.weight,
@@ -228,9 +224,7 @@ def _second(forward: Forward, kernel: Kernel) -> float | None:
     return float(np.mean(made)) if made else None
 
 
-def _assumptions(
-    forward: Forward, roles: Roles, options: Options
-) -> tuple[str, ...]:
+def _assumptions(forward: Forward, roles: Roles, options: Options) -> tuple[str, ...]:
     lines = ["E x² is that of kernels' outputs, before the layers' own activations"]
     if options.mean is None and options.variance is None:
         lines.append(
@@ -295,4 +289,6 @@ def _instability(
 
 def _listed(names: Iterable[str]) -> str:
     known = list(names)
-    return ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
+    return ", ".join(known[:5]) + (
+        f" and {len(known) - 5} more" if len(known) > 5 else ""
+    )

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 from keras_initlab.kernels import own_variables
 from keras_initlab.propagation.predict import Propagation
@@ -44,6 +45,15 @@ class Law:
 
 INDEPENDENT, SHIFTED = Law(), Law(mean=1.0)
 STEADY, COMMON = Law(steps=0.7), Law(inputs=0.5)
+
+
+def but_for_jax(cases, *names):
+    """Return cases to parametrize by; JAX, which compiles for long, leaves some out.
+
+    Predictions are NumPy's: what they are of one backend they are of all.
+    """
+    marks = (pytest.mark.tensorflow, pytest.mark.torch)
+    return [pytest.param(one, marks=marks if one in names else ()) for one in cases]
 
 
 def haar(generator, rows, columns):

@@ -9,7 +9,6 @@ from keras_initlab.kernels import kernels_of
 from keras_initlab.measurement import measure
 from keras_initlab.propagation import propagate
 from keras_initlab.propagation.forward import run_forward
-from keras_initlab.propagation.predict import Propagation
 from keras_initlab.propagation.signal import Gradient, gradients
 from keras_initlab.propagation.weights import WeightMoments
 from tests.helpers import as_numpy
@@ -19,10 +18,15 @@ from tests.propagation.sequences import (
     SHIFTED,
     STEADY,
     Law,
+    but_for_jax,
     check,
     predicted,
     simulated,
 )
+
+# What is predicted is NumPy's on every backend; what it is compared with takes a
+# compilation for each shape on JAX.
+pytestmark = [pytest.mark.tensorflow, pytest.mark.torch]
 
 STEPS, FEATURES, UNITS = 8, 64, 96
 
@@ -57,7 +61,7 @@ def cells(**options):
     }
 
 
-@pytest.mark.parametrize("name", cells())
+@pytest.mark.parametrize("name", but_for_jax(cells(), "gru, biases", "lstm, great"))
 def test_cells(name):
     # All steps, last state and last carry in one model, compiled once.
     model = sequence_model(cells()[name])
@@ -224,24 +228,23 @@ class OwnLSTMCell(layers.LSTMCell):
         return 2 * made, states
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: layers.RNN(Echo()),
-        lambda: layers.RNN(OwnLSTMCell(16)),
-        lambda: layers.SimpleRNN(16, "relu", recurrent_initializer="identity"),
-        lambda: layers.SimpleRNN(16, "softmax"),
-    ],
-    ids=["cell", "subclass", "identity", "softmax"],
-)
-def test_unknown_cells_are_measured(make):
-    model = keras.Sequential([keras.Input((4, 16)), make()])
+UNKNOWN = {
+    "cell": lambda: layers.RNN(Echo()),
+    "subclass": lambda: layers.RNN(OwnLSTMCell(16)),
+    "identity": lambda: layers.SimpleRNN(16, "relu", recurrent_initializer="identity"),
+    "softmax": lambda: layers.SimpleRNN(16, "softmax"),
+}
+
+
+@pytest.mark.parametrize("name", but_for_jax(UNKNOWN, "subclass", "softmax"))
+def test_unknown_cells_are_measured(name):
+    model = keras.Sequential([keras.Input((4, 16)), UNKNOWN[name]()])
     (stats,) = propagate(model)
     assert stats.source == "measured"
     assert stats.second_moment > 0
 
 
-@pytest.mark.parametrize("last_only", [False, True])
+@pytest.mark.parametrize("last_only", but_for_jax([False, True], True))
 def test_gradients(last_only):
     # Three models in one, so that all is compiled once.
     kinds = (layers.SimpleRNN, layers.LSTM, layers.GRU)
@@ -330,20 +333,18 @@ def test_time_distributed_model():
 @pytest.mark.parametrize("iterations", [1, 15])
 def test_spectral_normalization(iterations):
     layer = layers.SpectralNormalization(
-        layers.Dense(80, kernel_initializer="he_normal"), power_iterations=iterations
+        layers.Dense(240, kernel_initializer="he_normal"), power_iterations=iterations
     )
-    model = sequence_model(layer, (STEPS, 120))
-    given = INDEPENDENT.signal((STEPS, 120))
+    model = sequence_model(layer, (STEPS, 360))
+    given = INDEPENDENT.signal((STEPS, 360))
     signals = predicted(model, [given], training=True)
-    rows = simulated(
-        model,
-        [INDEPENDENT],
-        signals,
-        draws=6,
-        batch=8,
-        run=lambda x: model(x, training=True),
-    )
-    check(signals, rows, WIDTH)
+    x = INDEPENDENT.draw(np.random.default_rng(0), 64, (STEPS, 360))
+    measured = (as_numpy(model(x, training=True)) ** 2).mean()
+    # One draw: the stretch found varies by some 3 %, as (rows · columns)^(-1/4) / 2.
+    assert signals[0].second == pytest.approx(measured, rel=0.1)
+    # Marchenko-Pastur: m₂ / m₁, and the upper edge, which 15 iterations come near.
+    expected = {1: 360 / 600, 15: 360 / (360**0.5 + 240**0.5) ** 2}[iterations]
+    assert signals[0].second == pytest.approx(expected, rel=0.07)
     (as_drawn,) = predicted(model, [given], training=False)
     assert as_drawn.second == pytest.approx(2.0)
 
@@ -359,10 +360,10 @@ def test_calls_are_recorded_as_they_are_measured():
         ]
     )
     x = np.random.default_rng(0).standard_normal((4, 4, 12)).astype("float32")
-    found, measured = propagate(model), measure(model, x)
-    for key in ("layer", "shape", "weight"):
+    found, measured = propagate(model), measure(model, x, gradients=False)
+    for key in ("layer", "shape"):
         assert [getattr(one, key) for one in found] == [
             getattr(one, key) for one in measured
         ]
     assert not any(one.gradient_second_moment is None for one in found)
-    assert not Propagation(model).records
+    assert [one.weight for one in found] == ["kernel", "kernel", None, *["kernel"] * 4]

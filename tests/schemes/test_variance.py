@@ -47,7 +47,9 @@ def test_the_plan_predicts_before_and_after():
 
 def test_heads_start_near_log_classes():
     model = net(
-        layers.Dense(128, "relu"), layers.Dense(128, "relu"), layers.Dense(10, "softmax")
+        layers.Dense(128, "relu"),
+        layers.Dense(128, "relu"),
+        layers.Dense(10, "softmax"),
     )
     rewrite(model)
     generator = np.random.default_rng(0)
@@ -62,7 +64,9 @@ def residual(blocks=16, width=64):
     x = inputs = keras.Input((width,))
     for index in range(blocks):
         y = layers.Dense(width, "relu", name=f"in{index}")(x)
-        x = layers.Add(name=f"sum{index}")([x, layers.Dense(width, name=f"out{index}")(y)])
+        x = layers.Add(name=f"sum{index}")(
+            [x, layers.Dense(width, name=f"out{index}")(y)]
+        )
     return keras.Model(inputs, layers.Dense(4, name="head")(x))
 
 
@@ -118,7 +122,9 @@ def test_what_reaches_a_kernel_counts():
 
 
 def test_inputs_behind_rescaling_are_standard_unless_told():
-    row = rewrite(net(layers.Rescaling(1 / 255), layers.Dense(8, "relu", name="d")))["d"]
+    row = rewrite(net(layers.Rescaling(1 / 255), layers.Dense(8, "relu", name="d")))[
+        "d"
+    ]
     assert row.std**2 == pytest.approx(1 / 64)
 
 

@@ -173,7 +173,7 @@ def _scores(
         *(query.shape[axis] for axis in axes),
         *(value.shape[axis] for axis in axes),
     )
-    made = scores_signal(weights, shape, value.size(axes))
+    made = scores_signal(weights, shape, value.size(axes), heads)
     context.note(layer._softmax, made)
     if layer.dropout > 0:
         return made, context.call(layer._dropout_layer, made)
