@@ -167,8 +167,13 @@ def _added_as_one(group: list[tuple[float, Signal]]) -> tuple[float, Signal]:
     if None not in lines:
         slope = sum(f * line[0] for f, line in zip(scales, lines, strict=True) if line)
         shift = sum(f * line[1] for f, line in zip(scales, lines, strict=True) if line)
-        base = signals[0].base or signals[0]
-        return 1.0, affine(base.with_units(signals[0].units), slope, shift)
+        base = (signals[0].base or signals[0]).with_units(signals[0].units)
+        made = affine(base, slope, shift)
+        if made is not base:
+            passed = ((f, s) for f, s in group if s.serial != base.serial)
+            notes = tuple((signal, _scaled(scale**2)) for scale, signal in passed)
+            made = replace(made, notes=notes)
+        return 1.0, made
 
     def value(*x: Array) -> Array:
         return np.asarray(sum(f * one for f, one in zip(scales, x, strict=True)))

@@ -37,6 +37,7 @@ groups = layers.GroupQueryAttention
 SELF = {
     "heads": lambda x: heads(4, 16)(x, x),
     "strong": lambda x: heads(4, 16, kernel_initializer=STRONG)(x, x),
+    "small heads": lambda x: heads(16, 4, kernel_initializer=STRONG)(x, x),
     # With dropout, which is off: on JAX, Keras's fused operation wants equal widths.
     "wide head": lambda x: heads(1, 64, 32, dropout=0.5, output_shape=48)(x, x),
     "causal": lambda x: heads(4, 16)(x, x, use_causal_mask=True),
@@ -59,7 +60,8 @@ def run(model):
 
 
 @pytest.mark.parametrize(
-    "name", but_for_jax(SELF, "strong", "window", "gate", "biases", "causal")
+    "name",
+    but_for_jax(SELF, "strong", "small heads", "window", "gate", "biases", "causal"),
 )
 def test_self_attention(name):
     inputs = keras.Input((STEPS, FEATURES))
@@ -78,6 +80,19 @@ def test_longer_sequences():
     signals = predicted(model, [INDEPENDENT.signal((100, 32))])
     rows = simulated(model, [INDEPENDENT], signals, batch=4, run=run(model))
     check(signals, rows, 2 * WIDTH)
+
+
+def test_queries_of_few_dimensions_are_alike_by_chance():
+    inputs = keras.Input((STEPS, FEATURES))
+    layer = heads(4, 16, kernel_initializer=STRONG)
+    model = keras.Model(inputs, layer(inputs, inputs))
+    (out,) = predicted(model, [INDEPENDENT.signal((STEPS, FEATURES))])
+    rows = simulated(model, [INDEPENDENT], [out], draws=80, run=run(model))[:, 0, 3]
+    error = rows.std() / np.sqrt(len(rows))
+    found = out.pairs[0, 1, 0]
+    assert abs(found - rows.mean()) < 5 * error + 0.02 * found
+    even = 4.0 / STEPS  # two kernels of gain √2, and even weights
+    assert found > 1.05 * even
 
 
 def test_one_key():

@@ -10,6 +10,7 @@ from keras_initlab.measurement import measure
 from keras_initlab.propagation import propagate
 from keras_initlab.propagation.forward import run_forward
 from keras_initlab.propagation.signal import Gradient, gradients
+from keras_initlab.propagation.steps import turned
 from keras_initlab.propagation.weights import WeightMoments
 from tests.helpers import as_numpy
 from tests.propagation.sequences import (
@@ -54,6 +55,9 @@ def cells(**options):
             recurrent_initializer=keras.initializers.Orthogonal(2.0),
             **both,
         ),
+        "gru, great": layers.GRU(
+            UNITS, recurrent_initializer=keras.initializers.Orthogonal(3.0), **both
+        ),
         "stacked": layers.RNN(
             [layers.LSTMCell(64), layers.GRUCell(80), layers.SimpleRNNCell(UNITS)],
             **both,
@@ -61,7 +65,9 @@ def cells(**options):
     }
 
 
-@pytest.mark.parametrize("name", but_for_jax(cells(), "gru, biases", "lstm, great"))
+@pytest.mark.parametrize(
+    "name", but_for_jax(cells(), "gru, biases", "lstm, great", "gru, great")
+)
 def test_cells(name):
     # All steps, last state and last carry in one model, compiled once.
     model = sequence_model(cells()[name])
@@ -78,8 +84,7 @@ def test_three_layers():
     three = layers.LSTM(UNITS)(two)
     model = keras.Model(inputs, [one, two, three])
     signals = predicted(model, [INDEPENDENT.signal((STEPS, FEATURES))])
-    # What steps share is averaged between layers: by lag, over inputs.
-    check(signals, simulated(model, [INDEPENDENT], signals), 2 * WIDTH)
+    check(signals, simulated(model, [INDEPENDENT], signals), WIDTH)
 
 
 def test_steps_are_uneven():
@@ -124,14 +129,14 @@ def test_initial_state():
 
 @pytest.mark.tensorflow
 @pytest.mark.torch
-def test_dropout_is_the_same_at_every_step():
-    layer = layers.LSTM(
-        UNITS, dropout=0.4, recurrent_dropout=0.3, return_sequences=True
-    )
+@pytest.mark.parametrize("kind", [layers.SimpleRNN, layers.LSTM])
+def test_dropout_is_the_same_at_every_step(kind):
+    layer = kind(UNITS, dropout=0.4, recurrent_dropout=0.5, return_sequences=True)
     model = sequence_model(layer)
-    given = SHIFTED.signal((STEPS, FEATURES))
+    law = Law(mean=0.5, variance=0.2)
+    given = law.signal((STEPS, FEATURES))
     signals = predicted(model, [given], training=True)
-    rows = simulated(model, [SHIFTED], signals, run=lambda x: model(x, training=True))
+    rows = simulated(model, [law], signals, run=lambda x: model(x, training=True))
     check(signals, rows, WIDTH)
     (kept,) = predicted(model, [given], training=False)
     assert signals[0].second > 1.1 * kept.second
@@ -147,6 +152,12 @@ def test_backwards_in_time():
     )
     # Keras leaves the steps of such a layer in the order in which it took them.
     np.testing.assert_allclose(behind.profile[1], ahead.profile[1])
+    uneven = x.evolve(profile={1: np.linspace(0.25, 1.75, STEPS)})
+    last = [
+        predicted(sequence_model(layers.GRU(UNITS, go_backwards=back)), [one])[0].second
+        for back, one in ((True, uneven), (False, turned(uneven)))
+    ]
+    assert last[0] == pytest.approx(last[1], rel=1e-9)
     model = sequence_model(layers.Bidirectional(layer, merge_mode=None))
     signals = predicted(model, [x])
     np.testing.assert_allclose(signals[1].profile[1], ahead.profile[1][::-1])
@@ -311,6 +322,9 @@ def test_time_distributed_dense_is_dense():
     assert made["wrapped"].mean == pytest.approx(made["plain"].mean, rel=0.02)
     np.testing.assert_allclose(
         made["wrapped"].pairs, made["plain"].pairs, rtol=0.05, atol=1e-9
+    )
+    np.testing.assert_allclose(
+        made["wrapped"].profile[1], made["plain"].profile[1], rtol=0.1
     )
     found = [gradients([one], Gradient(1.0))[x.serial].second for one in made.values()]
     assert found[0] == pytest.approx(found[1], rel=0.05)
