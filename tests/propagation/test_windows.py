@@ -27,7 +27,7 @@ TRANSPOSED = [
     (5, size, stride, padding, extra)
     for size, stride in [(3, 1), (3, 2), (4, 2), (2, 3), (5, 3)]
     for padding in ("same", "valid")
-    for extra in (None, *range(min(stride, 2) if stride > 1 else 0))
+    for extra in (None, *range(min(stride, 2) if stride > 1 and size % 2 else 0))
 ]
 
 
