@@ -43,7 +43,7 @@ def relu(x):
 
 
 def windows(x, size, stride):
-    """Return the windows of a row along axis 1, of shape (batch, outputs, size, units)."""
+    """Return the windows along axis 1, of shape (batch, outputs, size, units)."""
     count = (x.shape[1] - size) // stride + 1
     return np.stack(
         [x[:, k * stride : k * stride + size] for k in range(count)], axis=1
@@ -209,7 +209,7 @@ MOVES = {
 # What is approximate: by how much, relative to the second moment.
 SLACK = {
     "averages of averages": 0.02,  # neighbours' neighbours along one axis
-    "repeated and averaged": 0.1,  # whether neighbours are copies goes by where they are
+    "repeated and averaged": 0.1,  # neighbours are copies or not by where they are
     "repeat in blocks": 0.1,
     "joined with itself, bent": 0.5,  # parts are taken to share no more than means
 }
