@@ -181,6 +181,7 @@ def blended(
         near={**{a: v for a, v in signal.near.items() if a not in rows}, **near},
         profile=profile,
         parents=((signal, _pull(signal, rows)),),
+        lineage=signal.lineage,
     )
 
 

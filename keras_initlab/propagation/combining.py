@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -202,6 +204,10 @@ def _summed_pairs(
             centred += factor**2 * (known - _squares(origin, origin))
             for axis, values in origin.near.items():
                 lengths[axis] = max(lengths.get(axis, 0), len(values))
+    for (one, first), (two, second) in _twins(found):
+        shared = first.pairs[:, :, 1:] - _squares(first, first)[:, :, 1:]
+        if first.units == units and second.units == units:
+            centred += 2 * one * two * shared
     for axis, length in lengths.items():
         near[axis] = np.zeros(length)
         for factor, origin in found:
@@ -210,6 +216,23 @@ def _summed_pairs(
             padded[: len(own)] = own
             near[axis] += factor**2 * (padded - origin.mean**2)
     return centred, near
+
+
+def _twins(
+    terms: list[tuple[float, Signal]],
+) -> Iterator[tuple[tuple[float, Signal], tuple[float, Signal]]]:
+    """Yield the pairs of terms that are what the same weights make of two inputs.
+
+    They share what two inputs of a batch share, as do two towers of one network.
+    """
+    families: dict[Any, list[tuple[float, Signal]]] = {}
+    for term in terms:
+        if term[1].lineage:
+            families.setdefault((term[1].lineage, term[1].shape), []).append(term)
+    for family in families.values():
+        for one, two in itertools.combinations(family, 2):
+            if np.allclose(one[1].pairs, two[1].pairs, rtol=1e-9, atol=0.0):
+                yield one, two
 
 
 def _scaled(factor: float, position: float | None = None) -> Pull:

@@ -18,6 +18,8 @@ from keras_initlab.propagation.signal import Array, Function, Gradient, Pull, Si
 
 # Levels at which a function that is not homogeneous sees an uneven signal.
 _LEVELS = 17
+# What has exploded stays a number: its square does not overflow.
+_ROOT = 1e150
 # Cases that a function is told apart in, at most.
 _MOST_CASES = 16
 
@@ -108,6 +110,7 @@ def apply_function(
         function=composed,
         parents=((law, _slope_pull(factors, steepness)),),
         measured=signal.measured,
+        lineage=signal.lineage,
     )
     if gaussian:
         return result
@@ -192,8 +195,11 @@ def _respond(
 
 @lru_cache(maxsize=1024)
 def _known_response(known: Activation, mean: float, variance: float) -> Response:
-    exact = activations.moments(known, mean, variance)
     assert known.function is not None
+    try:
+        exact = activations.moments(known, mean, variance)
+    except ValueError:  # it overflows, as exp does
+        return _response_to(function_of(known), mean, variance)
     x = mean + math.sqrt(variance) * gaussian_grid().nodes
     return response(
         np.asarray(known.function(x), np.float64),
@@ -206,9 +212,9 @@ def _known_response(known: Activation, mean: float, variance: float) -> Response
 def _response_to(function: Function, mean: float, variance: float) -> Response:
     grid = gaussian_grid()
     x = mean + math.sqrt(variance) * grid.nodes
-    values = np.asarray(function.value(x), np.float64)
-    slopes = np.asarray(function.slope(x), np.float64)
-    slope = float(grid.weights @ slopes**2) * (variance or 1.0)
+    values = np.clip(np.asarray(function.value(x), np.float64), -_ROOT, _ROOT)
+    slopes = np.clip(np.asarray(function.slope(x), np.float64), -_ROOT, _ROOT)
+    slope = min(float(grid.weights @ slopes**2) * (variance or 1.0), _ROOT**2)
     second = float(grid.weights @ values**2)
     return response(values, float(grid.weights @ values), second, slope)
 
@@ -284,6 +290,7 @@ def affine(signal: Signal, scale: float = 1.0, shift: float = 0.0) -> Signal:
         base=signal.base or signal,
         function=function if inner is None else compose(function, inner),
         parents=((signal, lambda gradient: gradient.times(scale**2)),),
+        lineage=signal.lineage,
     )
 
 
@@ -361,6 +368,7 @@ def noisy(
         base=None if function is None else signal.base or signal,
         function=function,
         parents=((signal, lambda gradient: gradient.times(slope_second, across, 1.0)),),
+        lineage=signal.lineage,
     )
 
 

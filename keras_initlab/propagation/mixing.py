@@ -32,6 +32,8 @@ class Draw:
 
 
 ZERO = WeightMoments(0.0, 0.0)
+# What has exploded stays a number, as far from any other as one can be.
+_MOST, _ROOT = 1e300, 1e150
 
 
 def mix(
@@ -97,6 +99,7 @@ def mix(
     before = float(pairs[0, 0, 0])
     pairs[0] += bias.second_moment + cross
     pairs[1] += bias.mean**2 + cross
+    pairs, mean = np.clip(pairs, -_MOST, _MOST), float(np.clip(mean, -_ROOT, _ROOT))
     second = float(pairs[0, 0, 0])
     if bias.second_moment and second > 0:
         share = before / second
@@ -117,7 +120,14 @@ def mix(
         parents=((signal, back),),
         weights=((draw.layer, draw.weight, rule),),
         measured=signal.measured,
+        lineage=_lineage(signal, draw),
     )
+
+
+def _lineage(signal: Signal, draw: Draw) -> tuple[Any, ...] | None:
+    if signal.lineage is None:
+        return None
+    return (*signal.lineage, (id(draw.layer), draw.weight))
 
 
 def _seen(

@@ -87,6 +87,7 @@ def _normalised(signal: Signal, whole: _Set) -> Signal:
         near=_near_centred(signal, removed, factor),
         profile=_profile_centred(signal, whole, removed),
         parents=((signal, _then(coupled, factor)),),
+        lineage=signal.lineage,
     )
     if signal.base is None or signal.function is None or signal.function.affine:
         return result

@@ -76,7 +76,11 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
         **{a: v / v.mean() for a, v in levels.items() if np.ptp(v) > 1e-9},
     }
     result = signal.evolve(
-        shape=tuple(shape), pairs=pairs.copy(), near=near, profile=profile
+        shape=tuple(shape),
+        pairs=pairs.copy(),
+        near=near,
+        profile=profile,
+        lineage=signal.lineage,
     )
     uneven = result.unevenness
     result.pairs[:, 1] *= uneven

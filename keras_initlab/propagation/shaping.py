@@ -38,6 +38,7 @@ def transpose(signal: Signal, order: Sequence[int]) -> Signal:
         profile=_renamed(signal.profile, moved),
         parts=tuple(transpose(part, order) for part in signal.parts),
         joint=moved.get(signal.joint, 0),
+        lineage=signal.lineage,
         parents=((signal, lambda g: replace(g, profile=_renamed(g.profile, back))),),
     )
     return _carried(made, signal, lambda base: transpose(base, order))
@@ -78,6 +79,7 @@ def reshape(signal: Signal, shape: Shape) -> Signal:
         near=near,
         profile=profile,
         parents=((signal, lambda g: replace(g, profile=_renamed(g.profile, back))),),
+        lineage=signal.lineage,
     )
     return _carried(_some_units(made), signal, lambda base: reshape(base, shape))
 
@@ -368,6 +370,7 @@ def _without(signal: Signal, axes: tuple[int, ...], shape: Shape) -> Signal:
         near=_renamed(signal.near, moved),
         profile=_renamed(signal.profile, moved),
         parents=((signal, lambda g: replace(g, profile=_renamed(g.profile, back))),),
+        lineage=signal.lineage,
     )
 
 

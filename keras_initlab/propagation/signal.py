@@ -133,6 +133,8 @@ class Signal:
         notes: as `parents`, for signals that the gradient passes by on another way.
         weights: gradient rules of the weights that made it, by layer and name.
         measured: whether a sample was measured on the way, for want of a rule.
+        lineage: the weights that it went through since the model's input; None where
+            more than these tells it from other signals.
     """
 
     shape: Shape
@@ -150,6 +152,7 @@ class Signal:
     notes: tuple[tuple[Signal, Pull], ...] = ()
     weights: tuple[tuple[Any, str, Callable[[Gradient], float]], ...] = ()
     measured: bool = False
+    lineage: tuple[Any, ...] | None = None
     serial: int = field(default_factory=lambda: next(_serial))
 
     @staticmethod
@@ -160,7 +163,7 @@ class Signal:
         pairs = np.full((2, 2, 2), float(mean) ** 2)
         pairs[0, 0, 0] += variance
         units = (len(shape) - 1,) if len(shape) > 1 else ()
-        return Signal(tuple(shape), units, mean, pairs, **rest)
+        return Signal(tuple(shape), units, mean, pairs, lineage=(), **rest)
 
     @property
     def second(self) -> float:
@@ -217,6 +220,7 @@ class Signal:
             "parents": (),
             "notes": (),
             "weights": (),
+            "lineage": None,
             "serial": next(_serial),
         }
         return replace(self, **{**fresh, **changes})
@@ -256,6 +260,7 @@ class Signal:
             base=self.base,
             function=self.function,
             parts=tuple(part.with_units(units) for part in self.parts),
+            lineage=self.lineage,
             parents=((self, _relabelling(self, units)),),
         )
 

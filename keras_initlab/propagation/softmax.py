@@ -12,11 +12,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from keras_initlab.propagation.hermite import gaussian_grid
 from keras_initlab.propagation.signal import Array
 
-# Integrals are shared by all numbers of logits up to this one.
-_USUAL = 4096
+# Step of sums over logits and log t, and the widest logits that are summed over.
+_STEP, _WIDEST = 0.3, 20.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,13 @@ def softmax_moments(count: int, variance: float) -> SoftmaxMoments:
     if variance <= 1e-12:
         a = 1.0 / count
         return SoftmaxMoments(a * a, a * a * (1 - a))
-    step, alone, two, three, four = _expectations(variance, max(count, _USUAL))
+    if variance > _WIDEST**2:
+        # One logit leads by far, unless two are level: ever more seldom, as 1 / σ.
+        near = softmax_moments(count, _WIDEST**2)
+        share = _WIDEST / math.sqrt(variance)
+        second = (1 - share) / count + share * near.second
+        return SoftmaxMoments(second, share * near.jacobian)
+    step, alone, two, three, four = _expectations(variance)
     others = alone ** (count - 1)
     second = float((two * others).sum() * step)
     third = float((three * others).sum() * step) / 2
@@ -56,29 +61,26 @@ def softmax_moments(count: int, variance: float) -> SoftmaxMoments:
     return SoftmaxMoments(second, max(0.0, jacobian))
 
 
-@lru_cache(maxsize=64)
-def _expectations(
-    variance: float, most: int
-) -> tuple[float, Array, Array, Array, Array]:
+@lru_cache(maxsize=256)
+def _expectations(variance: float) -> tuple[float, Array, Array, Array, Array]:
     """Return tᵏ E[e^{ks} e^{-t eˢ}] on a grid of log t, for k of 0, 2, 3 and 4.
 
-    The grid, whose step comes first, serves for up to `most` logits.
+    The grid, whose step comes first, serves any number of logits.
     """
     deviation = math.sqrt(variance)
-    nodes, weights = gaussian_grid().nodes[::2], gaussian_grid().weights[::2]
-    weights = weights / weights.sum()
-    s = deviation * nodes
+    nodes = np.linspace(-8.0, 8.0, max(129, math.ceil(16 * deviation / _STEP)))
+    weights = np.exp(-(nodes**2) / 2)
+    weights /= weights.sum()
     # t where t eˢ runs from nothing to everything.
-    log_t = np.linspace(
-        -8.0 - math.log(most) - 6 * deviation - variance, 5.0 + 8 * deviation, 400
-    )
-    grown = log_t[:, None] + s[None, :]
-    decay = np.exp(-np.exp(np.minimum(grown, 30.0)))
+    low, high = -16.0 - 8 * deviation, 6.0 + 8 * deviation
+    log_t = np.linspace(low, high, math.ceil((high - low) / _STEP))
+    grown = log_t[:, None] + deviation * nodes[None, :]
+    powers = np.exp(np.clip(grown, -60.0, 6.0))
+    decay = np.exp(-powers)
 
     def expectation(power: int) -> Array:
         # The powers of t are shared out among the factors.
-        factors = np.exp(np.minimum(power * grown, 300.0))
-        return np.asarray((factors * decay) @ weights, np.float64)
+        return np.asarray((powers**power * decay) @ weights, np.float64)
 
     alone = np.maximum(decay @ weights, 1e-300)
     two, three, four = (expectation(k) for k in (2, 3, 4))

@@ -32,7 +32,7 @@ class Case:
     layers: object
     mean: float = 0.0
     batch: int = 16
-    draws: int = 8
+    draws: int = 6
     off: float = 0.1
     because: str = ""
 

@@ -4,9 +4,12 @@ The rules are NumPy alone and the same on every backend, what differs is what a 
 does. JAX, which compiles each operation for each shape, sees every fifth case.
 """
 
+import keras
+import numpy as np
 import pytest
 from keras import layers as L
 
+from keras_initlab.propagation import propagate
 from tests.propagation.cases import (
     Case,
     check,
@@ -60,6 +63,12 @@ LINEAR = [
         0.5,
         draws=40,
     ),
+    Case(
+        "kernels and biases off zero",
+        (96,),
+        [dense(96, kernel_initializer=normal(0.03, 0.1), **random_bias(0.5, 0.2))],
+        0.5,
+    ),
     Case("constant bias", (96,), [dense(64, "relu", bias_initializer="ones"), dense()]),
     Case(
         "random bias",
@@ -97,6 +106,7 @@ CONVOLUTIONS = [
     Case("Conv2D bias", (4, 4, 16), [conv(**random_bias(0.5)), conv()]),
     Case("Conv2D sigmoid", (4, 4, 16), [conv(activation="sigmoid"), conv()]),
     Case("2x2 map", (2, 2, 16), [conv(), conv()], 0.5),
+    Case("2x2 map, inputs alike", (2, 2, 32), [conv(96, None)], 2.0, draws=24),
     Case("2x2 map 5x5", (2, 2, 16), [conv(size=5), conv(size=5)], 0.5),
     *(
         Case(f"six {k}x{k} {a}", (4, 4, 32), [conv(64, a, k) for _ in range(6)])
@@ -221,3 +231,14 @@ def test_convolutions(case):
 @table(CHANNELS_FIRST)
 def test_channels_first(case):
     check(case)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "exponential"])
+def test_what_explodes_stays_a_number(activation):
+    large = {"kernel_initializer": normal(0.0, 10.0)}
+    layers = [L.Dense(512, activation, **large) for _ in range(80)]
+    stats = propagate(keras.Sequential([keras.Input((512,)), *layers]))
+    seconds = np.array([one.second_moment for one in stats])
+    assert np.isfinite(seconds).all()
+    assert (np.diff(seconds) >= 0).all()
+    assert seconds[-1] > 1e290

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from keras import layers as L
 
+from keras_initlab.propagation import propagate
 from tests.propagation.cases import Case, check, conv, dense, normal, random_bias, table
-from tests.propagation.simulation import predicted
+from tests.propagation.simulation import complaints, measured, predicted
 
 # What is predicted is NumPy's on every backend; what it is compared with takes a
 # compilation for each shape on JAX.
@@ -341,6 +342,26 @@ def test_dropping(case):
 @table(MERGING)
 def test_merging(case):
     check(case)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_towers(shared):
+    """One network's outputs for two inputs share what two inputs of a batch do."""
+    towers = [
+        keras.Sequential([keras.Input((48,)), *(dense(96, "relu") for _ in range(4))])
+        for _ in range(2)
+    ]
+    a, b = keras.Input((48,)), keras.Input((48,))
+    made = L.Subtract()([towers[0](a), towers[0 if shared else 1](b)])
+    model = keras.Model([a, b], made)
+    signal = predicted(model, 0.3)
+    found = measured(model, signal.units, 0.3, draws=24)
+    allowed = {"second": 0.1} | dict.fromkeys(("cosine", "batch"), 0.05)
+    allowed |= dict.fromkeys(("places", "places_cosine"), 0.05)
+    assert complaints(signal, found, allowed) == []
+    # Had they nothing in common, it would be more than each has.
+    mean_square = propagate(towers[0], 0.3)[-1].second_moment
+    assert (signal.second < mean_square) == shared
 
 
 def test_a_difference_of_the_same_is_nothing():

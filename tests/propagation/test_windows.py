@@ -54,8 +54,8 @@ def test_outputs_see_what_keras_lets_them_see(length, size, stride, dilation, pa
 
 @pytest.mark.parametrize(("length", "size", "stride", "padding", "extra"), TRANSPOSED)
 def test_so_do_those_of_transposed_windows(length, size, stride, padding, extra):
-    if (padding, extra) == ("same", 0) and keras.backend.backend() != "tensorflow":
-        pytest.skip("Keras cuts another end off than it does on TensorFlow")
+    if (keras.backend.backend(), padding, extra) == ("torch", "same", 0):
+        pytest.skip("on PyTorch Keras cuts another end off than on the other backends")
     window = Window(length, size, stride, padding=padding, transposed=True, extra=extra)
     layer = L.Conv1DTranspose(
         1, size, strides=stride, padding=padding, output_padding=extra, use_bias=False

@@ -9,7 +9,7 @@ from keras_initlab.propagation.shaping import collapse
 from keras_initlab.propagation.signal import Signal
 from tests.propagation.simulation import pair_moments
 
-WORLDS, BATCH = 1200, 3
+WORLDS, BATCH = 800, 3
 KINDS = list(itertools.product((0, 1), repeat=3))
 
 
