@@ -5,8 +5,8 @@ Importing this package registers every `initlab>` name with Keras, so that
 
 Initialise   `Auto` ("initlab>auto"), `Scaled` ("initlab>scaled"); the classics with
              true fans (`GlorotUniform`, `HeNormal`, ...); `Orthogonal`,
-             `DeltaOrthogonal`, `Identity`, `Sparse`; biases (`ConstantBias`,
-             `ClassPriorBias`, `ForgetGateBias`)
+             `DeltaOrthogonal`, `Mirrored`, `Identity`, `Sparse`; biases
+             (`ConstantBias`, `ClassPriorBias`, `ForgetGateBias`)
 Fans         `kernel_fans`; `kernel_layout.register` for layers of your own
 Rewrite      `rewrite_initializers(model)` -> `Plan`
 Predict      `propagate(model)`, without data; `keras_initlab.propagation` for rules of
@@ -34,6 +34,7 @@ from keras_initlab.initializers import (
     Identity,
     LecunNormal,
     LecunUniform,
+    Mirrored,
     Orthogonal,
     Scaled,
     Sparse,
@@ -74,6 +75,7 @@ __all__ = [
     "LayerStats",
     "LecunNormal",
     "LecunUniform",
+    "Mirrored",
     "Orthogonal",
     "Plan",
     "Scaled",

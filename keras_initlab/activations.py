@@ -25,7 +25,7 @@ from keras_initlab.activation_probe import (
 )
 from keras_initlab.moments import GaussianMoments, check_law, gaussian_moments
 
-__all__ = ["Activation", "chi", "gain", "moments", "resolve"]
+__all__ = ["Activation", "chi", "gain", "moments", "odd_part", "resolve"]
 
 
 def resolve(identifier: Any) -> Activation:
@@ -161,6 +161,53 @@ def chi(identifier: Any) -> float:
         return 1.0
     known = _at_unit_variance(activation)
     return known.derivative_second_moment / known.second_moment
+
+
+def odd_part(identifier: Any) -> Activation:
+    """ψ(z) = φ(z) − φ(−z): what two units that mirror each other are together.
+
+    It is z itself for ReLU, GELU, SiLU and softplus, (1 + slope) z for leaky ReLU,
+    z for hard SiLU, tanh(z / 2) for the sigmoid and 2φ for an odd φ.
+
+    Args:
+        identifier: as in `resolve`.
+
+    Raises:
+        ValueError: the activation is not elementwise, or as in `resolve`.
+        TypeError: as in `resolve`.
+
+    Example:
+        >>> from keras_initlab.activations import moments, odd_part
+        >>> round(moments(odd_part("gelu"), variance=4.0).second_moment, 12)
+        4.0
+
+    Source: Balduzzi et al., "The shattered gradients problem" (2017), section 4, for
+    ReLU ("looks linear").
+    """
+    activation = resolve(identifier)
+    if activation.function is None:
+        _moments(activation, 0.0, 1.0)  # says what is wrong with it
+    return _odd_part(activation)
+
+
+@lru_cache(maxsize=256)
+def _odd_part(activation: Activation) -> Activation:
+    function, derivative = activation.function, activation.derivative
+    assert function is not None
+
+    def both(x: Any) -> Any:
+        return function(x) - function(-x)
+
+    def slope(x: Any) -> Any:
+        assert derivative is not None
+        return derivative(x) + derivative(-x)
+
+    return Activation(
+        f"odd part of {activation.name}",
+        both,
+        None if derivative is None else slope,
+        tuple(sorted({sign * kink for kink in activation.kinks for sign in (-1, 1)})),
+    )
 
 
 def _at_unit_variance(activation: Activation) -> GaussianMoments:

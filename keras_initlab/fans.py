@@ -56,6 +56,9 @@ class KernelLayout:
             a transposed convolution leaves the rest out.
         output_share: the share of `field` through which an input is read; 1 / strides
             where a convolution steps over the rest.
+        neighbours: the axis along which neighbours are the input's neighbouring units,
+            and the one of the output's; None where there is none. Left out, the last
+            ones of `inputs` and `outputs`.
     """
 
     inputs: tuple[int, ...] = ()
@@ -65,6 +68,15 @@ class KernelLayout:
     blocks: int = 1
     input_share: float = 1.0
     output_share: float = 1.0
+    neighbours: tuple[int | None, int | None] | None = None
+
+    @property
+    def unit_axes(self) -> tuple[int | None, int | None]:
+        """The axes of neighbouring units, of the input and of the output."""
+        if self.neighbours is not None:
+            return self.neighbours
+        last = (axes[-1] if axes else None for axes in (self.inputs, self.outputs))
+        return next(last), next(last)
 
     def fans(self, shape: Shape) -> Fans:
         """Return the fans of a kernel of this layout and shape."""
@@ -259,6 +271,10 @@ def _einsum(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
         inputs=tuple(i for i, axis in numbered if axis not in made),
         outputs=tuple(i for i, axis in numbered if axis in made and axis not in source),
         batch=tuple(i for i, axis in numbered if axis in made and axis in source),
+        neighbours=(
+            next((i for i, a in numbered if a == source[-1] and a not in made), None),
+            next((i for i, a in numbered if a == made[-1] and a not in source), None),
+        ),
     )
 
 

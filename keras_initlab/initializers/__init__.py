@@ -11,6 +11,7 @@ from keras_initlab.initializers.classic import (
     LecunUniform,
 )
 from keras_initlab.initializers.identity import Identity
+from keras_initlab.initializers.mirrored import Mirrored
 from keras_initlab.initializers.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_initlab.initializers.scaled import Scaled
 from keras_initlab.initializers.sparse import Sparse
@@ -28,6 +29,7 @@ __all__ = [
     "Identity",
     "LecunNormal",
     "LecunUniform",
+    "Mirrored",
     "Orthogonal",
     "Scaled",
     "Sparse",

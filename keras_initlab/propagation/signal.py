@@ -111,6 +111,36 @@ class Function:
 
 
 @dataclass(frozen=True, eq=False)
+class Mirror:
+    """What is known of units that come in pairs: one is f(z), the other f(−z).
+
+    Attributes:
+        odd: f(z) − f(−z), of half as many units.
+        axis: the axis along which the two of a pair are neighbours.
+        base: z, where the tensor is a function of it still, elementwise.
+        function: that function f; None for z itself.
+        sources: the kernels that made the pairs, by the id of their layer and name.
+        whole: whether the gradient at `odd` finds its way to the tensor itself.
+        back: the way of a gradient that is only told of, where it is not `parents`.
+    """
+
+    odd: Signal
+    axis: int
+    base: Signal | None = None
+    function: Function | None = None
+    sources: frozenset[tuple[int, str]] = frozenset()
+    whole: bool = False
+    back: tuple[tuple[Signal, Pull], ...] | None = None
+
+    def with_units(self, units: tuple[int, ...]) -> Mirror | None:
+        """Return the mirror of a tensor that is seen with other axes as its units."""
+        if self.axis not in units:
+            return None
+        base = None if self.base is None else self.base.with_units(units)
+        return replace(self, odd=self.odd.with_units(units), base=base)
+
+
+@dataclass(frozen=True, eq=False)
 class Signal:
     """The moments of one tensor, of shape (batch, ...).
 
@@ -135,6 +165,9 @@ class Signal:
         measured: whether a sample was measured on the way, for want of a rule.
         lineage: the weights that it went through since the model's input; None where
             more than these tells it from other signals.
+        mirror: what is known of its units as pairs, where they mirror each other.
+        echoes: signals that are told of the gradient here, and tell what mirrors of
+            them are made of: it reaches these on another way.
     """
 
     shape: Shape
@@ -153,6 +186,8 @@ class Signal:
     weights: tuple[tuple[Any, str, Callable[[Gradient], float]], ...] = ()
     measured: bool = False
     lineage: tuple[Any, ...] | None = None
+    mirror: Mirror | None = None
+    echoes: tuple[tuple[Signal, Pull], ...] = ()
     serial: int = field(default_factory=lambda: next(_serial))
 
     @staticmethod
@@ -221,6 +256,8 @@ class Signal:
             "notes": (),
             "weights": (),
             "lineage": None,
+            "mirror": None,
+            "echoes": (),
             "serial": next(_serial),
         }
         return replace(self, **{**fresh, **changes})
@@ -261,6 +298,7 @@ class Signal:
             function=self.function,
             parts=tuple(part.with_units(units) for part in self.parts),
             lineage=self.lineage,
+            mirror=None if self.mirror is None else self.mirror.with_units(units),
             parents=((self, _relabelling(self, units)),),
         )
 
@@ -317,6 +355,7 @@ def gradients(outputs: list[Signal], start: Gradient) -> dict[int, Gradient]:
     """
     found: dict[int, Gradient] = {}
     noted: dict[int, Gradient] = {}
+    echoed: dict[int, Gradient] = {}
     known: dict[int, Signal] = {}
     heap: list[int] = []
 
@@ -336,15 +375,32 @@ def gradients(outputs: list[Signal], start: Gradient) -> dict[int, Gradient]:
                 reached(parent, pull(found[signal.serial]), found)
             for parent, pull in signal.notes:
                 reached(parent, pull(found[signal.serial]), noted)
+            for parent, pull in signal.echoes:
+                reached(parent, pull(found[signal.serial]), echoed)
         if signal.serial in noted:
             for parent, pull in signal.notes:
                 reached(parent, pull(noted[signal.serial]), noted)
             for parent, pull in signal.parents:
                 if _is_passed_by(signal, parent):
                     reached(parent, pull(noted[signal.serial]), noted)
-    for serial, gradient in noted.items():
-        _add(found, serial, gradient)
+        if signal.serial in echoed:
+            for parent, pull in _way_of_echo(signal):
+                reached(parent, pull(echoed[signal.serial]), echoed)
+    for told in (noted, echoed):
+        for serial, gradient in told.items():
+            _add(found, serial, gradient)
     return found
+
+
+def _way_of_echo(signal: Signal) -> list[tuple[Signal, Pull]]:
+    """Return who else is told of a gradient that a signal was told of.
+
+    What mirrors are made of, back to where the pairs were made.
+    """
+    way = signal.parents
+    if signal.mirror is not None and signal.mirror.back is not None:
+        way = signal.mirror.back
+    return [(parent, pull) for parent, pull in way if parent.mirror is not None]
 
 
 def _is_passed_by(signal: Signal, parent: Signal) -> bool:
