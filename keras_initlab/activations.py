@@ -9,6 +9,8 @@ from functools import lru_cache, partial
 from typing import Any
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from keras_initlab.activation_functions import (
     NAMED,
@@ -24,6 +26,8 @@ from keras_initlab.activation_probe import (
     recognise_rows,
 )
 from keras_initlab.moments import GaussianMoments, check_law, gaussian_moments
+
+Array = NDArray[np.float64]
 
 __all__ = ["Activation", "chi", "gain", "moments", "odd_part", "resolve"]
 
@@ -195,12 +199,12 @@ def _odd_part(activation: Activation) -> Activation:
     function, derivative = activation.function, activation.derivative
     assert function is not None
 
-    def both(x: Any) -> Any:
-        return function(x) - function(-x)
+    def both(x: Array) -> Array:
+        return np.subtract(function(x), function(-x), dtype=np.float64)
 
-    def slope(x: Any) -> Any:
+    def slope(x: Array) -> Array:
         assert derivative is not None
-        return derivative(x) + derivative(-x)
+        return np.add(derivative(x), derivative(-x), dtype=np.float64)
 
     return Activation(
         f"odd part of {activation.name}",

@@ -13,12 +13,12 @@ from keras_initlab import context
 from keras_initlab.initializers import Auto
 from keras_initlab.kernels import kernels_of
 from keras_initlab.plan import Plan
-from keras_initlab.schemes import activation
+from keras_initlab.schemes import activation, isometric
 from keras_initlab.schemes import variance as variance_scheme
 from keras_initlab.schemes.choice import Choice, Finder, Seeds, skipped_layers
-from keras_initlab.schemes.variance import CRITERIA, RESIDUALS, Options
+from keras_initlab.schemes.predicted import CRITERIA, RESIDUALS, Options
 
-SCHEMES = ("activation", "variance")
+SCHEMES = ("activation", "variance", "isometric")
 
 
 def rewrite_initializers(
@@ -34,6 +34,7 @@ def rewrite_initializers(
     criterion: str = "forward",
     mean: Any = None,
     variance: Any = None,
+    q: float | None = None,
 ) -> Plan:
     """Give every kernel of `model` an initializer that fits its place in the network.
 
@@ -50,13 +51,22 @@ def rewrite_initializers(
     depth does not add variance; heads one that keeps a softmax's first loss near
     log(classes). Subclassed models are opened, see `propagate`.
 
+    With `scheme="isometric"` units come in pairs that mirror each other wherever the
+    graph lets a kernel read them as pairs: `initlab>mirrored`. At first the network
+    then computes with the odd part of its activations, which is linear for ReLU, GELU,
+    SiLU and softplus and nearly so for others at a small second moment `q` of
+    pre-activations: signals and gradients keep their lengths and angles at any depth.
+    For plain networks, without normalisation or skips. Kernels that cannot come in
+    pairs (odd widths, shared layers, recurrent, depthwise and attention kernels) are
+    orthogonal and scaled as by "variance"; the plan says which, and why.
+
     The weights of built layers are drawn again; other weights, biases among them, stay
     as they are. The choice is in the layers' config: clones and loaded models draw by
     the same rule.
 
     Args:
         model: any Keras model, built unless `only_unbuilt`.
-        scheme: "activation" or "variance".
+        scheme: "activation", "variance" or "isometric".
         seed: an int gives every kernel its own repeatable draw; None draws afresh.
         skip: layers to leave alone: a layer, its name or path ("encoder/dense"), or
             several of these. A name stands for every layer inside that one as well.
@@ -64,14 +74,17 @@ def rewrite_initializers(
             the scheme "activation".
         dry_run: plan only, and change nothing.
         target: for "variance": the second moment of kernels' outputs.
-        residual: for "variance": "scaled" gives the last kernel of each of the n
-            residual branches on a stream the target `target / n`, "zero" makes it 0,
-            "keep" treats it as any kernel.
+        residual: for "variance" and "isometric": "scaled" gives the last kernel of each
+            of the n residual branches on a stream the target `target / n`, "zero" makes
+            it 0, "keep" treats it as any kernel.
         criterion: for "variance": "forward", or "balanced" for the harmonic mean with
             the variance that would keep the gradient's second moment, as Glorot did.
-        mean, variance: for "variance": of the inputs, as in `propagate`. Left out,
-            inputs (what is behind Normalization and Rescaling, if these come first)
-            have mean 0 and variance 1.
+        mean, variance: for "variance" and "isometric": of the inputs, as in
+            `propagate`. Left out, inputs (what is behind Normalization and Rescaling,
+            if these come first) have mean 0 and variance 1.
+        q: for "isometric": the second moment of pre-activations. Left out, 0.05, or
+            0.25 where φ(0) is not 0, and less for a deep network whose φ has an odd
+            part that bends (tanh): see `schemes.isometric.default_q`.
 
     Returns:
         A `Plan` with a row for each kernel; print it. Frozen kernels
@@ -96,19 +109,27 @@ def rewrite_initializers(
     [1.0, 0.447]
 
     Source: He et al. 2015; Glorot & Bengio 2010; Bingham & Miikkulainen 2023 for
-    following a graph; Zhang et al. 2019 for residual branches; see `initlab>auto`.
+    following a graph; Zhang et al. 2019 for residual branches; Balduzzi et al. 2017 for
+    mirrored units; see `initlab>auto` and `initlab>mirrored`.
     """
     _check(model, scheme, only_unbuilt)
-    options = _options(
-        scheme, only_unbuilt, target, residual, criterion, mean, variance
-    )
+    given = {
+        "target": target,
+        "residual": residual,
+        "criterion": criterion,
+        "mean": mean,
+        "variance": variance,
+        "q": q,
+    }
+    options = _options(scheme, only_unbuilt, given)
     seeds = Seeds(seed)
     kernels = kernels_of(model)
     skipped = skipped_layers(model, kernels, skip)
     finder = Finder()
     assumptions: tuple[str, ...] = ()
-    if scheme == "variance":
-        chosen = variance_scheme.choose(model, seeds, skipped, finder, options)
+    if scheme in _PREDICTING:
+        choose = _PREDICTING[scheme]
+        chosen = choose(model, seeds, skipped, finder, options)
         choices, assumptions = chosen.choices, chosen.assumptions
     else:
         choices = [
@@ -121,37 +142,41 @@ def rewrite_initializers(
     return Plan(rows, model=model.name, applied=not dry_run, assumptions=assumptions)
 
 
-def _options(
-    scheme: str,
-    only_unbuilt: bool,
-    target: Any,
-    residual: Any,
-    criterion: Any,
-    mean: Any,
-    variance: Any,
-) -> Options:
-    """Return the checked options of the scheme "variance"."""
-    given = (target, residual, criterion, mean, variance)
-    if scheme != "variance":
-        if given != (1.0, "scaled", "forward", None, None):
+_PREDICTING = {"variance": variance_scheme.choose, "isometric": isometric.choose}
+# Which options belong to which schemes, and what they are if left out.
+_OPTIONS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "target": (("variance",), 1.0),
+    "residual": (("variance", "isometric"), "scaled"),
+    "criterion": (("variance",), "forward"),
+    "mean": (("variance", "isometric"), None),
+    "variance": (("variance", "isometric"), None),
+    "q": (("isometric",), None),
+}
+
+
+def _options(scheme: str, only_unbuilt: bool, given: dict[str, Any]) -> Options:
+    """Return the checked options of a scheme that predicts."""
+    for name, (schemes, default) in _OPTIONS.items():
+        if scheme not in schemes and given[name] != default:
+            wanted = " or ".join(f"scheme={one!r}" for one in schemes)
             raise ValueError(
-                "`target`, `residual`, `criterion`, `mean` and `variance` belong to "
-                f"scheme='variance'. Received: scheme={scheme!r}. Leave them out, or "
-                "pass scheme='variance'."
+                f"`{name}` belongs to {wanted}. Received: {name}={given[name]!r} with "
+                f"scheme={scheme!r}. Leave it out, or pass {wanted}."
             )
+    if scheme not in _PREDICTING:
         return Options()
     if only_unbuilt:
         raise ValueError(
             "`only_unbuilt` belongs to scheme='activation': a signal can be followed "
-            "through built layers alone. Received: scheme='variance'. Build the model, "
-            "and name the layers to leave alone in `skip`."
+            f"through built layers alone. Received: scheme={scheme!r}. Build the "
+            "model, and name the layers to leave alone in `skip`."
         )
-    number = isinstance(target, int | float | np.number)
-    if not number or isinstance(target, bool) or not 0 < target < math.inf:
-        raise ValueError(
-            "`target` must be a finite number above 0, the second moment of kernels' "
-            f"outputs. Received: target={target!r}. Leave it out for 1."
-        )
+    for name, meaning in (
+        ("target", "of kernels' outputs"),
+        ("q", "of pre-activations"),
+    ):
+        _check_second_moment(name, given[name], meaning)
+    residual, criterion = given["residual"], given["criterion"]
     for name, value, known in (
         ("residual", residual, RESIDUALS),
         ("criterion", criterion, CRITERIA),
@@ -161,7 +186,19 @@ def _options(
                 f"`{name}` must be {' or '.join(map(repr, known))}. "
                 f"Received: {name}={value!r}. Leave it out for {known[0]!r}."
             )
-    return Options(float(target), residual, criterion, mean, variance)
+    return Options(**{**given, "target": float(given["target"])})
+
+
+def _check_second_moment(name: str, value: Any, meaning: str) -> None:
+    default = _OPTIONS[name][1]
+    if value is default:
+        return
+    number = isinstance(value, int | float | np.number)
+    if not number or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(
+            f"`{name}` must be a finite number above 0, the second moment {meaning}. "
+            f"Received: {name}={value!r}. Leave it out for the default."
+        )
 
 
 def _check(model: Any, scheme: Any, only_unbuilt: bool) -> None:

@@ -202,6 +202,17 @@ def _identity(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
     return _at_centre(mean, scale**2, layout, shape)
 
 
+@initializer_moments.register(initializers.Mirrored)
+def _mirrored(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+    layout = base.layout_of(shape, known)
+    second = initializer.second_moment(shape, layout)
+    paired = (initializer.inputs, initializer.outputs)
+    if initializer.is_centred(shape, layout):
+        moments = _at_centre(0.0, second, layout, shape)
+        return replace(moments, paired=paired)
+    return WeightMoments(0.0, second, paired=paired)
+
+
 def _at_centre(
     mean: float, second_moment: float, layout: fans.KernelLayout, shape: Shape
 ) -> WeightMoments:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -26,12 +26,15 @@ class WeightMoments:
         centred: everything but the receptive field's centre tap is zero, in a field of
             more than one tap: padding then costs nothing.
         sampled: no rule is known for the initializer: moments of one draw.
+        paired: whether neighbours on its input side, and on its output side, have
+            opposite signs; see `initlab>mirrored`.
     """
 
     mean: float
     second_moment: float
     centred: bool = False
     sampled: bool = False
+    paired: tuple[bool, bool] = field(default=(False, False), repr=False)
 
     @property
     def variance(self) -> float:
@@ -68,7 +71,8 @@ def current_moments(
         spread = squares.sum() + counts @ (means - mean) ** 2
         second_moment = mean**2 + spread / array.size
     centred = _is_centred(array, layer, weight)
-    return WeightMoments(float(mean), float(second_moment), centred)
+    paired = _is_paired(array, layer, weight)
+    return WeightMoments(float(mean), float(second_moment), centred, paired=paired)
 
 
 def _pieces(flat: NDArray[Any]) -> Iterator[tuple[int, float, float]]:
@@ -91,3 +95,21 @@ def _is_centred(array: NDArray[Any], layer: Any, weight: str | None) -> bool:
         # Of an even size the one before the middle, as `initlab>` initializers have it.
         centre[axis] = (array.shape[axis] - 1) // 2
     return bool(0 < np.count_nonzero(array[tuple(centre)]) == np.count_nonzero(array))
+
+
+def _is_paired(
+    array: NDArray[Any], layer: Any, weight: str | None
+) -> tuple[bool, bool]:
+    """Say on which sides of a kernel neighbours have opposite signs."""
+    if layer is None or array.ndim < 2:
+        return False, False
+    found = []
+    for axis in fans.kernel_layout(layer, weight, array.shape).unit_axes:
+        values = None if axis is None else np.moveaxis(array, axis, 0)
+        found.append(
+            values is not None
+            and len(values) % 2 == 0
+            and bool(np.any(values[0]))
+            and bool((values[0::2] == -values[1::2]).all())
+        )
+    return found[0], found[1]

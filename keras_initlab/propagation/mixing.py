@@ -48,7 +48,8 @@ def mix(
     windows: dict[int, Window] | None = None,
     per_unit: bool = False,
     kept: dict[int, int] | None = None,
-    own_positions: float = False,
+    own_positions: float = 0.0,
+    read: Signal | None = None,
 ) -> Signal:
     """Return Σ w x + b over units and windows, for weights drawn independently.
 
@@ -63,6 +64,8 @@ def mix(
         per_unit: each unit has a kernel of its own (depthwise).
         kept: from axes of `signal` to axes of the result, where positions stay.
         own_positions: share of pairs of positions that have two kernels.
+        read: what the kernel's entries are multiplied by, where x is made of that: a
+            kernel of pairs reads two units, and x is their difference.
 
     Source: Glorot & Bengio 2010, section 4.2; Xiao et al. 2018 for convolutions.
     """
@@ -109,7 +112,7 @@ def mix(
         shape[axis] or 64 for axis in range(1, len(shape)) if axis not in units
     )
     back = _pull(signal, moments.second_moment * copies * field, windows, kept)
-    rule = _weight_rule(signal, places, windows, kept, own_positions)
+    rule = _weight_rule(read or signal, places, windows, kept, own_positions)
     return Signal(
         tuple(shape),
         tuple(units),

@@ -157,6 +157,18 @@ class Propagation:
             )
         return self.known.moments[key]
 
+    def structure(self, layer: Any, weight: str, signal: Signal) -> WeightMoments:
+        """Return what is known of a kernel that `signal` meets but its scale.
+
+        A designer that chooses more than the scale says it in `structure`.
+        """
+        known = self.weight(layer, weight)
+        choose = getattr(self.designer, "structure", None)
+        if choose is None:
+            return known
+        made: WeightMoments = choose(layer, weight, signal, known)
+        return made
+
     def optional_weight(self, layer: Any, weight: str) -> WeightMoments | None:
         """Return the moments of a weight that `layer` may go without."""
         if any(one.name == weight for one in own_variables(layer)):
@@ -198,13 +210,23 @@ class Propagation:
         from keras_initlab.propagation.rules.activation import activate
 
         try:
-            return activate(signal, function)
+            made = self._carried(None, (signal,), activate(signal, function))
         except UnknownLayer:
             made = self._measured(Bare(function), (signal,), ((signal,), {}))
-            assert isinstance(made, Signal)
             if self._open:
                 self._open[-1].measured = True
-            return made
+        assert isinstance(made, Signal)
+        return made
+
+    def _carried(self, operation: Any, inputs: tuple[Any, ...], made: Any) -> Any:
+        """Return what an operation made, with its pairs where the inputs have some."""
+        from keras_initlab.propagation.mirrors import carried
+
+        for one in inputs:
+            # Of parts each may be pairs, and the whole not.
+            if isinstance(one, Signal) and (one.mirror or one.parts):
+                return carried(operation, inputs, made, self)
+        return made
 
     def call(
         self, layer: Any, *inputs: Signal, record: bool = True, **named: Any
@@ -349,6 +371,7 @@ class Propagation:
             return Signal.independent(inputs[0].shape, 0.0, self.standard_variance)
         try:
             made = output_moments(layer, *inputs, context=self)
+            made = self._carried(layer, inputs, made)
             self._made = None  # what a rule opened on its way is inside this call
             return made
         except UnknownLayer:
@@ -393,10 +416,12 @@ class Propagation:
             if [one.shape for one in inputs] != shapes:
                 raise
             try:
-                return apply(inputs[0], graph.as_function(call))
+                made = apply(inputs[0], graph.as_function(call))
             except (TypeError, ValueError):
                 raise UnknownLayer(call.path) from None
-        return rule(call.operation, *inputs, context=self)
+            return self._carried(None, inputs, made)
+        made = rule(call.operation, *inputs, context=self)
+        return self._carried(call.operation, inputs, made)
 
     def _measured(
         self,

@@ -165,6 +165,12 @@ def fans_of(kernel: Kernel) -> fans.Fans | None:
     return fans.kernel_fans(shape, kernel.layer, kernel.weight)
 
 
+def layout_of(kernel: Kernel) -> fans.KernelLayout:
+    """Return how a built kernel acts."""
+    shape = tuple(kernel.variable.shape)
+    return fans.kernel_layout(kernel.layer, kernel.weight, shape)
+
+
 def auto_for(follows: Followed, seed: int | None) -> Any:
     """Return the initializer for a nonlinearity, in a form that can be saved."""
     try:

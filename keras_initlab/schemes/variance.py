@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,30 +26,17 @@ from keras_initlab.schemes.choice import (
     followed,
     left_alone,
 )
-
-Residual = Literal["scaled", "zero", "keep"]
-Criterion = Literal["forward", "balanced"]
-RESIDUALS: tuple[str, ...] = get_args(Residual)
-CRITERIA: tuple[str, ...] = get_args(Criterion)
-
-# The second moment of a head's logits. Softmax's mean loss is then about
-# log(classes) + 0.05, and its gradient is not small.
-HEAD_TARGET = 0.1
-
+from keras_initlab.schemes.predicted import (
+    HEAD_TARGET,
+    Options,
+    Scheme,
+    assumptions_of,
+    branch_target,
+    predicted_second,
+)
 
 # By how much inputs are changed to see what grows, and how much growth is reported.
 _NUDGE, _UNSTABLE = 1e-3, 10.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """The arguments of the scheme; see `rewrite_initializers`."""
-
-    target: float = 1.0
-    residual: Residual = "scaled"
-    criterion: Criterion = "forward"
-    mean: Any = None
-    variance: Any = None
 
 
 @dataclass(eq=False)
@@ -66,17 +52,9 @@ class _Design:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Variance:
-    """What the scheme chose, and what it predicts."""
-
-    choices: list[Choice]
-    assumptions: tuple[str, ...]
-
-
 def choose(
     model: Any, seeds: Seeds, skipped: set[int], finder: Finder, options: Options
-) -> Variance:
+) -> Scheme:
     """Return a choice for each kernel of the model, which is left as it is."""
     kernels = kernels_of(model)
     moments = {"mean": options.mean, "variance": options.variance}
@@ -106,12 +84,12 @@ def choose(
             row = _row(kernel, design, seeds.at(index))
         row = replace(
             row,
-            predicted_before=_second(before, kernel),
-            predicted_after=_second(after, kernel),
+            predicted_before=predicted_second(before, kernel),
+            predicted_after=predicted_second(after, kernel),
         )
         choices.append(Choice(kernel, row))
-    assumptions = _assumptions(after, roles, options)
-    return Variance(
+    assumptions = assumptions_of(after, roles, options)
+    return Scheme(
         choices, (*assumptions, *_instability(model, designs, after, moments))
     )
 
@@ -125,16 +103,11 @@ def _design(kernel: Kernel, finder: Finder, roles: Roles, options: Options) -> _
     if key in roles.heads:
         design.target = min(options.target, HEAD_TARGET)
         notes.append("head")
-    elif key in roles.branches and options.residual != "keep":
-        branch = roles.branches[key]
-        if options.residual == "zero":
-            design.zero = True
-            notes.append("residual branch starts at 0")
-        elif branch.normalised:
-            notes.append("residual branch, normalised after: its scale does not count")
-        else:
-            design.target = options.target / branch.count
-            notes.append(f"residual branch, 1 of {branch.count}")
+    elif key in roles.branches:
+        design.target, design.zero, note = branch_target(
+            roles.branches[key], options.target, options.residual
+        )
+        notes.append(note)
     design.note = "; ".join(note for note in notes if note)
     return design
 
@@ -218,37 +191,6 @@ def _row(kernel: Kernel, design: _Design, seed: int | None) -> PlanRow:
     )
 
 
-def _second(forward: Forward, kernel: Kernel) -> float | None:
-    """Return the predicted second moment of what a kernel makes, over its calls."""
-    made = forward.propagation.kernel_outputs.get((id(kernel.layer), kernel.weight))
-    return float(np.mean(made)) if made else None
-
-
-def _assumptions(forward: Forward, roles: Roles, options: Options) -> tuple[str, ...]:
-    lines = ["E x² is that of kernels' outputs, before the layers' own activations"]
-    if options.mean is None and options.variance is None:
-        lines.append(
-            "inputs: mean 0 and variance 1, behind Normalization and Rescaling, all "
-            "elements independent"
-        )
-    else:
-        lines.append(
-            f"inputs: mean {options.mean or 0.0}, variance "
-            f"{1.0 if options.variance is None else options.variance}, all elements "
-            "independent"
-        )
-    lines.append("training mode: dropout drops, batches are normalised")
-    if roles.branches:
-        lines.append(
-            f"residual={options.residual!r}; kernels that end a residual branch: "
-            f"{len(roles.branches)}"
-        )
-    unknown = [stat.layer for stat in forward.measured]
-    if unknown:
-        lines.append(f"no rule, measured on a Gaussian sample: {_listed(unknown)}")
-    return tuple(lines)
-
-
 def _instability(
     model: Any,
     designs: dict[tuple[int, str], _Design],
@@ -284,11 +226,4 @@ def _instability(
         f"unstable: 1 % more at the inputs is {worst:.0f} % more at {where}. One draw "
         "of the weights differs by a few percent from layer to layer, and will not "
         "stay near these figures; normalisation or residual branches would hold it",
-    )
-
-
-def _listed(names: Iterable[str]) -> str:
-    known = list(names)
-    return ", ".join(known[:5]) + (
-        f" and {len(known) - 5} more" if len(known) > 5 else ""
     )

@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 from keras_initlab.propagation.dispatch import layer_rule
-from keras_initlab.propagation.mixing import mix
+from keras_initlab.propagation.mirrors import weighted
 from keras_initlab.propagation.signal import Gradient, Signal
+from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.propagation.windows import Window
 
 
@@ -23,9 +24,13 @@ def dense(layer: Any, x: Signal, *, context: Any) -> Signal:
     """Return the signal behind a Dense layer."""
     last = len(x.shape) - 1
     x = x.with_units((last,))
-    z = mix(
+    z = weighted(
         x,
-        context.draw(layer, "kernel"),
+        context,
+        layer,
+        "kernel",
+        context.structure(layer, "kernel", x),
+        axes=(last, last),
         shape=(*x.shape[:-1], layer.units),
         units=(last,),
         fan=int(x.shape[-1] or 1),
@@ -55,9 +60,13 @@ def einsum_dense(layer: Any, x: Signal, *, context: Any) -> Signal:
         for a in source
         if a in made and a != source[0] and a not in numbered
     }
-    z = mix(
+    z = weighted(
         x,
-        context.draw(layer, "kernel"),
+        context,
+        layer,
+        "kernel",
+        context.structure(layer, "kernel", x),
+        axes=(len(x.shape) - 1, len(made) - 1),
         shape=tuple(sizes[axis] for axis in made),
         units=tuple(made.index(axis) for axis in numbered) or (len(made) - 1,),
         fan=math.prod(sizes[axis] or 1 for axis in summed),
@@ -144,6 +153,7 @@ def convolve(
     groups: int = 1,
     per_unit: bool = False,
     bias: str | None = "bias",
+    structure: WeightMoments | None = None,
 ) -> Signal:
     """Return the signal behind one kernel that slides over positions."""
     shape = list(x.shape)
@@ -151,9 +161,13 @@ def convolve(
         shape[axis] = window.output_length
     channels = int(x.shape[channel] or 1)
     shape[channel] = filters
-    return mix(
+    return weighted(
         x,
-        context.draw(layer, weight),
+        context,
+        layer,
+        weight,
+        structure or context.weight(layer, weight),
+        axes=(channel, channel),
         shape=tuple(shape),
         units=(channel,),
         fan=1 if per_unit else channels // groups,
@@ -169,24 +183,23 @@ def conv(layer: Any, x: Signal, *, context: Any) -> Signal:
     """Return the signal behind a convolution."""
     places, channel = _spatial(layer, x)
     x = x.with_units((channel,))
-    windows = _centred(layer, "kernel", _windows(layer, x, places), context)
+    structure = context.structure(layer, "kernel", x)
     z = convolve(
         layer,
         x,
         "kernel",
         layer.filters,
         context,
-        windows=windows,
+        windows=_centred(structure, _windows(layer, x, places)),
         channel=channel,
         groups=layer.groups,
+        structure=structure,
     )
     return activated(layer, z, context)
 
 
-def _centred(
-    layer: Any, weight: str, windows: dict[int, Window], context: Any
-) -> dict[int, Window]:
-    if not context.weight(layer, weight).centred:
+def _centred(structure: WeightMoments, windows: dict[int, Window]) -> dict[int, Window]:
+    if not structure.centred:
         return windows
     return {
         axis: Window(
@@ -222,7 +235,7 @@ def conv_transpose(layer: Any, x: Signal, *, context: Any) -> Signal:
         )
         for i, axis in enumerate(places)
     }
-    windows = _centred(layer, "kernel", windows, context)
+    windows = _centred(context.weight(layer, "kernel"), windows)
     z = convolve(
         layer, x, "kernel", layer.filters, context, windows=windows, channel=channel
     )
@@ -235,7 +248,7 @@ def depthwise(layer: Any, x: Signal, *, context: Any) -> Signal:
     places, channel = _spatial(layer, x)
     x = x.with_units((channel,))
     filters = layer.depth_multiplier * int(x.shape[channel] or 1)
-    windows = _centred(layer, "kernel", _windows(layer, x, places), context)
+    windows = _centred(context.weight(layer, "kernel"), _windows(layer, x, places))
     z = convolve(
         layer,
         x,
@@ -255,7 +268,8 @@ def separable(layer: Any, x: Signal, *, context: Any) -> Signal:
     places, channel = _spatial(layer, x)
     x = x.with_units((channel,))
     filters = layer.depth_multiplier * int(x.shape[channel] or 1)
-    windows = _centred(layer, "depthwise_kernel", _windows(layer, x, places), context)
+    depthwise = context.weight(layer, "depthwise_kernel")
+    windows = _centred(depthwise, _windows(layer, x, places))
     z = convolve(
         layer,
         x,
