@@ -76,14 +76,14 @@ def apply_function(
     seen = function if gaussian else composed
     mean = law.mean / math.sqrt(law.unevenness or 1.0)
     variance = max(0.0, law.second - mean**2)
-    answer = _respond(seen, mean, variance, known if gaussian else None)
+    answer = respond(seen, mean, variance, known if gaussian else None)
     rho = np.ones(law.vector().size)
     if variance > 0:
         rho = (_even(law, law.vector()) - mean**2) / variance
     vector = answer.correlated(rho)
     second, slope = answer.second, answer.slope_second
     if seen.cases:
-        drawn = [(p, _respond(f, mean, variance, None)) for p, f in seen.cases]
+        drawn = [(p, respond(f, mean, variance, None)) for p, f in seen.cases]
         second = sum(p * one.second for p, one in drawn)
         slope = sum(p * one.slope_second for p, one in drawn)
         if not seen.by_position:
@@ -158,7 +158,7 @@ def _steepness(
     if not signal.profile or (known is not None and _is_homogeneous(known)):
         return {}
     levels, at = _levels_of(signal, mean, variance)
-    steep = np.array([_mean_square(function, row, slope=True) for row in at])
+    steep = np.array([mean_square(function, row, slope=True) for row in at])
     middle = float(np.interp(1.0, levels, steep))
     if not middle > 0:
         return {}
@@ -181,9 +181,10 @@ def _mean_square_of_slope(
     )
 
 
-def _respond(
-    function: Function, mean: float, variance: float, known: Activation | None
+def respond(
+    function: Function, mean: float, variance: float, known: Activation | None = None
 ) -> Response:
+    """Return how f(x), or f'(x), of two Gaussians go together, by their correlation."""
     if known is None:
         return _response_to(function, mean, variance)
     if not _is_homogeneous(known) or not variance > 0:
@@ -225,7 +226,7 @@ def moments_of(function: Function, signal: Signal) -> tuple[float, float]:
     deviation = math.sqrt(max(0.0, signal.second - mean**2))
     x = mean + deviation * gaussian_grid().nodes
     weights = gaussian_grid().weights
-    return float(weights @ function.value(x)), _mean_square(function, x)
+    return float(weights @ function.value(x)), mean_square(function, x)
 
 
 def compose(outer: Function, inner: Function) -> Function:
@@ -393,7 +394,7 @@ def _profile(
     if not signal.profile or (known is not None and _is_homogeneous(known)):
         return signal.profile, 1.0
     levels, at = _levels_of(signal, mean, variance)
-    seconds = np.array([_mean_square(function, row) for row in at])
+    seconds = np.array([mean_square(function, row) for row in at])
     middle = float(np.interp(1.0, levels, seconds))
     if not middle > 0:
         return signal.profile, 1.0
@@ -420,7 +421,7 @@ def _levels_of(signal: Signal, mean: float, variance: float) -> tuple[Array, Arr
     return levels, np.sqrt(levels)[:, None] * row
 
 
-def _mean_square(function: Function, x: Array, *, slope: bool = False) -> float:
+def mean_square(function: Function, x: Array, *, slope: bool = False) -> float:
     """Return E[f(x)²], or E[f'(x)²], of values on the grid."""
     cases = function.cases or ((1.0, function),)
     weights = gaussian_grid().weights

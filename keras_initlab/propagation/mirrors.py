@@ -18,7 +18,13 @@ import numpy as np
 
 from keras_initlab.propagation.combining import add, concatenate
 from keras_initlab.propagation.dispatch import output_moments
-from keras_initlab.propagation.elementwise import affine, apply_function
+from keras_initlab.propagation.elementwise import (
+    affine,
+    apply_function,
+    mean_square,
+    respond,
+)
+from keras_initlab.propagation.hermite import gaussian_grid
 from keras_initlab.propagation.mixing import mix
 from keras_initlab.propagation.normalizing import ONES, rescaled
 from keras_initlab.propagation.shaping import reshape
@@ -81,8 +87,10 @@ def weighted(
         return half
     sources = frozenset({(id(layer), weight)})
     made = _in_pairs(half, axes[1], sources)
-    if bias is not None and bias.second_moment:
-        return rescaled(made, ONES, bias)  # it shifts both alike: mirrors no more
+    if bias is not None and bias.second_moment and made.mirror is not None:
+        # It shifts both alike: they mirror no more, but for their difference.
+        apart = replace(made.mirror, base=None)
+        return replace(rescaled(made, ONES, bias), mirror=apart)
     return made
 
 
@@ -134,14 +142,21 @@ def carried(operation: Any, inputs: tuple[Any, ...], made: Any, context: Any) ->
     """
     if not isinstance(made, Signal) or made.mirror is not None:
         return made
-    mirror = _of_a_function(made) or _of_parts(made)
+    name = type(operation).__name__
+    carry = next((f for kind, f in _CARRIERS if name.startswith(kind)), None)
+    mirror = None
+    if carry is None or not inputs:
+        mirror = _of_a_function(made) or _of_parts(made)
     if mirror is None and inputs and all(_is_paired(one) for one in inputs):
-        name = type(operation).__name__
-        carry = next((f for kind, f in _CARRIERS if name.startswith(kind)), None)
         if carry is not None:
             mirror = carry(operation, inputs, made, context)
+        elif len(inputs) == 1 and made.parts:
+            mirror = _of_joined(inputs[0], made)
         elif len(inputs) == 1:
             mirror = _of_gaussians(inputs[0], made)
+    if mirror is not None and mirror.whole:
+        odd = replace(mirror.odd, parents=((made, lambda gradient: gradient),))
+        mirror = replace(mirror, odd=odd)
     return made if mirror is None else replace(made, mirror=mirror)
 
 
@@ -152,13 +167,33 @@ def _is_paired(one: Any) -> bool:
 def _of_a_function(made: Signal) -> Mirror | None:
     """Return the mirror of f(z), elementwise, of pairs z and −z."""
     function, whole = made.function, made.base
-    if function is None or function.cases or whole is None or whole.mirror is None:
+    if function is None or whole is None or whole.mirror is None:
         return None
     mirror = whole.mirror.with_units(made.units)
     if mirror is None or mirror.base is None or mirror.function is not None:
         return None
     odd = apply_function(mirror.base, _odd_part(function))
+    if function.cases:
+        if not function.by_position and made.size(made.positions) > 1:
+            return None
+        odd = _drawn_apart(odd, made, function, mirror.base)
     return replace(mirror, odd=odd, function=function, back=None)
+
+
+def _drawn_apart(odd: Signal, made: Signal, function: Function, base: Signal) -> Signal:
+    """Return the difference of two of a pair of which each has a draw of its own.
+
+    `odd` is the difference of the means over draws.
+    """
+    mean = Function(function.value, function.slope)
+    x = base.mean + math.sqrt(base.variance) * gaussian_grid().nodes
+    pairs = odd.pairs.copy()
+    pairs[0, 0, 0] += 2 * (mean_square(function, x) - mean_square(mean, x))
+    steeper = mean_square(function, x, slope=True) - mean_square(mean, x, slope=True)
+    alone = (base, lambda gradient: gradient.times(2 * steeper, 0.0))
+    return odd.evolve(
+        pairs=pairs, base=None, function=None, parents=(*odd.parents, alone)
+    )
 
 
 def _odd_part(function: Function) -> Function:
@@ -175,6 +210,24 @@ def _of_parts(made: Signal) -> Mirror | None:
     if not found or len(found) < len(mirrors) or len({m.axis for m in found}) > 1:
         return None
     return _joined(found, made.joint)
+
+
+def _of_joined(x: Signal, made: Signal) -> Mirror | None:
+    """Return the mirror of f(x) for pairs x and −x that were joined of parts."""
+    mirror = x.mirror
+    if mirror is None or mirror.base is None or mirror.function is not None:
+        return None
+    below, halves = x.parts, mirror.base.parts
+    if not len(made.parts) == len(below) == len(halves):
+        return None
+    odd = []
+    for part, whole, half in zip(made.parts, below, halves, strict=True):
+        direct = part.base is not None and part.base.serial == whole.serial
+        if part.function is None or part.function.cases or not direct:
+            return None
+        odd.append(apply_function(half, _odd_part(part.function)))
+    joined = concatenate(odd, made.joint)
+    return Mirror(joined, mirror.axis, sources=mirror.sources)
 
 
 def _joined(mirrors: list[Mirror], axis: int) -> Mirror:
@@ -204,7 +257,18 @@ def _of_gaussians(x: Signal, made: Signal) -> Mirror | None:
     apart = x.evolve(pairs=np.stack([x.pairs[0], across]), near={}, profile={})
     answer = apply_function(apart, function)
     pairs = np.stack([2 * (answer.pairs[0] - answer.pairs[1]), np.zeros((2, 2))])
-    return _wholly(made, mirror, pairs)
+    # What x₀ and x₁ get of their difference's gradient is odd in part, and goes on to
+    # their difference; the rest is the same for both.
+    variance = x.variance or 1.0
+    slopes = respond(function, x.mean, variance)
+    alike = slopes.slopes_correlated((float(across[0, 0]) - x.mean**2) / variance)
+    odd, even = (
+        (slopes.slope_second + sign * alike) / (2 * variance) for sign in (1, -1)
+    )
+    parents = ((mirror.odd, lambda gradient: gradient.times(odd)),)
+    made_odd = replace(_wholly(made, mirror, pairs).odd, parents=parents)
+    back = ((x, lambda gradient: gradient.times(odd + even)),)
+    return Mirror(made_odd, mirror.axis, sources=mirror.sources, back=back)
 
 
 def _wholly(made: Signal, mirror: Mirror, pairs: Array) -> Mirror:

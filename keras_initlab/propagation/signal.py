@@ -395,12 +395,18 @@ def gradients(outputs: list[Signal], start: Gradient) -> dict[int, Gradient]:
 def _way_of_echo(signal: Signal) -> list[tuple[Signal, Pull]]:
     """Return who else is told of a gradient that a signal was told of.
 
-    What mirrors are made of, back to where the pairs were made.
+    What pairs are made of, back to where they were made; but not pairs that the
+    gradient itself finds its way to.
     """
-    way = signal.parents
-    if signal.mirror is not None and signal.mirror.back is not None:
-        way = signal.mirror.back
-    return [(parent, pull) for parent, pull in way if parent.mirror is not None]
+    mirror, way = signal.mirror, signal.parents
+    if mirror is not None and mirror.back is not None:
+        way = mirror.back
+    base = -1 if mirror is None or mirror.base is None else mirror.base.serial
+    return [
+        (parent, pull)
+        for parent, pull in way
+        if parent.serial != base and not (parent.mirror and parent.mirror.whole)
+    ]
 
 
 def _is_passed_by(signal: Signal, parent: Signal) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
+from keras_initlab.context import Construction, constructing
 from keras_initlab.kernels import own_variables
 from keras_initlab.propagation.forward import run_forward
 from keras_initlab.propagation.shaping import collapse
@@ -33,10 +34,11 @@ def redraw(model, generator):
             if not variable.trainable:
                 continue
             moments = weight_moments(layer, variable.name)
-            if moments.centred:
+            if moments.centred or any(moments.paired):
                 initializer = layer.kernel_initializer
                 fresh = type(initializer).from_config(initializer.get_config())
-                variable.assign(fresh(variable.shape))
+                with constructing(Construction(layer, variable.name)):
+                    variable.assign(fresh(variable.shape))
                 continue
             noise = generator.standard_normal(variable.shape)
             values = moments.mean + math.sqrt(moments.variance) * noise

@@ -46,6 +46,7 @@ KERNELS = {
     il.HeUniform: il.HeUniform(seed=1),
     il.HeNormal: il.HeNormal(seed=1),
     il.Orthogonal: il.Orthogonal(1.3, seed=1),
+    il.Mirrored: il.Mirrored(1.3, base="orthogonal", seed=1),
     il.Sparse: il.Sparse(0.5, 1.3, seed=1),
     il.Identity: il.Identity(1.3),
 }
@@ -308,6 +309,17 @@ OTHERS = {
             layers.Conv2D(96, 3, kernel_initializer=il.DeltaOrthogonal(1.3, seed=1)),
             (None, 8, 8, 60),
         ),
+        "kernel",
+    ),
+    "mirrored, at the centre": lambda: (
+        built(
+            layers.Conv2D(96, 3, kernel_initializer=il.Mirrored(1.3, seed=1)),
+            (None, 8, 8, 60),
+        ),
+        "kernel",
+    ),
+    "mirrored, one side": lambda: (
+        dense(60, 96, kernel_initializer=il.Mirrored(1.3, inputs=False, seed=1)),
         "kernel",
     ),
     "delta orthogonal, groups": lambda: (

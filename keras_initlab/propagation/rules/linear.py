@@ -123,7 +123,8 @@ def _spatial(layer: Any, x: Signal) -> tuple[tuple[int, ...], int]:
     rank = len(x.shape)
     if layer.data_format == "channels_first":
         return tuple(range(2, rank)), 1
-    return tuple(range(1, rank - 1)), rank - 1
+    # Further axes in front are those of a TimeDistributed.
+    return tuple(range(rank - 1 - len(layer.kernel_size), rank - 1)), rank - 1
 
 
 def _windows(layer: Any, x: Signal, places: tuple[int, ...]) -> dict[int, Window]:

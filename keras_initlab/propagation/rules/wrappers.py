@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 from keras_initlab.kernels import own_variables
 from keras_initlab.propagation.combining import add, concatenate, multiply
@@ -27,8 +28,11 @@ def time_distributed(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
     """Return the signal behind a layer that is called on each step by itself.
 
     Two steps are to that layer what two inputs are: their moments are found by passing
-    them off as such.
+    them off as such. A layer that acts on all steps as on positions is passed them all.
     """
+    if _takes_steps_as_positions(layer.layer):
+        with _unrecorded(context):
+            return _called(layer.layer, x, context)
     pairs = x.pairs
     other_step = pairs[:, 1, 0].copy()
     near = x.near.get(_TIME)
@@ -48,6 +52,18 @@ def time_distributed(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
         with _unrecorded(context, designed=False):
             found.append(_called(layer.layer, _step(x, seen), context))
     return _steps_of(x, *found)
+
+
+_LIKE_POSITIONS = (
+    *(layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D),
+    *(layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU),
+)
+
+
+def _takes_steps_as_positions(layer: Any) -> bool:
+    """Say whether a layer's rule holds for a tensor with an axis of steps in front."""
+    last = getattr(layer, "data_format", "channels_last") != "channels_first"
+    return type(layer) in _LIKE_POSITIONS and last
 
 
 def _called(layer: Any, x: Signal, context: Any) -> Signal:
