@@ -14,6 +14,7 @@ _KERNELS = {
     "depthwise_initializer": ("depthwise_kernel", "kernel"),
     "pointwise_initializer": ("pointwise_kernel",),
 }
+_RECURRENT = {"recurrent_initializer": ("recurrent_kernel",)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +45,16 @@ class Kernel:
         return self.layer.built and self.variable is None
 
 
-def kernels_of(model: Any) -> list[Kernel]:
-    """Return the kernels of every layer of `model`, each once, in order."""
+def kernels_of(model: Any, *, recurrent: bool = False) -> list[Kernel]:
+    """Return the kernels of every layer of `model`, each once, in order.
+
+    Those that cells read their own state with are counted in if `recurrent`.
+    """
+    wanted = {**_KERNELS, **(_RECURRENT if recurrent else {})}
     return [
         kernel
         for layer, parents in walk_layers(model)
-        for kernel in _kernels_in(layer, parents)
+        for kernel in _kernels_in(layer, parents, wanted)
     ]
 
 
@@ -83,13 +88,15 @@ def path_of(layer: Any, parents: tuple[Any, ...]) -> str:
     return "/".join(one.name for one in (*parents[1:], layer))
 
 
-def _kernels_in(layer: Any, parents: tuple[Any, ...]) -> Iterator[Kernel]:
+def _kernels_in(
+    layer: Any, parents: tuple[Any, ...], wanted: dict[str, tuple[str, ...]]
+) -> Iterator[Kernel]:
     by_name = {variable.name: variable for variable in own_variables(layer)}
     bare = not layer._layers and not any(name in vars(layer) for name in _KERNELS)
     if bare and "kernel" in by_name:
         path = path_of(layer, parents)
         yield Kernel(layer, parents, path, None, "kernel", by_name["kernel"])
-    for attribute, names in _KERNELS.items():
+    for attribute, names in wanted.items():
         if attribute not in vars(layer):
             continue
         # Attention layers pass theirs on to the layers inside them.

@@ -40,8 +40,13 @@ from keras_initlab.schemes.predicted import (
 
 # Second moments of pre-activations, see `default_q`.
 _USUAL, _OFFSET = 0.05, 0.25
+# What a cell reads its own state with, at the gain that keeps its length.
+_RECURRENT, _RECURRENT_GAIN = "recurrent_kernel", 1.0
 # By how much gradients may grow over the whole depth.
 _GROWTH = 0.2
+
+# How often what reaches shared kernels is looked at anew.
+_MOST_ROUNDS = 12
 
 _PAIRING = (
     keras.layers.Dense,
@@ -177,12 +182,21 @@ def choose(
     model: Any, seeds: Seeds, skipped: set[int], finder: Finder, options: Options
 ) -> Scheme:
     """Return a choice for each kernel of the model, which is left as it is."""
-    kernels = kernels_of(model)
+    kernels = kernels_of(model, recurrent=True)
     moments: dict[str, Any] = {"mean": options.mean, "variance": options.variance}
     before = run_forward(model, **moments)
-    moments["known"] = before.propagation.known
     roles = roles_of(before.propagation.flat_graph, kernels)
     alone = [left_alone(kernel, skipped, False) for kernel in kernels]
+    known = before.propagation.known
+    recurrent = {
+        (id(kernel.layer), kernel.weight): WeightMoments(
+            0.0,
+            _RECURRENT_GAIN**2 / layout_of(kernel).fans(kernel.variable.shape).fan_in,
+        )
+        for kernel, reason in zip(kernels, alone, strict=True)
+        if reason is None and kernel.weight == _RECURRENT
+    }
+    moments["known"] = replace(known, moments={**known.moments, **recurrent})
     designs = {}
     for kernel, reason in zip(kernels, alone, strict=True):
         if reason is None:
@@ -196,12 +210,7 @@ def choose(
         if making <= designer.read:
             break
         making &= designer.read
-    shared = [design for design in designs.values() if len(design.responses) > 1]
-    if shared:
-        # One scale for all that reaches a kernel, which changes what reaches others.
-        for design in shared:
-            design.mean_response = float(np.mean(design.responses))
-        after = designer.run(model, moments)
+    after = _settled(designer, model, moments, after)
     choices = []
     for index, kernel in enumerate(kernels):
         found = designs.get((id(kernel.layer), kernel.weight))
@@ -217,6 +226,29 @@ def choose(
         choices.append(Choice(kernel, row))
     lines = assumptions_of(after, roles, options)
     return Scheme(choices, (*lines, *_summary(designs, making)))
+
+
+def _settled(
+    designer: _Designer, model: Any, moments: dict[str, Any], after: Forward
+) -> Forward:
+    """Return the prediction in which shared kernels have one scale for all calls.
+
+    What reaches such a kernel depends on its scale; it is looked at again and again.
+    """
+    shared = [one for one in designer.designs.values() if len(one.responses) > 1]
+    for _ in range(_MOST_ROUNDS if shared else 0):
+        off = 0.0
+        for design in shared:
+            mean = float(np.mean(design.responses))
+            last = design.mean_response or design.responses[0]
+            if not 0 < mean * last < math.inf:
+                continue
+            off = max(off, abs(math.log(mean / last)))
+            design.mean_response = math.sqrt(mean * last)
+        after = designer.run(model, moments)
+        if off < 0.01:
+            break
+    return after
 
 
 def _design(
@@ -316,7 +348,7 @@ def _beyond(
     row = activation.choose(kernel, finder, seed, skipped).row
     if design is None or not row.changed:
         return row
-    gain = 1.0 if kernel.weight.startswith("recurrent") else row.gain or 1.0
+    gain = _RECURRENT_GAIN if kernel.weight == _RECURRENT else row.gain or 1.0
     std = None if row.fan_in is None else gain / math.sqrt(row.fan_in)
     note = "; ".join(filter(None, [row.note, f"not mirrored: {design.against_making}"]))
     after = Orthogonal(gain=gain, seed=seed)

@@ -242,6 +242,7 @@ CASES = {
 NARROW = "what units have in common is 1 / width of it"
 ALLOWED = {
     "added, then bent": (0.3, 0.15, "a bent stream and a branch are taken for normal"),
+    "spatial dropout": (0.06, 0.06, "one mask of 16 units for all draws"),
     "layer norm before": (0.02, 0.05, NARROW),
     "layer norm behind": (0.02, 0.05, NARROW),
     "rms norm": (0.02, 0.05, NARROW),

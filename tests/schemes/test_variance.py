@@ -207,7 +207,7 @@ def test_bad_options_are_refused_and_change_nothing(options, text):
 
 
 def test_options_of_the_other_scheme_are_refused():
-    with pytest.raises(ValueError, match="belong to scheme='variance'"):
+    with pytest.raises(ValueError, match="`target` belongs to scheme='variance'"):
         il.rewrite_initializers(net(layers.Dense(8)), target=2.0)
 
 
