@@ -35,6 +35,7 @@ from keras_initlab.schemes.predicted import (
     Scheme,
     assumptions_of,
     branch_target,
+    instability,
     predicted_second,
 )
 
@@ -128,6 +129,7 @@ class _Designer:
     designs: dict[tuple[int, str], _Design]
     making: set[tuple[int, str]]
     read: set[tuple[int, str]] = field(default_factory=set)
+    has_chosen: bool = False
 
     def run(self, model: Any, moments: dict[str, Any]) -> Forward:
         """Return the prediction with kernels chosen on the way."""
@@ -165,6 +167,8 @@ class _Designer:
         design = self.designs.get((id(layer), weight))
         if design is None:
             return current
+        if self.has_chosen:
+            return design.chosen or current
         if not design.responses:
             design.chosen = None
         design.responses.append(response)
@@ -224,8 +228,13 @@ def choose(
             predicted_after=predicted_second(after, kernel),
         )
         choices.append(Choice(kernel, row))
-    lines = assumptions_of(after, roles, options)
-    return Scheme(choices, (*lines, *_summary(designs, making)))
+    designer.has_chosen = True
+    lines = (
+        *assumptions_of(after, roles, options),
+        *_summary(designs, making),
+        *instability(model, designer, after, moments, "even widths"),
+    )
+    return Scheme(choices, lines)
 
 
 def _settled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -9,8 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from keras_initlab.kernels import Kernel
-from keras_initlab.propagation.forward import Forward
-from keras_initlab.propagation.residual import Branch, Roles
+from keras_initlab.propagation.forward import Forward, run_forward
+from keras_initlab.propagation.residual import NORMALISING, Branch, Roles
 from keras_initlab.schemes.choice import Choice
 
 Residual = Literal["scaled", "zero", "keep"]
@@ -21,6 +22,9 @@ CRITERIA: tuple[str, ...] = get_args(Criterion)
 # The second moment of a head's logits. Softmax's mean loss is then about
 # log(classes) + 0.05, and its gradient is not small.
 HEAD_TARGET = 0.1
+
+# By how much inputs are changed to see what grows, and how much growth is reported.
+_NUDGE, _UNSTABLE = 1e-3, 10.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,41 @@ def assumptions_of(forward: Forward, roles: Roles, options: Options) -> tuple[st
     if unknown:
         lines.append(f"no rule, measured on a Gaussian sample: {_listed(unknown)}")
     return tuple(lines)
+
+
+def instability(
+    model: Any, designer: Any, after: Forward, moments: dict[str, Any], mend: str
+) -> tuple[str, ...]:
+    """Return a warning where a small error of the second moment grows with depth.
+
+    What one draw of the weights differs by from the mean over draws is such an error.
+
+    Args:
+        model: the model.
+        designer: gives every kernel what was chosen for it, whatever reaches it.
+        after: the prediction with these kernels.
+        moments: the arguments that it was made with.
+        mend: what would hold it, beside normalisation and residual branches.
+    """
+    if any(isinstance(one.layer, NORMALISING) for one in after.propagation.records):
+        return ()  # which stops what grows
+    nudged = run_forward(model, **moments, designer=designer, input_scale=1 + _NUDGE)
+    worst, where = 0.0, ""
+    for one, two in zip(
+        after.propagation.records, nudged.propagation.records, strict=True
+    ):
+        if one.signal and two.signal and one.signal.second > 0 < two.signal.second:
+            change = abs(math.log(two.signal.second / one.signal.second)) / _NUDGE
+            if change > worst:
+                worst, where = change, one.path
+    if worst <= _UNSTABLE:
+        return ()
+    return (
+        f"unstable: 1 % more at the inputs is {worst:.0f} % more at {where}. One draw "
+        "of the weights differs by a few percent from layer to layer, and will not "
+        f"stay near these figures; {mend}, normalisation or residual branches would "
+        "hold it",
+    )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from keras_initlab.initializers import Scaled
 from keras_initlab.kernels import Kernel, kernels_of
 from keras_initlab.plan import PlanRow
 from keras_initlab.propagation.forward import Forward, run_forward
-from keras_initlab.propagation.residual import NORMALISING, Roles, roles_of
+from keras_initlab.propagation.residual import Roles, roles_of
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes import activation
 from keras_initlab.schemes.choice import (
@@ -32,11 +32,9 @@ from keras_initlab.schemes.predicted import (
     Scheme,
     assumptions_of,
     branch_target,
+    instability,
     predicted_second,
 )
-
-# By how much inputs are changed to see what grows, and how much growth is reported.
-_NUDGE, _UNSTABLE = 1e-3, 10.0
 
 
 @dataclass(eq=False)
@@ -89,9 +87,15 @@ def choose(
         )
         choices.append(Choice(kernel, row))
     assumptions = assumptions_of(after, roles, options)
-    return Scheme(
-        choices, (*assumptions, *_instability(model, designs, after, moments))
-    )
+
+    def chosen(
+        layer: Any, weight: str, response: float, current: WeightMoments
+    ) -> WeightMoments:
+        design = designs.get((id(layer), weight))
+        return current if design is None or design.chosen is None else design.chosen
+
+    growth = instability(model, chosen, after, moments, "scheme='isometric'")
+    return Scheme(choices, (*assumptions, *growth))
 
 
 def _design(kernel: Kernel, finder: Finder, roles: Roles, options: Options) -> _Design:
@@ -188,42 +192,4 @@ def _row(kernel: Kernel, design: _Design, seed: int | None) -> PlanRow:
         after=after,
         target=0.0 if design.zero else design.target,
         note=design.note,
-    )
-
-
-def _instability(
-    model: Any,
-    designs: dict[tuple[int, str], _Design],
-    after: Forward,
-    moments: dict[str, Any],
-) -> tuple[str, ...]:
-    """Return a warning where a small error of the second moment grows with depth.
-
-    What one draw of the weights differs by from the mean over draws is such an error.
-    """
-
-    if any(isinstance(one.layer, NORMALISING) for one in after.propagation.records):
-        return ()  # which stops what grows
-
-    def designed(
-        layer: Any, weight: str, response: float, current: WeightMoments
-    ) -> WeightMoments:
-        design = designs.get((id(layer), weight))
-        return current if design is None or design.chosen is None else design.chosen
-
-    nudged = run_forward(model, **moments, designer=designed, input_scale=1 + _NUDGE)
-    worst, where = 0.0, ""
-    for one, two in zip(
-        after.propagation.records, nudged.propagation.records, strict=True
-    ):
-        if one.signal and two.signal and one.signal.second > 0 < two.signal.second:
-            change = abs(math.log(two.signal.second / one.signal.second)) / _NUDGE
-            if change > worst:
-                worst, where = change, one.path
-    if worst <= _UNSTABLE:
-        return ()
-    return (
-        f"unstable: 1 % more at the inputs is {worst:.0f} % more at {where}. One draw "
-        "of the weights differs by a few percent from layer to layer, and will not "
-        "stay near these figures; normalisation or residual branches would hold it",
     )
