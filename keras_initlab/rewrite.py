@@ -82,9 +82,10 @@ def rewrite_initializers(
         mean, variance: for "variance" and "isometric": of the inputs, as in
             `propagate`. Left out, inputs (what is behind Normalization and Rescaling,
             if these come first) have mean 0 and variance 1.
-        q: for "isometric": the second moment of pre-activations. Left out, 0.05, or
-            0.25 where φ(0) is not 0, and less for a deep network whose φ has an odd
-            part that bends (tanh): see `schemes.isometric.default_q`.
+        q: for "isometric": the second moment of pre-activations. Left out, 0.05 for
+            ReLU, GELU, SiLU and softplus, 0.2 for the sigmoid, 0.0125 for tanh, and
+            less for very deep networks of those that bend: see
+            `schemes.isometric.default_q`.
 
     Returns:
         A `Plan` with a row for each kernel; print it. Frozen kernels

@@ -282,16 +282,21 @@ def test_q_and_its_default():
     rows = rewrite(plain("tanh", 3), q=0.3)
     assert rows["d1"].target == 0.3
     assert rows["head"].target == 0.1
-    by_depth = [default_q(activations.resolve("tanh"), n) for n in (10, 200, 1000)]
+    by_depth = [default_q(activations.resolve("tanh"), n) for n in (10, 1000, 5000)]
     assert by_depth == sorted(by_depth, reverse=True)
     assert by_depth[0] > by_depth[-1]
     for depth in (10, 1000):
         assert default_q(activations.resolve("gelu"), depth) == 0.05
-        assert default_q(activations.resolve("softplus"), depth) == 0.25
+        softplus = default_q(activations.resolve("softplus"), depth)
+        assert softplus == pytest.approx(0.05)
+    assert default_q(activations.resolve("sigmoid"), 10) == pytest.approx(0.2, rel=1e-4)
+    assert default_q(activations.resolve(keras.ops.square), 10) == 0.05
+    shrunk = activations.resolve(keras.ops.hard_shrink)
+    assert default_q(shrunk, 10) <= 1.0
     odd = activations.odd_part("tanh")
     q = by_depth[-1]
     at = activations.moments(odd, variance=q)
-    assert (q * at.derivative_second_moment / at.second_moment) ** 1000 < 1.25
+    assert (q * at.derivative_second_moment / at.second_moment) ** 5000 < 1.25
 
 
 @pytest.mark.parametrize(
