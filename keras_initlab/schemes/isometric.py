@@ -37,6 +37,7 @@ from keras_initlab.schemes.predicted import (
     branch_target,
     instability,
     predicted_second,
+    scaled_row,
 )
 
 # The second moment of what kernels of pairs read, and the most and least that
@@ -371,8 +372,7 @@ def _row(design: _Design, makes: bool, seed: int | None) -> PlanRow:
     fan = fans_of(kernel)
     assert fan is not None
     assert chosen is not None
-    second = chosen.second_moment
-    gain = math.sqrt(second * fan.fan_in)
+    gain = math.sqrt(chosen.second_moment * fan.fan_in)
     notes = [design.note]
     after: Any
     if design.zero:
@@ -393,19 +393,9 @@ def _row(design: _Design, makes: bool, seed: int | None) -> PlanRow:
         after = Orthogonal(gain=gain, seed=seed)
     if not (design.reads and makes):
         notes.append(_why(design, makes))
-    return PlanRow(
-        layer=kernel.path,
-        weight=kernel.weight,
-        nonlinearity=design.follows.resolved.name,
-        fan_in=fan.fan_in,
-        fan_out=fan.fan_out,
-        gain=gain,
-        std=math.sqrt(second),
-        before=kernel.initializer,
-        after=after,
-        target=0.0 if design.zero else design.target,
-        note="; ".join(note for note in notes if note),
-    )
+    target = 0.0 if design.zero else design.target
+    note = "; ".join(note for note in notes if note)
+    return scaled_row(kernel, design.follows, chosen, gain, after, target, note)
 
 
 def _why(design: _Design, makes: bool) -> str:

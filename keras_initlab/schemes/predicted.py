@@ -10,9 +10,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from keras_initlab.kernels import Kernel
+from keras_initlab.plan import PlanRow
 from keras_initlab.propagation.forward import Forward, run_forward
 from keras_initlab.propagation.residual import NORMALISING, Branch, Roles
-from keras_initlab.schemes.choice import Choice
+from keras_initlab.propagation.weights import WeightMoments
+from keras_initlab.schemes.choice import Choice, Followed, fans_of
 
 Residual = Literal["scaled", "zero", "keep"]
 Criterion = Literal["forward", "balanced"]
@@ -59,6 +61,32 @@ def branch_target(
         note = "residual branch, normalised after: its scale does not count"
         return target, False, note
     return target / branch.count, False, f"residual branch, 1 of {branch.count}"
+
+
+def scaled_row(
+    kernel: Kernel,
+    follows: Followed,
+    chosen: WeightMoments,
+    gain: float,
+    after: Any,
+    target: float,
+    note: str,
+) -> PlanRow:
+    """Return the row of a built kernel that was scaled to a target."""
+    fan = fans_of(kernel)
+    return PlanRow(
+        layer=kernel.path,
+        weight=kernel.weight,
+        nonlinearity=follows.resolved.name,
+        fan_in=None if fan is None else fan.fan_in,
+        fan_out=None if fan is None else fan.fan_out,
+        gain=gain,
+        std=math.sqrt(chosen.second_moment),
+        before=kernel.initializer,
+        after=after,
+        target=target,
+        note=note,
+    )
 
 
 def predicted_second(forward: Forward, kernel: Kernel) -> float | None:

@@ -34,6 +34,7 @@ from keras_initlab.schemes.predicted import (
     branch_target,
     instability,
     predicted_second,
+    scaled_row,
 )
 
 
@@ -177,19 +178,9 @@ def _row(kernel: Kernel, design: _Design, seed: int | None) -> PlanRow:
     fan = fans_of(kernel)
     assert fan is not None
     assert design.chosen is not None
-    std = math.sqrt(design.chosen.second_moment)
-    gain = std * math.sqrt(fan.fan_in)
+    gain = math.sqrt(design.chosen.second_moment * fan.fan_in)
     after = keras.initializers.Zeros() if design.zero else Scaled(gain=gain, seed=seed)
-    return PlanRow(
-        layer=kernel.path,
-        weight=kernel.weight,
-        nonlinearity=design.follows.resolved.name,
-        fan_in=fan.fan_in,
-        fan_out=fan.fan_out,
-        gain=gain,
-        std=std,
-        before=kernel.initializer,
-        after=after,
-        target=0.0 if design.zero else design.target,
-        note=design.note,
+    target = 0.0 if design.zero else design.target
+    return scaled_row(
+        kernel, design.follows, design.chosen, gain, after, target, design.note
     )
