@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_initlab import activations
-from keras_initlab.initializers import Mirrored, Orthogonal, Scaled
+from keras_initlab.initializers import Mirrored, Orthogonal
 from keras_initlab.kernels import Kernel, kernels_of
 from keras_initlab.plan import PlanRow
 from keras_initlab.propagation.forward import Forward, run_forward
@@ -105,6 +105,7 @@ class _Design:
     target: float
     base: str
     zero: bool
+    is_head: bool
     note: str
     # Why a side cannot come in pairs; None where it can.
     against_reading: str | None
@@ -286,6 +287,7 @@ def _design(
         # Where skips or normalisation carry the signal all taps may take part.
         base="orthogonal" if carried else "delta_orthogonal",
         zero=zero,
+        is_head=key in roles.heads,
         note="; ".join(note for note in notes if note),
         against_reading=reading,
         against_making=making,
@@ -387,11 +389,9 @@ def _row(design: _Design, makes: bool, seed: int | None) -> PlanRow:
             outputs=makes,
             seed=seed,
         )
-    elif isinstance(kernel.layer, keras.layers.Embedding):
-        after = Scaled(gain=gain, seed=seed)
     else:
         after = Orthogonal(gain=gain, seed=seed)
-    if not (design.reads and makes):
+    if not (design.reads and (makes or design.is_head)):
         notes.append(_why(design, makes))
     target = 0.0 if design.zero else design.target
     note = "; ".join(note for note in notes if note)
