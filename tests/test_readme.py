@@ -1,6 +1,9 @@
 """What the README shows runs, and what it tells to type is there."""
 
+import os
 import re
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -29,6 +32,20 @@ def test_the_two_commands_are_one_line_each():
     assert len(commands) == 2
     assert "examples/quickstart.py" in commands[0]
     assert "pytest" in commands[1]
+
+
+def test_the_table_of_depths_is_that_of_the_results():
+    script = ROOT / "examples" / "benchmarks" / "depth_report.py"
+    done = subprocess.run(
+        [sys.executable, script, "--markdown", "--out", ROOT / "docs"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    table = done.stdout.strip()
+    assert table.count("\n") > 10
+    assert table in README
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ epochs. For every cell (start × activation × depth) a learning rate is chosen:
 with the best accuracy, in the mean over the selection's seeds, on a fifth of the
 training part that is held out for it; the grid of rates is that of the depth. With that
 rate, networks of other seeds train on all of the training part, and the test set is
-looked at once. A cell stops early where after half of the epochs not one of its
-networks does better on what it trains on than 15 %; its accuracy stands as it is then.
+looked at once. A cell stops early where after half of the epochs (a quarter at 200
+layers) not one of its networks does better on what it trains on than 15 %; its accuracy
+stands as it is then.
 A mean over seeds comes with their standard deviation. Kernels are drawn in real Keras
 models; training runs in JAX (`depth_training.py`), many networks at once.
 
@@ -62,7 +63,7 @@ MLP = {
     "seeds": {depth: [10, 11, 12, 13, 14] for depth in ("50", "200")}
     | {"1000": [10, 11, 12]},
     "epochs": 20,
-    "give_up": 10,
+    "give_up": {"50": 10, "200": 5, "1000": 10},
 }
 QUICK_MLP = {
     **MLP,
@@ -72,7 +73,7 @@ QUICK_MLP = {
     "selection_seeds": {"50": [0], "1000": [0]},
     "seeds": {"50": [10], "1000": [10]},
     "epochs": 4,
-    "give_up": 2,
+    "give_up": {"50": 2, "1000": 2},
 }
 DEEP = {
     **MLP,
@@ -113,7 +114,7 @@ def select(
         list(seeds) * len(rates),
         training.digits(validate=True),
         protocol["epochs"],
-        protocol["give_up"],
+        protocol["give_up"][str(depth)],
     )
     shape = (len(rates), len(seeds))
     accuracy = outcome.accuracy.reshape(shape)
@@ -140,7 +141,7 @@ def trained(start: str, activation: str, depth: int, protocol: Any) -> dict[str,
         seeds,
         training.digits(validate=False),
         protocol["epochs"],
-        protocol["give_up"],
+        protocol["give_up"][str(depth)],
     )
     return {
         **chosen,

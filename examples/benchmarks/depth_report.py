@@ -5,7 +5,7 @@ trained again, so that a run that was cut off goes on where it stopped.
 
 Run as a script it prints the tables of a results file and draws its plot.
 
-    python examples/benchmarks/depth_report.py [--out FOLDER]
+    python examples/benchmarks/depth_report.py [--markdown] [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -167,6 +167,29 @@ def print_mlp(results: Results) -> None:
             against_aim(f"isometric, {depth} layers", aim, isometric)
 
 
+def markdown(results: Results) -> str:
+    """Return the README's table: Keras's default, the best other start, isometric."""
+    cells = results.of("mlp")
+    depths = ordered(name[0] for name in cells)
+    kinds = ("Keras's default", "best other", "isometric")
+    heads = ["", *(f"{kind}, {depth} layers" for depth in depths for kind in kinds)]
+    lines = [heads, ["---"] * len(heads)]
+    for activation in ordered(name[1] for name in cells):
+        row = [activation]
+        for depth in depths:
+            means = {
+                start: 100 * float(np.mean(found["accuracy"]))
+                for (at, one, start), found in cells.items()
+                if (at, one) == (depth, activation)
+            }
+            default, ours = (means.pop(kind, np.nan) for kind in kinds[::2])
+            best = max(means, key=means.__getitem__, default=None)
+            other = "–" if best is None else f"{means[best]:.1f} ({best})"
+            row += [f"{default:.1f}", other, f"**{ours:.1f}**"]
+        lines.append(row)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def print_deep(results: Results) -> None:
     """Print signals and gradients at depth 1,000, training, and the time to rewrite."""
     cells = results.of("deep")
@@ -317,10 +340,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the same: it is quick")
     parser.add_argument("--out", type=Path, default=Path("out"), help="its folder")
+    parser.add_argument("--markdown", action="store_true", help="the README's table")
     arguments = parser.parse_args(argv)
     results = Results(arguments.out)
     if not results.content["cells"]:
         print(f"No {FILE} in {arguments.out}: depth.py --out {arguments.out} makes it.")
+        return 0
+    if arguments.markdown:
+        print(markdown(results))
         return 0
     print_all(results)
     if draw(results, arguments.out / PLOT):

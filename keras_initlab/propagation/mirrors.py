@@ -81,7 +81,8 @@ def weighted(
         read=x,
         **rest,
     )
-    if reads and x.mirror is not None and not x.mirror.whole:
+    met = x.mirror if reads and x.mirror and x.mirror.axis == axes[0] else None
+    if met is not None and not met.whole:
         half = replace(half, echoes=((x, half.parents[0][1]),))
     if not makes:
         return half
