@@ -66,7 +66,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """Begin anew, as Keras's `History` does."""
         self._detach()
         self._forget()
-        self._tap = taps.attach(self.model, self.every)
+        self._tap = taps.attach(self.model, taps.Request(self.every))
         if self._tap.unsupported:
             warnings.warn(
                 f"VarianceMonitor measures nothing in this fit: "
@@ -84,7 +84,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """Keep the epoch's figures and add the summary to `logs`."""
         if self._tap is None:
             return
-        rows = self._tap.read()
+        rows = [row for window in self._tap.read() for row in window.rows]
         if not rows and not self.epochs:
             self._warn_of_nothing()
         self.stats = [

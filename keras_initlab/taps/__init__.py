@@ -3,10 +3,10 @@
 The only package that touches the internals of Keras's trainers. A tap is attached when
 training begins, and everything it does to the model is undone by `detach`:
 
-    tap = attach(model, every=10)     # on_train_begin
-    tap.reset()                       # on_epoch_begin
-    rows = tap.read()                 # on_epoch_end
-    tap.detach()                      # on_train_end
+    tap = attach(model, Request(every=10))     # on_train_begin
+    tap.reset()                                # on_epoch_begin
+    windows = tap.read()                       # on_epoch_end
+    tap.detach()                               # on_train_end
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_initlab.stats import Shape
 from keras_initlab.taps import backends, guard, running
 from keras_initlab.taps.patches import Patches
+from keras_initlab.taps.request import BACKWARD, Bounds, Request
 
-__all__ = ["Row", "Tap", "attach"]
+__all__ = ["Bounds", "Request", "Row", "Tap", "Window", "attach"]
 
 # A model's present tap, if any: found again when a fit was left without a word.
 _TAPS: weakref.WeakKeyDictionary[Any, Tap] = weakref.WeakKeyDictionary()
@@ -30,15 +30,27 @@ _TAPS: weakref.WeakKeyDictionary[Any, Tap] = weakref.WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured at one call of a layer since the last reset."""
+    """What was measured at one call of a layer in a window.
+
+    `weight` names the weight that some of the figures speak of.
+    """
 
     key: str
     shape: Shape
-    statistics: dict[str, Any]
+    weight: str | None
+    statistics: dict[str, float]
 
 
-def attach(model: Any, every: int) -> Tap:
-    """Return a tap that measures every `every`-th step of each epoch.
+@dataclass(frozen=True)
+class Window:
+    """A part of an epoch: its number there, from 0, and the rows in call order."""
+
+    number: int
+    rows: list[Row]
+
+
+def attach(model: Any, request: Request) -> Tap:
+    """Return a tap that measures what is asked for.
 
     Called while the callbacks' `on_train_begin` runs. The model itself is left alone
     until the first `reset`: another callback may still fail before.
@@ -56,18 +68,18 @@ def attach(model: Any, every: int) -> Tap:
                 "a second one in the same `callbacks`. Keep one of them, with the "
                 "smaller `every`."
             )
-    return Tap(model, every, callbacks)
+    return Tap(model, request, callbacks)
 
 
 class Tap:
     """Layers' outputs of one model, measured while it is trained."""
 
-    def __init__(self, model: Any, every: int, callbacks: Any) -> None:
+    def __init__(self, model: Any, request: Request, callbacks: Any) -> None:
         self._backend = backends.load("step", "VarianceMonitor")
         # Weak, so that a tap that nobody detached does not keep the model alive.
         self._model = weakref.ref(model)
         self._callbacks = None if callbacks is None else weakref.ref(callbacks)
-        self._every = every
+        self._request = request
         self._step: Any = None
         self._patches = Patches()
         self._guard = guard.Guard(self.detach, self._backend.CONTROL_FLOW)
@@ -89,24 +101,45 @@ class Tap:
             self._enter_model()
         self._step.reset()
 
-    def read(self) -> list[Row]:
-        """Return what was measured since the last reset, in call order."""
+    def read(self) -> list[Window]:
+        """Return what was measured since the last reset, window by window.
+
+        Of more windows than are kept, the last ones.
+        """
         if self._step is None:
             return []
-        found: dict[str, np.ndarray] = {}
-        for keys, rows in self._step.read():
-            for key, row in zip(keys, rows, strict=True):
-                known = found.get(key)
-                if known is not None:
-                    merged = running.merge(known[None], row[None])
-                    row = keras.ops.convert_to_numpy(merged)[0]
-                found[key] = row
-        shapes = self._step.recorder.shapes
-        return [
-            Row(key, shapes[key], _statistics(row))
-            for key, row in found.items()
-            if row[0] > 0
-        ]
+        # One layout each for the layers that a step may call, and the ways to go.
+        found: dict[int, dict[running.Layout, np.ndarray]] = {}
+        for layout, state in self._step.read():
+            for vector in state:
+                if vector[0] > 0:
+                    found.setdefault(int(vector[0]) - 1, {})[layout] = vector
+        return [Window(one, self._rows(found[one])) for one in sorted(found)]
+
+    def _rows(self, vectors: dict[running.Layout, np.ndarray]) -> list[Row]:
+        figures = running.read(vectors)
+        recorder = self._step.recorder
+        places = {place.path: place.layer for place in recorder.places}
+        rows = []
+        for key, shape in recorder.shapes.items():
+            statistics = figures.get(key, {})
+            if "mean" not in statistics:
+                continue
+            second_moment = statistics["variance"] + statistics["mean"] ** 2
+            path = recorder.paths[key]
+            of_weight = {
+                k: v for k, v in figures.get(path, {}).items() if k in BACKWARD
+            }
+            weight = self._request.weight(places[path]) if of_weight else None
+            rows.append(
+                Row(
+                    key,
+                    shape,
+                    None if weight is None else weight.name,
+                    {**of_weight, **statistics, "second_moment": second_moment},
+                )
+            )
+        return rows
 
     def detach(self) -> None:
         """Leave the model as it was found; the second time does nothing."""
@@ -127,18 +160,9 @@ class Tap:
         model: Any = self._model()
         try:
             self._patches.set(model, "train_function", model.train_function)
-            self._step = self._backend.Step(model, self._every, self._patches)
+            self._step = self._backend.Step(model, self._request, self._patches)
             model.train_function = self._guard.wrap(self._step.run)
             self._guard.watch_fit(model, self._patches)
         except BaseException:
             self.detach()
             raise
-
-
-def _statistics(row: np.ndarray) -> dict[str, Any]:
-    _, mean, variance = map(float, row)
-    return {
-        "mean": mean,
-        "variance": variance,
-        "second_moment": variance + mean**2,
-    }

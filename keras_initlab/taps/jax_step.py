@@ -1,20 +1,28 @@
-"""Taps in JAX's training step; the rows ride in `metrics_variables`."""
+"""Taps in JAX's training step; the figures ride in `metrics_variables`."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 
-from keras_initlab.taps import running
+from keras_initlab.taps import figures, running
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output, Recorder
+from keras_initlab.taps.request import BACKWARD, Request
+from keras_initlab.taps.weights import (
+    WeightTap,
+    first_measured,
+    known_variables,
+    loss_scale,
+)
 
 CONTROL_FLOW = (StopIteration,)
 
@@ -29,14 +37,19 @@ def why_not(model: Any) -> str | None:
     return None
 
 
-class _Moments(keras.metrics.Metric):  # type: ignore[misc]
-    """State that Keras's JAX trainer threads through the step, and nobody saves."""
+class _Figures(keras.metrics.Metric):  # type: ignore[misc]
+    """State that Keras's JAX trainer threads through the step, and nobody saves.
 
-    def __init__(self, layers: int, dtype: str) -> None:
-        super().__init__(name="initlab_moments", dtype="float32")
-        self.rows = self.add_variable(
-            (layers, running.COLUMNS), "zeros", dtype=dtype, name="rows"
-        )
+    What is seen on the way forward and on the way back has a variable each: the one is
+    written within the function that is differentiated, the other after it.
+    """
+
+    def __init__(self, slots: int, layouts: Sequence[running.Layout]) -> None:
+        super().__init__(name="initlab_figures", dtype="float32")
+        self.parts = [
+            self.add_variable((slots, layout.size), "zeros", layout.dtype, name=name)
+            for layout, name in zip(layouts, ("forward", "backward"), strict=True)
+        ]
         self.step = self.add_variable((), "zeros", dtype="int32", name="step")
 
     def result(self) -> dict[str, Any]:
@@ -58,15 +71,21 @@ class _ForwardPassSeen(BaseException):
 class Step:
     """The training step of one model, with its layers' outputs measured."""
 
-    def __init__(self, model: Any, every: int, patches: Patches) -> None:
+    def __init__(self, model: Any, request: Request, patches: Patches) -> None:
         self._model = model
-        self._every = every
-        self.recorder = Recorder(model, patches, context, is_dense)
+        self._request = request
+        self.recorder = Recorder(
+            model, patches, context, is_dense, wanted=request.wanted
+        )
+        self._weights = WeightTap(request, self.recorder, context)
+        self._weights.attach_stateless(model.optimizer, patches)
+        # Where a step's outputs are, and the gradients that have come back to them.
         self._keys: tuple[str, ...] = ()
-        self._metric: _Moments | None = None
+        self._gradients: dict[int, Any] = {}
+        self._layouts: list[running.Layout] = []
+        self._metric: _Figures | None = None
         self._train_function: Any = None
         self._looking_ahead = False
-        self._dtype = "float32"
         # With a distribution, Keras fixes the number of metrics in the compiled
         # evaluation too; ours comes and goes.
         patches.set(model, "test_function", None)
@@ -74,31 +93,32 @@ class Step:
         train_step = model.train_step
 
         @functools.wraps(compute)
-        def tapped(*args: Any, **kwargs: Any) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
             if not _training(*args, **kwargs):
                 return compute(*args, **kwargs)
-            with self.recorder.recording():
+            exchange = self._watch() if request.gradients else None
+            with self.recorder.recording(exchange):
                 result = compute(*args, **kwargs)
             outputs = self.recorder.take()
             if self._looking_ahead:
-                self._keys = tuple(output.key for output in outputs)
-                self._dtype = running.working_dtype([o.tensor for o in outputs])
+                self._look_ahead(outputs)
                 raise _ForwardPassSeen
             loss, (unscaled, y_pred, non_trainable, metrics) = result
-            return loss, (
-                unscaled,
-                y_pred,
-                non_trainable,
-                self._update(metrics, outputs),
-            )
+            metrics = self._after_forward(metrics, outputs)
+            return loss, (unscaled, y_pred, non_trainable, metrics)
 
         # JAX caches traces by function: a new one is never mistaken for an old one.
         @functools.wraps(train_step)
-        def fresh(*args: Any, **kwargs: Any) -> Any:
-            return train_step(*args, **kwargs)
+        def whole(state: Any, data: Any) -> Any:
+            if self._metric is None or len(self._layouts[1].entries) == 0:
+                return train_step(state, data)
+            self._within = context()
+            with self._weights.watching():
+                logs, new_state = train_step(state, data)
+            return logs, self._after_update(state, new_state)
 
-        patches.set(model, "compute_loss_and_updates", tapped)
-        patches.set(model, "train_step", fresh)
+        patches.set(model, "compute_loss_and_updates", forward)
+        patches.set(model, "train_step", whole)
 
     def run(self, state: Any, iterator: Iterator[Any]) -> Any:
         """Run what Keras made of the tapped step."""
@@ -108,12 +128,15 @@ class Step:
             iterator = itertools.chain([first], iterator)
         return self._train_function(state, iterator)
 
-    def read(self) -> list[tuple[tuple[str, ...], np.ndarray]]:
-        """Return keys and rows (count, mean, variance)."""
+    def read(self) -> list[tuple[running.Layout, np.ndarray]]:
+        """Return layouts and states, of shape (slots, size)."""
         if self._metric is None:
             return []
         self._model.jax_state_sync()
-        return [(self._keys, np.asarray(self._metric.rows.value))]
+        return [
+            (layout, np.asarray(variable.value))
+            for layout, variable in zip(self._layouts, self._metric.parts, strict=True)
+        ]
 
     def reset(self) -> None:
         """Forget what was measured, and begin to count steps at 0."""
@@ -148,9 +171,9 @@ class Step:
             pass
         finally:
             self._looking_ahead = False
-        if self._keys:
+        if self._layouts:
             before = list(model.metrics_variables)
-            self._metric = _Moments(len(self._keys), self._dtype)
+            self._metric = _Figures(self._request.slots, self._layouts)
             model._metrics.append(self._metric)
             values = dict(zip(map(id, before), state[3], strict=True))
             # Keras has emptied its own variables by now; only ours hold a value.
@@ -195,28 +218,123 @@ class Step:
             stacklevel=2,
         )
 
-    def _update(self, metrics: Any, outputs: list[Output]) -> Any:
+    def _look_ahead(self, outputs: list[Output]) -> None:
+        """Learn what a step's figures will be."""
+        if not outputs:
+            return
+        self._keys = tuple(output.key for output in outputs)
+        dtype = figures.working_dtype([output.tensor for output in outputs])
+        found, alive = figures.of_step(
+            outputs, {}, [], 1.0, self._request, column_means
+        )
+        names = self._request.statistics
+        entries = []
+        if self._request.gradients:
+            entries = [(key, "gradient_second_moment") for key in self._keys]
+        trained = known_variables(self._model.optimizer, None)
+        for path, _ in self._weights.keys(trained):
+            entries += [(path, name) for name in BACKWARD[1:] if name in names]
+        self._layouts = [
+            running.layout_of(found, alive, dtype),
+            running.Layout(tuple(entries), (), dtype),
+        ]
+
+    def _watch(self) -> Callable[[Any], Any]:
+        """Return an identity that keeps the gradient of each array it is given."""
+        calls = itertools.count()
+        self._gradients = gradients = {}
+
+        def back(index: int, _: None, gradient: Any) -> tuple[Any]:
+            if context() == self._within:
+                gradients[index] = gradient
+            return (gradient,)
+
+        @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+        def tapped(index: int, tensor: Any) -> Any:
+            return tensor
+
+        tapped.defvjp(lambda index, tensor: (tensor, None), back)
+        return lambda tensor: tapped(next(calls), tensor)
+
+    def _after_forward(self, metrics: Any, outputs: list[Output]) -> Any:
         if self._metric is None:
             return metrics
-        found = {output.key: output.tensor for output in outputs}
-        tensors = [found.get(key) for key in self._keys]
-        tensors = [None if x is None else jax.lax.stop_gradient(x) for x in tensors]
-        places = {id(v): i for i, v in enumerate(self._model.metrics_variables)}
-        rows_at, step_at = places[id(self._metric.rows)], places[id(self._metric.step)]
+        outputs = [
+            output._replace(tensor=jax.lax.stop_gradient(output.tensor))
+            for output in outputs
+        ]
         metrics = list(metrics)
-        rows, step = metrics[rows_at], metrics[step_at]
-        metrics[rows_at] = jax.lax.cond(
-            step % self._every == 0,
-            lambda: running.merge(rows, running.batch_rows(tensors, self._dtype)),
-            lambda: rows,
+        step_at = self._place(self._metric.step)
+        self._merge(
+            metrics,
+            0,
+            metrics[step_at],
+            lambda: figures.of_step(outputs, {}, [], 1.0, self._request, column_means),
         )
-        metrics[step_at] = step + 1
+        metrics[step_at] = metrics[step_at] + 1
         return metrics
+
+    def _after_update(self, state: Any, new_state: Any) -> Any:
+        assert self._metric is not None
+        gradients, self._gradients = self._gradients, {}
+        updates = self._weights.take()
+        optimizer = self._model.optimizer
+        with keras.StatelessScope(
+            list(zip(optimizer.variables, state[2], strict=True))
+        ):
+            scale = loss_scale(optimizer)
+        metrics = list(new_state[3])
+        if len(metrics) != len(state[3]):
+            return new_state
+
+        def found() -> Any:
+            every: list[figures.Figure] = []
+            for index, gradient in gradients.items():
+                every += figures.of_gradient(self._keys[index], gradient, scale)
+            for update in updates:
+                every += figures.of_weight(*update, scale, self._request.statistics)
+            return every, []
+
+        self._merge(metrics, 1, state[3][self._place(self._metric.step)], found)
+        return (*new_state[:3], metrics)
+
+    def _merge(
+        self, metrics: list[Any], part: int, step: Any, found: Callable[[], Any]
+    ) -> None:
+        """Merge what is found into a part of the state, in a step that is measured."""
+        assert self._metric is not None
+        request, layout = self._request, self._layouts[part]
+        at = self._place(self._metric.parts[part])
+        state = metrics[at]
+
+        def merged() -> Any:
+            stamp = running.stamp_of(step, request.window)
+            batch = running.packed(layout, *found(), stamp)
+            return running.updated(layout, state, batch, step, request.window)
+
+        first = first_measured(self._model.optimizer, request.every)
+        now = step % request.every == first
+        metrics[at] = jax.lax.cond(now, merged, lambda: state)
+
+    def _place(self, variable: Any) -> int:
+        places = {id(v): i for i, v in enumerate(self._model.metrics_variables)}
+        return places[id(variable)]
 
 
 def _training(*args: Any, **kwargs: Any) -> bool:
     # The seventh argument of `compute_loss_and_updates`.
     return bool(kwargs.get("training", args[6] if len(args) > 6 else False))
+
+
+def column_means(rows: Any) -> Any:
+    """Return the mean over the first of two axes.
+
+    On CPUs as a product: XLA sums columns element by element, 20 times as slow.
+    """
+    if jax.default_backend() != "cpu":
+        return rows.mean(axis=0)
+    ones = jnp.ones((1, rows.shape[0]), rows.dtype)
+    return (ones @ rows)[0] / rows.shape[0]
 
 
 def context() -> Any:

@@ -24,6 +24,7 @@ class Output(NamedTuple):
     key: str
     tensor: Any
     layer: Any
+    path: str
 
 
 class Recorder:
@@ -37,6 +38,7 @@ class Recorder:
         is_dense: whether something is a plain tensor of the backend.
         thread: returns what identifies the thread.
         who: the name under which warnings speak.
+        wanted: whether a layer, given with its path, is to be recorded.
     """
 
     def __init__(
@@ -47,13 +49,16 @@ class Recorder:
         is_dense: Callable[[Any], bool],
         thread: Callable[[], int] = threading.get_ident,
         who: str = "VarianceMonitor",
+        wanted: Callable[[Any, str], bool] = lambda layer, path: True,
     ) -> None:
         self.shapes: dict[str, Shape] = {}
+        self.paths: dict[str, str] = {}
         self._patches = patches
         self._context = context
         self._is_dense = is_dense
         self._thread = thread
         self._who = who
+        self._wanted = wanted
         self._owner: int | None = None
         self._within: Any = None
         self._exchange: Callable[[Any], Any] | None = None
@@ -90,15 +95,23 @@ class Recorder:
         self._warn_of(self._foreign.difference(paths, self._warned))
         layers = {place.path: place.layer for place in self._places}
         outputs = [
-            Output(key, tensor, layers[path])
+            Output(key, tensor, layers[path], path)
             for key, (path, tensor) in zip(call_keys(paths), calls, strict=True)
         ]
         for output in outputs:
             self._note_shape(output)
+            self.paths[output.key] = output.path
         return outputs
+
+    @property
+    def places(self) -> list[Place]:
+        """The layers that are known by now, `measured` where they are recorded."""
+        return list(self._places)
 
     def _wrap(self, place: Place) -> None:
         layer = place.layer
+        if place.measured and not self._wanted(layer, place.path):
+            place = place._replace(measured=False)
         self._places.append(place)
         late = not layer.built
         if not place.measured and not late:

@@ -1,67 +1,180 @@
-"""Running moments: two passes within a batch, batches merged by Chan's formula.
+"""Running figures: what many batches come to, in one packed vector a window.
 
-A row is (count, mean, variance) of one layer's output. The mean of squares minus the
-squared mean would lose everything in float32 where the mean is large.
+A window's vector is [stamp, values, shares, alive]. The stamp is its number + 1, and 0
+in a slot that holds nothing; values and shares are those of the layout's entries, in
+its order; alive has a number for each unit of the layout's tails, 0 while the unit has
+been 0 in every batch.
 
-Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983.
+A value is the mean over batches, each with its share, but for variances: they are of
+all batches' elements together, by the formula of Chan, Golub & LeVeque ("Algorithms
+for computing the sample variance", 1983), which adds what the means differ by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-import keras
+import numpy as np
 from keras import ops
 
-COLUMNS = 3
+from keras_initlab.taps.figures import Alive, Figure
 
 
-def working_dtype(tensors: Sequence[Any]) -> str:
-    """Return the dtype in which to keep moments: float32, or float64 if any is."""
-    wide = (keras.backend.standardize_dtype(x.dtype) == "float64" for x in tensors)
-    return "float64" if any(wide) else "float32"
+class Layout(NamedTuple):
+    """What the places of a window's vector stand for.
+
+    Attributes:
+        entries: key and name of each value.
+        tails: key and number of units of each part of the end.
+        dtype: of the vector.
+    """
+
+    entries: tuple[tuple[str, str], ...]
+    tails: tuple[tuple[str, int], ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """The length of a window's vector."""
+        return 1 + 2 * len(self.entries) + sum(units for _, units in self.tails)
 
 
-def batch_row(x: Any, dtype: str) -> Any:
-    """Return (count, mean, variance) over all elements of `x`, of shape (3,)."""
-    # float16 and bfloat16 can neither hold the sums nor the counts.
-    x = ops.cast(x, working_dtype([x]))
-    count = ops.cast(1, dtype)
-    for size in ops.shape(x):
-        count = count * ops.cast(size, dtype)
-    mean = ops.mean(x)
-    variance = ops.mean(ops.square(x - mean))
-    return ops.stack([count, ops.cast(mean, dtype), ops.cast(variance, dtype)])
-
-
-def batch_rows(tensors: Sequence[Any | None], dtype: str) -> Any:
-    """Return the rows of one batch, of shape (layers, 3); None gives an empty row."""
-    return ops.stack(
-        [
-            ops.zeros((COLUMNS,), dtype) if x is None else batch_row(x, dtype)
-            for x in tensors
-        ]
+def layout_of(figures: Sequence[Figure], alive: Sequence[Alive], dtype: str) -> Layout:
+    """Return the layout of what one step measures."""
+    return Layout(
+        tuple((figure.key, figure.name) for figure in figures),
+        tuple((one.key, one.units.shape[0]) for one in alive),
+        dtype,
     )
 
 
-def merge(rows: Any, more: Any) -> Any:
-    """Return the rows of two samples taken together, both of shape (layers, 3)."""
-    count, mean, variance = rows[:, 0], rows[:, 1], rows[:, 2]
-    count_b, mean_b, variance_b = more[:, 0], more[:, 1], more[:, 2]
-    total = count + count_b
-    share = count_b / ops.maximum(total, ops.ones_like(total))
-    delta = mean_b - mean
-    # Variances rather than sums of squares: an epoch of sums could overflow float32.
-    merged = ops.stack(
-        [
-            total,
-            mean + delta * share,
-            variance * (1 - share)
-            + variance_b * share
-            + ops.square(delta) * share * (1 - share),
-        ],
-        axis=1,
+def packed(
+    layout: Layout, figures: Sequence[Figure], alive: Sequence[Alive], stamp: Any
+) -> Any:
+    """Return a batch as a window's vector; what it lacks of the layout has no share."""
+    known = {(one.key, one.name): one for one in figures}
+    units = {one.key: one.units for one in alive}
+    found = [known.get(entry) for entry in layout.entries]
+    parts = [
+        _stacked([stamp], layout.dtype),
+        _stacked([0.0 if one is None else one.value for one in found], layout.dtype),
+        _stacked([0.0 if one is None else one.share for one in found], layout.dtype),
+    ]
+    parts += [
+        ops.cast(units[key], layout.dtype)
+        if key in units
+        else ops.zeros((count,), layout.dtype)
+        for key, count in layout.tails
+    ]
+    return ops.concatenate(parts)
+
+
+def _stacked(values: Sequence[Any], dtype: str) -> Any:
+    if not values:
+        return ops.zeros((0,), dtype)
+    if all(isinstance(value, float) for value in values):
+        return ops.convert_to_tensor(np.array(values), dtype)
+    return ops.stack([ops.cast(value, dtype) for value in values])
+
+
+def merge(layout: Layout, window: Any, batch: Any, xp: Any = ops) -> Any:
+    """Return the vector of two samples taken together; anew if the stamps differ."""
+    count = len(layout.entries)
+    old = xp.where(window[:1] == batch[:1], window, xp.zeros_like(window))
+    values, more = old[1 : 1 + count], batch[1 : 1 + count]
+    shares, share = (one[1 + count : 1 + 2 * count] for one in (old, batch))
+    total = shares + share
+    part = share / xp.where(total > 0, total, xp.ones_like(total))
+    # A part of 0 or 1 takes the one or the other as it is, also where that is NaN.
+    delta = xp.where((shares > 0) & (share > 0), more - values, xp.zeros_like(values))
+    merged = xp.where(shares > 0, values, more) + delta * part
+    means, is_variance = _pairs(layout)
+    if is_variance.any():
+        between = xp.square(xp.take(delta, means)) * part * (1 - part)
+        merged = xp.where(is_variance, merged + between, merged)
+    end = 1 + 2 * count
+    alive = xp.maximum(old[end:], batch[end:])
+    return xp.concatenate([batch[:1], merged, total, alive])
+
+
+def _pairs(layout: Layout) -> tuple[Any, Any]:
+    """Return where each variance has its mean, and which entries are variances."""
+    places = {entry: index for index, entry in enumerate(layout.entries)}
+    partners = [
+        places[key, "mean"] if name == "variance" else index
+        for index, (key, name) in enumerate(layout.entries)
+    ]
+    return (
+        np.array(partners, "int32"),
+        np.array([name == "variance" for _, name in layout.entries], bool),
     )
-    # The mean of nothing is NaN, and NaN times no share is NaN still.
-    return ops.where((count_b > 0)[:, None], merged, rows)
+
+
+def updated(
+    layout: Layout, state: Any, batch: Any, step: Any, window: int | None
+) -> Any:
+    """Return the state, of shape (slots, size), with a batch merged into its window."""
+    if window is None:
+        return merge(layout, state[0], batch)[None]
+    slot = ops.mod(ops.floor_divide(step, window), state.shape[0])
+    row = merge(layout, ops.take(state, slot, axis=0), batch)
+    return ops.slice_update(state, (slot, 0), row[None])
+
+
+def stamp_of(step: Any, window: int | None) -> Any:
+    """Return the number of the window that a step is in, + 1."""
+    return 1.0 if window is None else ops.floor_divide(step, window) + 1
+
+
+def read(vectors: Mapping[Layout, Any]) -> dict[str, dict[str, float]]:
+    """Return what is in the vectors of one window, by key and name.
+
+    There are several where its steps did not all call the same layers, or where one
+    part of the figures is kept apart from another.
+    """
+    union = Layout(
+        tuple(dict.fromkeys(entry for one in vectors for entry in one.entries)),
+        tuple(dict.fromkeys(tail for one in vectors for tail in one.tails)),
+        "float64",
+    )
+    whole = np.zeros(union.size)
+    for layout, vector in vectors.items():
+        whole = merge(union, whole, _widened(layout, vector, union), np)
+    count = len(union.entries)
+    values, shares = whole[1 : 1 + count], whole[1 + count : 1 + 2 * count]
+    found: dict[str, dict[str, float]] = {}
+    for (key, name), value, share in zip(union.entries, values, shares, strict=True):
+        if share > 0:
+            value = float(value) * (float(share) if name == "nonfinite" else 1.0)
+            found.setdefault(key, {})[name] = value
+    start = 1 + 2 * count
+    for key, units in union.tails:
+        if key in found:
+            dead = whole[start : start + units] == 0
+            found[key]["dead_fraction"] = float(dead.mean())
+        start += units
+    return found
+
+
+def _widened(layout: Layout, vector: Any, union: Layout) -> Any:
+    """Return a vector in another layout that has all that is in its own."""
+    wide = np.zeros(union.size)
+    wide[0] = vector[0]
+    count, to = len(layout.entries), len(union.entries)
+    places = {entry: index for index, entry in enumerate(union.entries)}
+    chosen = np.array([places[entry] for entry in layout.entries], int)
+    wide[1 + chosen] = vector[1 : 1 + count]
+    wide[1 + to + chosen] = vector[1 + count : 1 + 2 * count]
+    starts = dict(zip(union.tails, _starts(union), strict=True))
+    for tail, start in zip(layout.tails, _starts(layout), strict=True):
+        units = tail[1]
+        at = starts[tail]
+        wide[at : at + units] = vector[start : start + units]
+    return wide
+
+
+def _starts(layout: Layout) -> list[int]:
+    """Return where each tail begins."""
+    lengths = [units for _, units in layout.tails]
+    return [1 + 2 * len(layout.entries) + sum(lengths[:i]) for i in range(len(lengths))]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_initlab.taps import running
+from keras_initlab.taps import figures, running
 from keras_initlab.taps.patches import Patches
-from keras_initlab.taps.recorder import Output, Recorder
+from keras_initlab.taps.recorder import Recorder
+from keras_initlab.taps.request import Request
+from keras_initlab.taps.weights import WeightTap, first_measured, loss_scale
 
 # How TensorFlow says that the data has come to its end.
 CONTROL_FLOW = (StopIteration, tf.errors.OutOfRangeError)
@@ -29,26 +33,34 @@ def why_not(model: Any) -> str | None:
 class Step:
     """The training step of one model, with its layers' outputs measured."""
 
-    def __init__(self, model: Any, every: int, patches: Patches) -> None:
-        self._every = every
-        self.recorder = Recorder(model, patches, context, is_dense)
+    def __init__(self, model: Any, request: Request, patches: Patches) -> None:
+        self._optimizer = model.optimizer
+        self._request = request
+        self.recorder = Recorder(
+            model, patches, context, is_dense, wanted=request.wanted
+        )
+        self._weights = WeightTap(request, self.recorder, context)
+        self._weights.attach(model.optimizer, patches, tf.identity)
         # One state for each set of layers that a trace meets: which they are is
-        # known at the end of the first trace at the earliest. Made now, with an open
-        # number of rows: a variable made within a trace costs a second trace.
-        self._states: dict[tuple[str, ...], tf.Variable] = {}
+        # known at the end of the first trace at the earliest. Made now, of an open
+        # size: a variable made within a trace costs a second trace.
+        self._states: dict[running.Layout, tf.Variable] = {}
         self._spare: dict[str, tf.Variable] = {}
         with model.distribute_strategy.scope():
             self._step = _variable(tf.zeros((), tf.int64))
             for dtype in ("float32", "float64"):
-                empty = tf.zeros((0, running.COLUMNS), dtype)
-                self._spare[dtype] = _variable(empty, (None, running.COLUMNS))
+                empty = tf.zeros((request.slots, 0), dtype)
+                self._spare[dtype] = _variable(empty, (request.slots, None))
         train_step = model.train_step
 
         @functools.wraps(train_step)
         def tapped(*args: Any, **kwargs: Any) -> Any:
-            with self.recorder.recording():
+            gradients: dict[int, tf.Tensor] = {}
+            scale = loss_scale(self._optimizer)
+            exchange = _watch(gradients) if request.gradients else None
+            with self.recorder.recording(exchange), self._weights.watching():
                 logs = train_step(*args, **kwargs)
-            self._update(self.recorder.take())
+            self._update(gradients, scale)
             return logs
 
         patches.set(model, "train_step", tapped)
@@ -60,9 +72,9 @@ class Step:
         """Run what Keras made of the tapped step."""
         return self._train_function(*args)
 
-    def read(self) -> list[tuple[tuple[str, ...], np.ndarray]]:
-        """Return keys and rows (count, mean, variance)."""
-        return [(keys, state.numpy()) for keys, state in self._states.items()]
+    def read(self) -> list[tuple[running.Layout, np.ndarray]]:
+        """Return layouts and states, of shape (slots, size)."""
+        return [(layout, state.numpy()) for layout, state in self._states.items()]
 
     def reset(self) -> None:
         """Forget what was measured, and begin to count steps at 0."""
@@ -73,31 +85,63 @@ class Step:
     def close(self) -> None:
         """Nothing but the patches is on the model."""
 
-    def _update(self, outputs: list[Output]) -> None:
+    def _update(self, gradients: dict[int, tf.Tensor], scale: Any) -> None:
+        outputs, updates = self.recorder.take(), self._weights.take()
         if not outputs:
             return
-        tensors = [output.tensor for output in outputs]
-        dtype = running.working_dtype(tensors)
-        state = self._state(tuple(output.key for output in outputs), dtype)
-        rows = tf.ensure_shape(state, (len(outputs), running.COLUMNS))
-        merged = tf.cond(
-            tf.equal(self._step % self._every, 0),
-            lambda: running.merge(rows, running.batch_rows(tensors, dtype)),
-            lambda: rows,
-        )
-        state.assign(merged)
+        request = self._request
+
+        def measured() -> tf.Tensor:
+            found, alive = figures.of_step(
+                outputs, gradients, updates, scale, request, column_means
+            )
+            dtype = figures.working_dtype([output.tensor for output in outputs])
+            layout = running.layout_of(found, alive, dtype)
+            variable = self._state(layout)
+            state = tf.ensure_shape(variable, (request.slots, layout.size))
+            stamp = running.stamp_of(self._step, request.window)
+            batch = running.packed(layout, found, alive, stamp)
+            variable.assign(
+                running.updated(layout, state, batch, self._step, request.window)
+            )
+            return tf.constant(True)
+
+        first = first_measured(self._optimizer, request.every)
+        now = tf.equal(self._step % request.every, first)
+        tf.cond(now, measured, lambda: tf.constant(False))
         self._step.assign_add(1)
 
-    def _state(self, keys: tuple[str, ...], dtype: str) -> tf.Variable:
-        if keys not in self._states:
+    def _state(self, layout: running.Layout) -> tf.Variable:
+        if layout not in self._states:
             with tf.init_scope():
-                zeros = tf.zeros((len(keys), running.COLUMNS), dtype)
-                if dtype in self._spare:
-                    self._states[keys] = self._spare.pop(dtype)
-                    self._states[keys].assign(zeros)
+                zeros = tf.zeros((self._request.slots, layout.size), layout.dtype)
+                if layout.dtype in self._spare:
+                    self._states[layout] = self._spare.pop(layout.dtype)
+                    self._states[layout].assign(zeros)
                 else:
-                    self._states[keys] = _variable(zeros)
-        return self._states[keys]
+                    self._states[layout] = _variable(zeros)
+        return self._states[layout]
+
+
+def _watch(gradients: dict[int, tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return an identity that keeps the gradient of each tensor it is given."""
+    within, calls = context(), itertools.count()
+
+    def exchange(tensor: tf.Tensor) -> tf.Tensor:
+        index = next(calls)
+
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def tap(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[Any], Any]]:
+            def back(gradient: Any) -> Any:
+                if context() == within:
+                    gradients[index] = gradient
+                return gradient
+
+            return tf.identity(x), back
+
+        return tap(tensor)
+
+    return exchange
 
 
 def _variable(value: tf.Tensor, shape: Any = None) -> tf.Variable:
@@ -108,6 +152,18 @@ def _variable(value: tf.Tensor, shape: Any = None) -> tf.Variable:
         synchronization=tf.VariableSynchronization.ON_READ,
         aggregation=tf.VariableAggregation.SUM,
     )
+
+
+def column_means(rows: tf.Tensor) -> tf.Tensor:
+    """Return the mean over the first of two axes.
+
+    On CPUs as a product: XLA sums columns element by element, 20 times as slow. On
+    GPUs products may be rounded to TensorFloat-32.
+    """
+    if tf.config.list_logical_devices("GPU"):
+        return tf.reduce_mean(rows, axis=0)
+    ones = tf.ones((1, tf.shape(rows)[0]), rows.dtype)
+    return tf.matmul(ones, rows)[0] / tf.cast(tf.shape(rows)[0], rows.dtype)
 
 
 def context() -> Any:

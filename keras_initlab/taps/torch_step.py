@@ -1,16 +1,20 @@
-"""Taps in PyTorch's training step; the rows stay on the device all epoch."""
+"""Taps in PyTorch's training step; the figures stay on the device all epoch."""
 
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from keras_initlab.taps import running
+from keras_initlab.taps import figures, running
 from keras_initlab.taps.patches import Patches
-from keras_initlab.taps.recorder import Output, Recorder
+from keras_initlab.taps.recorder import Recorder
+from keras_initlab.taps.request import Request
+from keras_initlab.taps.weights import WeightTap, first_measured, loss_scale
 
 CONTROL_FLOW = (StopIteration,)
 
@@ -23,29 +27,34 @@ def why_not(model: Any) -> str | None:
 class Step:
     """The training step of one model, with its layers' outputs measured."""
 
-    def __init__(self, model: Any, every: int, patches: Patches) -> None:
-        self._every = every
+    def __init__(self, model: Any, request: Request, patches: Patches) -> None:
+        self._request = request
+        self._optimizer = model.optimizer
         compiled = bool(model.jit_compile)
-        self.recorder = (
-            # What PyTorch's compiler cannot trace would break its graph at each layer.
-            Recorder(model, patches, int, is_dense, thread=int)
-            if compiled
-            else Recorder(model, patches, context, is_dense)
+        # What PyTorch's compiler cannot trace would break its graph at each layer.
+        here, thread = (int, {"thread": int}) if compiled else (context, {})
+        self.recorder = Recorder(
+            model, patches, here, is_dense, wanted=request.wanted, **thread
         )
+        self._weights = WeightTap(request, self.recorder, here)
+        self._weights.attach(model.optimizer, patches, torch.clone)
         self._step = 0
-        self._states: dict[tuple[str, ...], torch.Tensor] = {}
+        self._states: dict[running.Layout, torch.Tensor] = {}
         train_step = model.train_step
 
         @functools.wraps(train_step)
         def tapped(*args: Any, **kwargs: Any) -> Any:
             # A compiled step records always: a flag that comes and goes would be
             # two graphs to compile.
-            if not compiled and self._step % self._every:
+            if not compiled and not self._is_measured():
                 self._step += 1
                 return train_step(*args, **kwargs)
-            with self.recorder.recording():
+            gradients: dict[int, torch.Tensor] = {}
+            scale = loss_scale(self._optimizer)
+            exchange = _watch(gradients) if request.gradients else None
+            with self.recorder.recording(exchange), self._weights.watching():
                 logs = train_step(*args, **kwargs)
-            self._update(self.recorder.take())
+            self._update(gradients, scale)
             return logs
 
         if compiled:
@@ -60,9 +69,9 @@ class Step:
         """Run what Keras made of the tapped step."""
         return self._train_function(*args)
 
-    def read(self) -> list[tuple[tuple[str, ...], np.ndarray]]:
-        """Return keys and rows (count, mean, variance)."""
-        return [(keys, rows.cpu().numpy()) for keys, rows in self._states.items()]
+    def read(self) -> list[tuple[running.Layout, np.ndarray]]:
+        """Return layouts and states, of shape (slots, size)."""
+        return [(key, state.cpu().numpy()) for key, state in self._states.items()]
 
     def reset(self) -> None:
         """Forget what was measured, and begin to count steps at 0."""
@@ -72,16 +81,49 @@ class Step:
     def close(self) -> None:
         """Nothing but the patches is on the model."""
 
-    def _update(self, outputs: list[Output]) -> None:
-        if outputs and self._step % self._every == 0:
-            tensors = [output.tensor.detach() for output in outputs]
-            keys = tuple(output.key for output in outputs)
-            with torch.no_grad():
-                rows = running.batch_rows(tensors, running.working_dtype(tensors))
-                if keys in self._states:
-                    rows = running.merge(self._states[keys], rows)
-            self._states[keys] = rows
+    def _is_measured(self) -> bool:
+        every = self._request.every
+        return self._step % every == first_measured(self._optimizer, every)
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def _update(self, gradients: dict[int, torch.Tensor], scale: Any) -> None:
+        outputs, updates = self.recorder.take(), self._weights.take()
+        if outputs and self._is_measured():
+            found, alive = figures.of_step(
+                outputs, gradients, updates, scale, self._request, column_means
+            )
+            dtype = figures.working_dtype([output.tensor for output in outputs])
+            layout = running.layout_of(found, alive, dtype)
+            stamp = float(running.stamp_of(self._step, self._request.window))
+            batch = running.packed(layout, found, alive, stamp)
+            state = self._states.get(layout)
+            if state is None:
+                state = batch.new_zeros((self._request.slots, layout.size))
+            self._states[layout] = running.updated(
+                layout, state, batch, self._step, self._request.window
+            )
         self._step += 1
+
+
+def _watch(gradients: dict[int, torch.Tensor]) -> Callable[[Any], Any]:
+    """Return an identity that keeps the gradient of each tensor it is given."""
+    calls = itertools.count()
+
+    def exchange(tensor: torch.Tensor) -> torch.Tensor:
+        index = next(calls)
+        if not tensor.requires_grad:
+            return tensor
+        # A tensor of its own: an identity layer returns that of the one before.
+        tensor = tensor.view_as(tensor)
+        tensor.register_hook(functools.partial(gradients.__setitem__, index))
+        return tensor
+
+    return exchange
+
+
+def column_means(rows: torch.Tensor) -> torch.Tensor:
+    """Return the mean over the first of two axes."""
+    return rows.mean(dim=0)
 
 
 def context() -> Any:

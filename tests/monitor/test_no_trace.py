@@ -197,7 +197,7 @@ def test_a_fit_that_was_left_unseen_is_cleaned_up_by_the_next():
 
     model = compiled()
     snapshot = Snapshot(model)
-    left = taps.attach(model, 1)
+    left = taps.attach(model, taps.Request(1))
     left.reset()
     assert "train_step" in model.__dict__
     monitor = VarianceMonitor(1)

@@ -1,0 +1,244 @@
+"""The figures of one batch: of an output, of the gradient there, of a weight's step.
+
+A figure is a value with its share, the weight that it has when batches are merged; a
+share of 0 says that there was nothing to measure. All is Keras's `ops`, so that one
+code serves compiled steps of every backend.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_initlab.taps.recorder import Output
+from keras_initlab.taps.request import Bounds, Request
+
+# Entries of a weight that its update ratio is measured by, at most: all of the smaller
+# ones. The whole of every kernel, kept over each update, would cost the step more than
+# all other figures together.
+SAMPLED_ENTRIES = 2**14
+
+
+class Figure(NamedTuple):
+    """A value, and the share that it has in the mean over batches."""
+
+    key: str
+    name: str
+    value: Any
+    share: Any
+
+
+class Alive(NamedTuple):
+    """For each unit of an output, a number that is 0 if all its elements are."""
+
+    key: str
+    units: Any
+
+
+def unit_axis(layer: Any, rank: int) -> int:
+    """Return the axis that counts a layer's units: its features or channels.
+
+    The last; of images with channels first, by the layer's own word or Keras's
+    setting, the second.
+    """
+    data_format = getattr(layer, "data_format", None)
+    if data_format is None and rank >= 4:
+        data_format = keras.config.image_data_format()
+    return 1 if data_format == "channels_first" and rank >= 3 else rank - 1
+
+
+def working_dtype(tensors: list[Any]) -> str:
+    """Return the dtype in which to keep moments: float32, or float64 if any is."""
+    wide = (keras.backend.standardize_dtype(x.dtype) == "float64" for x in tensors)
+    return "float64" if any(wide) else "float32"
+
+
+def of_step(
+    outputs: Sequence[Output],
+    gradients: Mapping[int, Any],
+    updates: Sequence[Any],
+    scale: Any,
+    request: Request,
+    column_means: Callable[[Any], Any],
+) -> tuple[list[Figure], list[Alive]]:
+    """Return all figures of one step.
+
+    Args:
+        outputs: what the recorder took.
+        gradients: of them, by their index, where one reached them.
+        updates: what the weight tap took.
+        scale: the loss scale that gradients carry.
+        request: what to measure.
+        column_means: as for `of_output`.
+    """
+    figures: list[Figure] = []
+    alive: list[Alive] = []
+    for output in outputs:
+        more, units = of_output(output, request, column_means)
+        figures += more
+        alive += units
+    for index, output in enumerate(outputs):
+        if index in gradients:
+            figures += of_gradient(output.key, gradients[index], scale)
+    for update in updates:
+        figures += of_weight(*update, scale, request.statistics)
+    return figures, alive
+
+
+def of_output(
+    output: Output, request: Request, column_means: Callable[[Any], Any]
+) -> tuple[list[Figure], list[Alive]]:
+    """Return the figures of a layer's output, of shape (batch, ...).
+
+    `column_means` takes (batch, units) and returns the mean over the batch.
+    """
+    key, x, layer = output.key, output.tensor, output.layer
+    if any(size == 0 for size in x.shape):
+        return [], []
+    names = request.statistics
+    # float16 and bfloat16 can neither hold the sums nor the counts.
+    x = ops.cast(x, working_dtype([x]))
+    batch, count = _batch(x), _size(x)
+    rows = ops.reshape(x, (batch, -1))
+    # Two passes. The mean of squares minus the squared mean would lose everything in
+    # float32 where the mean is large. Within the units and between them: the variance
+    # over the batch falls off on the way.
+    means = column_means(rows)
+    within = ops.mean(ops.square(rows - means))
+    mean = ops.mean(means)
+    variance = within + ops.mean(ops.square(means - mean))
+    found = {"mean": (mean, count), "variance": (variance, count)}
+    if "batch_variance" in names:
+        found["batch_variance"] = within, _if(batch > 1, count)
+    if "input_cosine" in names:
+        found["input_cosine"] = _input_cosine(rows)
+    if "zero_fraction" in names:
+        found["zero_fraction"] = _share(rows == 0, rows.dtype), count
+    if "nonfinite" in names:
+        found["nonfinite"] = _nonfinite(rows, variance), 1.0
+    bounds = request.bounds(layer) if "saturated_fraction" in names else None
+    if bounds is not None:
+        found["saturated_fraction"] = _saturated(rows, bounds), count
+    for name, function in request.custom:
+        found[name] = ops.cast(ops.mean(function(x)), x.dtype), 1.0
+    figures = [Figure(key, name, *one) for name, one in found.items()]
+    return figures, _alive(key, layer, x) if "dead_fraction" in names else []
+
+
+def of_gradient(key: str, gradient: Any, scale: Any) -> list[Figure]:
+    """Return the second moment of a gradient that carries a loss scale."""
+    gradient = ops.convert_to_tensor(gradient)  # from slices, where it is sparse
+    if any(size == 0 for size in gradient.shape):
+        return []
+    value = _second_moment(gradient, scale)
+    return [Figure(key, "gradient_second_moment", value, _size(gradient))]
+
+
+def of_weight(
+    key: str, gradient: Any, before: Any, after: Any, scale: Any, names: tuple[str, ...]
+) -> list[Figure]:
+    """Return the figures of one step of a weight.
+
+    `before` and `after` are `sampled`. A step that leaves it as it is, where gradients
+    are accumulated or a loss scale was too large, has no share in the update ratio.
+    """
+    found = []
+    gradient = ops.convert_to_tensor(gradient)  # an embedding's are slices
+    dtype = working_dtype([gradient])
+    if "weight_gradient_second_moment" in names:
+        value = _second_moment(gradient, scale)
+        found.append(Figure(key, "weight_gradient_second_moment", value, 1.0))
+    if "update_ratio" in names:
+        before, after = ops.cast(before, dtype), ops.cast(after, dtype)
+        step = ops.sum(ops.square(after - before))
+        length = ops.sum(ops.square(before))
+        there = ops.logical_and(step > 0, length > 0)
+        safe = ops.where(there, length, ops.ones_like(length))
+        ratio = ops.where(ops.isnan(step), step, ops.sqrt(step / safe))
+        there = ops.logical_or(there, ops.isnan(step))
+        found.append(Figure(key, "update_ratio", ratio, ops.cast(there, dtype)))
+    return found
+
+
+def sampled(weight: Any) -> Any:
+    """Return every k-th entry of a weight, all of one of `SAMPLED_ENTRIES` or less."""
+    size = math.prod(weight.shape)
+    return ops.reshape(weight, (-1,))[:: -(-size // SAMPLED_ENTRIES) or 1]
+
+
+def _second_moment(gradient: Any, scale: Any) -> Any:
+    dtype = working_dtype([gradient])
+    # Divided before it is squared: the square of a loss scale overflows.
+    return ops.mean(ops.square(ops.cast(gradient, dtype) / ops.cast(scale, dtype)))
+
+
+def _batch(x: Any) -> Any:
+    return ops.shape(x)[0] if len(x.shape) else 1
+
+
+def _size(x: Any) -> Any:
+    shape = ops.shape(x)
+    if all(isinstance(size, int) for size in shape):
+        return float(math.prod(shape))
+    count = ops.cast(1, working_dtype([x]))
+    for size in shape:
+        count = count * ops.cast(size, count.dtype)
+    return count
+
+
+def _if(condition: Any, count: Any) -> Any:
+    if isinstance(condition, bool):
+        return count if condition else 0.0
+    return ops.where(condition, count, 0.0)
+
+
+def _share(condition: Any, dtype: Any) -> Any:
+    return ops.mean(ops.cast(condition, dtype))
+
+
+def _input_cosine(rows: Any) -> tuple[Any, Any]:
+    """Return the mean cosine over all pairs of rows that are not 0, and their number.
+
+    Of all pairs at once: |Σu|² is the sum of the cosines of all ordered pairs, each
+    unit vector u with itself included.
+    """
+    squares = ops.sum(ops.square(rows), axis=1)
+    there = squares > 0
+    ones = ops.ones_like(squares)
+    lengths = ops.where(there, ops.rsqrt(ops.where(there, squares, ones)), 0 * ones)
+    total = ops.matmul(lengths[None], rows)[0]
+    count = ops.sum(ops.cast(there, rows.dtype))
+    pairs = count * (count - 1)
+    cosine = (ops.sum(ops.square(total)) - count) / ops.maximum(pairs, 1.0)
+    return cosine, ops.where(ops.isfinite(cosine), pairs, ops.zeros_like(pairs))
+
+
+def _saturated(rows: Any, bounds: Bounds) -> Any:
+    low, high, near, counts_low = bounds
+    saturated = ops.logical_and(rows > high - near, rows < high + near)
+    if counts_low:
+        other = ops.logical_and(rows < low + near, rows > low - near)
+        saturated = ops.logical_or(saturated, other)
+    return _share(saturated, rows.dtype)
+
+
+def _nonfinite(rows: Any, variance: Any) -> Any:
+    # The variance is finite only where all elements are, and seldom is it not.
+    return ops.cond(
+        ops.isfinite(variance),
+        lambda: ops.zeros((), rows.dtype),
+        lambda: ops.sum(1 - ops.cast(ops.isfinite(rows), rows.dtype)),
+    )
+
+
+def _alive(key: str, layer: Any, x: Any) -> list[Alive]:
+    rank = len(x.shape)
+    axis = unit_axis(layer, rank)
+    if rank < 2 or x.shape[axis] is None:
+        return []
+    others = tuple(index for index in range(rank) if index != axis)
+    return [Alive(key, ops.max(ops.abs(x), axis=others))]

@@ -1,0 +1,82 @@
+"""What a monitor asks of a tap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+# What can be had of a layer's output alone.
+FORWARD = (
+    "mean",
+    "variance",
+    "second_moment",
+    "batch_variance",
+    "input_cosine",
+    "zero_fraction",
+    "dead_fraction",
+    "saturated_fraction",
+    "nonfinite",
+)
+# What takes the way back: at the output, and at the layer's main weight.
+BACKWARD = (
+    "gradient_second_moment",
+    "weight_gradient_second_moment",
+    "update_ratio",
+)
+
+# Windows kept until the epoch ends, where a window is not the epoch.
+RING = 128
+
+
+class Bounds(NamedTuple):
+    """The range of a bounded activation, and where in it a value is saturated.
+
+    Attributes:
+        low, high: the ends of the range.
+        near: how near to an end is saturated.
+        counts_low: whether the lower end counts (that of ReLU6 does not).
+    """
+
+    low: float
+    high: float
+    near: float
+    counts_low: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure of which layers, and when.
+
+    Attributes:
+        every: measure each so many steps.
+        statistics: names out of `FORWARD` and `BACKWARD`.
+        custom: functions of an output that return a scalar, by name.
+        window: steps in a window; None is an epoch.
+        wanted: whether a layer, given with its path, is measured.
+        bounds: the range of a layer's activation, None where it has no ends.
+        weight: the trainable weight that a layer is known by, or None.
+    """
+
+    every: int = 10
+    statistics: tuple[str, ...] = ("mean", "variance", "second_moment")
+    custom: tuple[tuple[str, Callable[[Any], Any]], ...] = ()
+    window: int | None = None
+    wanted: Callable[[Any, str], bool] = lambda layer, path: True
+    bounds: Callable[[Any], Bounds | None] = lambda layer: None
+    weight: Callable[[Any], Any] = lambda layer: None
+
+    @property
+    def gradients(self) -> bool:
+        """Whether gradients at the outputs are asked for."""
+        return "gradient_second_moment" in self.statistics
+
+    @property
+    def weights(self) -> bool:
+        """Whether anything of the layers' weights is asked for."""
+        return bool({*BACKWARD[1:]} & {*self.statistics})
+
+    @property
+    def slots(self) -> int:
+        """How many windows are kept."""
+        return 1 if self.window is None else RING

@@ -1,0 +1,150 @@
+"""Taps on the optimizer: each layer's main weight before and after its update."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from keras_initlab.taps.figures import sampled
+from keras_initlab.taps.patches import Patches
+from keras_initlab.taps.recorder import Recorder
+from keras_initlab.taps.request import Request
+
+
+class Update(NamedTuple):
+    """One step of the main weight of the layer at `key`, a path."""
+
+    key: str
+    gradient: Any
+    before: Any
+    after: Any
+
+
+class WeightTap:
+    """Sees what the optimizer is given, and what it makes of the weights.
+
+    Args:
+        request: what is measured; nothing is tapped if no weights are asked for.
+        recorder: knows the layers.
+        context: returns what identifies the trace under way, as for the recorder.
+    """
+
+    def __init__(
+        self, request: Request, recorder: Recorder, context: Callable[[], Any]
+    ) -> None:
+        self._request = request
+        self._recorder = recorder
+        self._context = context
+        self._within: Any = None
+        self._watching = False
+        self._updates: dict[str, Update] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take down what the optimizer does in the trace that is open now."""
+        self._updates = {}
+        self._within, self._watching = self._context(), True
+        try:
+            yield
+        finally:
+            self._watching = False
+
+    def take(self) -> list[Update]:
+        """Return what was seen, in the order of the layers."""
+        updates, self._updates = self._updates, {}
+        return list(updates.values())
+
+    def keys(self, variables: Sequence[Any]) -> list[tuple[str, int]]:
+        """Return the layers whose main weight is in `variables`, and where there."""
+        if not self._request.weights:
+            return []
+        places = {id(variable): index for index, variable in enumerate(variables)}
+        found = []
+        for place in self._recorder.places:
+            weight = self._request.weight(place.layer) if place.measured else None
+            if id(weight) in places:
+                found.append((place.path, places[id(weight)]))
+        return found
+
+    def attach(
+        self,
+        optimizer: Any,
+        patches: Patches,
+        keep: Callable[[Any], Any] = lambda weight: weight,
+    ) -> None:
+        """Tap an optimizer that updates variables in place.
+
+        `keep` returns a copy that the update does not change.
+        """
+        if optimizer is None or not self._request.weights:
+            return
+        apply = optimizer.apply
+
+        @functools.wraps(apply)
+        def tapped(grads: Any, trainable_variables: Any = None) -> Any:
+            grads = list(grads)
+            variables = known_variables(optimizer, trainable_variables)
+            if not self._sees(grads, variables):
+                return apply(grads, trainable_variables)
+            keys = self.keys(variables)
+            before = [keep(sampled(variables[index].value)) for _, index in keys]
+            result = apply(grads, variables)
+            for (key, index), old in zip(keys, before, strict=True):
+                new = keep(sampled(variables[index].value))
+                self._note(key, grads[index], old, new)
+            return result
+
+        patches.set(optimizer, "apply", tapped)
+
+    def attach_stateless(self, optimizer: Any, patches: Patches) -> None:
+        """Tap an optimizer that is handed the values and returns new ones."""
+        if optimizer is None or not self._request.weights:
+            return
+        apply = optimizer.stateless_apply
+
+        @functools.wraps(apply)
+        def tapped(optimizer_variables: Any, grads: Any, values: Any) -> Any:
+            result = apply(optimizer_variables, grads, values)
+            variables = known_variables(optimizer, None)
+            if self._sees(grads, variables):
+                for key, index in self.keys(variables):
+                    before, after = sampled(values[index]), sampled(result[0][index])
+                    self._note(key, grads[index], before, after)
+            return result
+
+        patches.set(optimizer, "stateless_apply", tapped)
+
+    def _sees(self, grads: Any, variables: Sequence[Any]) -> bool:
+        here = self._watching and self._context() == self._within
+        return here and len(grads) == len(variables)
+
+    def _note(self, key: str, gradient: Any, before: Any, after: Any) -> None:
+        if gradient is not None:
+            self._updates[key] = Update(key, gradient, before, after)
+
+
+def known_variables(optimizer: Any, given: Any) -> list[Any]:
+    """Return the variables that an optimizer updates, in its order."""
+    if given is None:
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        given = getattr(inner, "_trainable_variables", None) or []
+    return list(given)
+
+
+def loss_scale(optimizer: Any) -> Any:
+    """Return the factor that the gradients of the step under way carry."""
+    return 1.0 if optimizer is None else optimizer.scale_loss(1.0)
+
+
+def first_measured(optimizer: Any, every: int) -> int:
+    """Return the first step of an epoch that is measured.
+
+    With accumulated gradients one in which the weights are updated.
+    """
+    steps = getattr(optimizer, "gradient_accumulation_steps", None)
+    if steps is None:
+        inner = getattr(optimizer, "inner_optimizer", None)
+        steps = getattr(inner, "gradient_accumulation_steps", None)
+    return ((steps or 1) - 1) % every
