@@ -9,21 +9,15 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab import activations, nonlinearity
-from keras_initlab.kernels import own_variables
+from keras_initlab import nonlinearity
 from keras_initlab.stats import LayerStats
 from keras_initlab.taps import once
-from keras_initlab.taps.walk import is_closed, places
+from keras_initlab.taps.figures import unit_axis
+from keras_initlab.taps.walk import main_weight, places
 
 __all__ = ["measure"]
 
 Array = NDArray[np.float64]
-
-# The weights that a layer is known by; of another layer, its first trainable weight.
-MAIN_WEIGHTS = ("kernel", "depthwise_kernel", "pointwise_kernel", "embeddings")
-
-# How near to an end of its range, as a share of the range, a value is saturated.
-SATURATED = 0.01
 
 
 def measure(
@@ -50,8 +44,9 @@ def measure(
     - `shape`: None stands for the batch, the first axis where it is as long as `x`.
     - `batch_variance`, `input_cosine`: from two inputs on. The cosine is that of the
       flattened outputs, the mean over all pairs of inputs whose outputs are not 0.
-    - `dead_fraction`: of the elements of one input's output, the share that is 0 for
-      every input of the batch. (Which axis holds a layer's units is not known.)
+    - `dead_fraction`: of the units (features, or channels: the last axis, the second
+      of images with channels first), the share that is 0 wherever they are, for every
+      input of the batch.
     - `saturated_fraction`: where the layer's own activation is bounded, the share
       within 1 % of its range of an end; of ReLU6, whose zeros are counted in
       `zero_fraction`, the upper end.
@@ -141,19 +136,13 @@ def _batch_size(model: Any, x: Any) -> int:
 
 def _main_weights(model: Any) -> dict[int, Any]:
     """Return the trainable ones, each once, by their id."""
-    found = [_main_weight(place.layer) for place in places(model) if place.measured]
+    found = [main_weight(place.layer) for place in places(model) if place.measured]
     return {id(v): v for v in found if v is not None and v.trainable}
-
-
-def _main_weight(layer: Any) -> Any:
-    variables = layer.weights if is_closed(layer) else own_variables(layer)
-    named = [v for name in MAIN_WEIGHTS for v in variables if v.name == name]
-    return next(iter(named or [v for v in variables if v.trainable]), None)
 
 
 def _stats(call: once.Call, by_weight: dict[int, Any], batch: int) -> LayerStats:
     values = _as_array(call.output)
-    weight = _main_weight(call.layer)
+    weight = main_weight(call.layer)
     weight_gradient = _second_moment(by_weight.get(id(weight)))
     has_batch = values.ndim > 0 and len(values) == batch
     return LayerStats(
@@ -167,8 +156,18 @@ def _stats(call: once.Call, by_weight: dict[int, Any], batch: int) -> LayerStats
         saturated_fraction=_saturated_fraction(values, call.layer),
         source="measured",
         **_moments(values),
+        dead_fraction=_dead_fraction(values, call.layer) if has_batch else None,
         **(_batch_figures(values.reshape(batch, -1)) if has_batch else {}),
     )
+
+
+def _dead_fraction(values: Array, layer: Any) -> float | None:
+    if not np.isfinite(values).any():
+        return None
+    axis = unit_axis(layer, values.ndim)
+    others = tuple(index for index in range(values.ndim) if index != axis)
+    alive = (values != 0).any(axis=others) if values.ndim > 1 else (values != 0).any()
+    return float(1 - np.mean(alive))
 
 
 def _as_array(tensor: Any) -> Array:
@@ -210,7 +209,6 @@ def _batch_figures(rows: Array) -> dict[str, Any]:
     finite = np.isfinite(rows)
     if not finite.any():
         return figures
-    figures["dead_fraction"] = float((rows == 0).all(axis=0).mean())
     if len(rows) > 1:
         if finite.all():
             unit_variances = rows.var(axis=0)
@@ -235,12 +233,11 @@ def _input_cosine(rows: Array) -> float | None:
 
 
 def _saturated_fraction(x: Array, layer: Any) -> float | None:
-    ends = _ends(layer)
+    ends = nonlinearity.bounds(layer)
     values = _finite(x)
     if ends is None or not values.size:
         return None
-    low, high, counts_low = ends
-    near = SATURATED * (high - low)
+    low, high, near, counts_low = ends
     if values.min() < low - near or values.max() > high + near:
         # Something else comes after the activation.
         return None
@@ -248,26 +245,3 @@ def _saturated_fraction(x: Array, layer: Any) -> float | None:
     if counts_low:
         saturated |= values < low + near
     return float(saturated.mean())
-
-
-def _ends(layer: Any) -> tuple[float, float, bool] | None:
-    """Return the range of a layer's bounded activation; does its low end count?"""
-    if isinstance(layer, keras.layers.Lambda):
-        return None  # what it computes need not be a nonlinearity, nor without effects
-    function = nonlinearity.own_nonlinearity(layer)
-    if function is None:
-        return None
-    try:
-        with keras.StatelessScope():
-            known = activations.resolve(function)
-    except (TypeError, ValueError):
-        return None
-    if known.function is None:
-        return None
-    with np.errstate(all="ignore"):
-        far = np.asarray(known.function(np.array([-1e9, -1e6, 1e6, 1e9])), np.float64)
-    low, high = min(far[0], far[3]), max(far[0], far[3])
-    settled = np.abs(far[[0, 3]] - far[[1, 2]]) <= SATURATED * (high - low) / 10
-    if not np.isfinite(far).all() or low == high or not settled.all():
-        return None
-    return float(low), float(high), known.family != "relu"

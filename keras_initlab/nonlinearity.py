@@ -10,10 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_initlab import activations
+from keras_initlab.taps import Bounds
 
 _layers = keras.layers
+
+# How near to an end of its range, as a share of the range, a value is saturated.
+SATURATED = 0.01
 
 # Layers whose whole job is the nonlinearity.
 ACTIVATION_LAYERS: tuple[type, ...] = (
@@ -71,6 +76,33 @@ def own_nonlinearity(layer: Any) -> Any:
     if function is None or not callable(function):
         return None
     return None if is_linear(function) else function
+
+
+def bounds(layer: Any) -> Bounds | None:
+    """Return the range of a layer's own bounded activation, or None.
+
+    The lower end of ReLU6 does not count as one: its zeros are counted as such.
+    """
+    if isinstance(layer, keras.layers.Lambda):
+        return None  # what it computes need not be a nonlinearity, nor without effects
+    function = own_nonlinearity(layer)
+    if function is None:
+        return None
+    try:
+        with keras.StatelessScope():
+            known = activations.resolve(function)
+    except (TypeError, ValueError):
+        return None
+    if known.function is None:
+        return None
+    with np.errstate(all="ignore"):
+        far = np.asarray(known.function(np.array([-1e9, -1e6, 1e6, 1e9])), np.float64)
+    low, high = min(far[0], far[3]), max(far[0], far[3])
+    settled = np.abs(far[[0, 3]] - far[[1, 2]]) <= SATURATED * (high - low) / 10
+    if not np.isfinite(far).all() or low == high or not settled.all():
+        return None
+    near = SATURATED * (high - low)
+    return Bounds(float(low), float(high), float(near), known.family != "relu")
 
 
 def is_linear(identifier: Any) -> bool:

@@ -43,7 +43,7 @@ def by_definition(x):
         "batch_variance": np.mean([column.var() for column in rows.T]),
         "input_cosine": np.mean([a @ b for a, b in pairs]),
         "zero_fraction": np.mean(rows == 0),
-        "dead_fraction": np.mean([not column.any() for column in rows.T]),
+        "dead_fraction": np.mean([not unit.any() for unit in np.moveaxis(x, -1, 0)]),
         "nonfinite": 0,
     }
 

@@ -4,44 +4,88 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_initlab import taps
+from keras_initlab import diagnosis, nonlinearity, taps
+from keras_initlab.monitor import options
 from keras_initlab.stats import LayerStats
 from keras_initlab.tables import render_table
+from keras_initlab.taps.walk import main_weight, places
 
 # Columns of epochs in the printed table, before the middle ones are left out.
 SHOWN_EPOCHS = 8
 
+PLOTS = ("variance", "depth", "histograms", "updates")
+_FIELDS = {field.name for field in fields(LayerStats)}
+
 
 class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
-    """Measure mean and variance of every layer's output while the model is trained.
+    """Measure the signal at every layer's output while the model is trained.
 
-    Measured on the real batches inside the compiled training step, over all elements
-    of an output (batch and units), at steps 0, `every`, 2·`every`… of each epoch.
-    The model is as before after `fit`, also where `fit` is left by an exception.
+    Measured on the real batches inside the compiled training step, at steps 0,
+    `every`, 2·`every`… of each epoch (where gradients are accumulated, from the first
+    step that updates the weights on). The model is as before after `fit`, also where
+    `fit` is left by an exception.
+
+    Figures are those of `LayerStats`, each over all that was measured in a window:
+
+    - mean, variance and second moment over all elements (batch and units);
+    - batch variance (over the batch, averaged over units), input cosine (over all
+      pairs of inputs of a batch whose outputs are not 0), fractions of zeros and of
+      saturated elements: the mean over the batches measured;
+    - the dead fraction: units (features or channels) that were 0 for every input;
+    - nonfinite: how many elements were NaN or infinite. Where there are any, the other
+      figures are NaN;
+    - with `gradients=True` also E[(dL/dx)²] at the output x and E[(dL/dw)²] of the
+      layer's main weight, of the loss L that Keras minimises, without its loss scale
+      and before clipping; and the update ratio ‖Δw‖/‖w‖, of kernels of more than
+      16,384 entries by every k-th entry.
 
     Adds `variance_min` and `variance_max`, over the layers, to the epoch's logs; put
     the monitor before callbacks that are to see them, such as `CSVLogger`.
 
     Args:
         every: measure every so many steps, a positive int. 1 measures each step.
+        gradients: measure gradients and updates too.
+        statistics: names of what to measure, fields of `LayerStats`, and functions of
+            your own, which are given a layer's output and return a scalar tensor, and
+            are recorded under their names. None is all that takes no gradients. Mean
+            and variance are always measured.
+        layers: which layers: a name or path, a compiled regular expression for paths,
+            a layer class, a function of the layer, or a list of these. None is all.
+        window: "epoch", or the number of steps that make one entry in the history. Of
+            an epoch with more than 128 windows the last 128 are kept.
+        histograms: keep 1,024 values of each output (and gradient) of the window's
+            last batch, for `plot("histograms")` and TensorBoard.
+        log: "summary"; "layers" adds `variance/<layer>` for each layer (and
+            `gradient/<layer>`); "none" adds nothing.
+        sinks: functions that are given the epoch's records, a list of dicts; see
+            `keras_initlab.monitor.sinks`.
+        on_finding: what to do when something goes wrong (non-finite values, vanishing
+            signals or gradients): "warn", "stop" training, "raise" a `FindingError`,
+            "ignore", or call a function with the `Finding`. Each fault is told once
+            for each fit, and kept in `findings`.
 
     Attributes:
-        history: variances by layer, one per epoch; NaN where a layer was not called.
+        every, window: as given; `window` is None where it is the epoch.
+        history: variances by layer, one per window; NaN where a layer was not called.
             A layer called more than once in a step has keys `dense#0`, `dense#1`.
-        stats: the `LayerStats` of the last epoch, in call order.
-        records: one flat dict per epoch and layer, for `pandas.DataFrame(records)`.
-        epochs: the epochs' numbers, counted from 0 as Keras's `History` does.
+        stats: the `LayerStats` of the last window, in call order.
+        records: a flat dict for each window and layer, for `pandas.DataFrame(records)`.
+        epochs: the windows' epochs, counted from 0 as Keras's `History` does.
+        steps: the windows' first steps, within their epochs.
+        findings: what went wrong, with the epoch it began in.
+        samples, gradient_samples: by layer, with `histograms=True`.
 
     Raises:
-        TypeError: `every` is not an int.
-        ValueError: `every` is less than 1; or, when `fit` begins, the model is already
-            watched by another monitor.
+        TypeError, ValueError: an argument is not as above; or, when `fit` begins, no
+            layer is one of `layers`, or the model is already watched by another
+            monitor.
 
     >>> import numpy as np, keras
     >>> x = np.random.default_rng(0).normal(size=(64, 8))
@@ -53,20 +97,56 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     (3, (None, 4))
     """
 
-    def __init__(self, every: int = 10) -> None:
+    def __init__(
+        self,
+        every: int = 10,
+        *,
+        gradients: bool = False,
+        statistics: Sequence[str | Callable[[Any], Any]] | None = None,
+        layers: Any = None,
+        window: int | str = "epoch",
+        histograms: bool = False,
+        log: str = "summary",
+        sinks: Sequence[Callable[[list[dict[str, Any]]], Any]] = (),
+        on_finding: str | Callable[[diagnosis.Finding], Any] = "warn",
+    ) -> None:
         super().__init__()
-        self.every = _positive_int(every)
-        self.history: dict[str, list[float]] = {}
-        self.stats: list[LayerStats] = []
-        self.records: list[dict[str, Any]] = []
-        self.epochs: list[int] = []
+        self.every = options.positive_int(
+            "every",
+            every,
+            "measure every so many training steps",
+            "Use every=10, or every=1 to measure each step.",
+        )
+        names, custom = options.statistics_of(statistics, bool(gradients))
+        self._log = options.one_of("log", log, options.LOGS)
+        self._sinks = options.sinks_of(sinks)
+        self._on_finding = options.finding_handler(on_finding)
+        self._layers = layers
+        self.window = options.window_of(window)
+        self._request = taps.Request(
+            every=self.every,
+            statistics=names,
+            custom=custom,
+            samples=bool(histograms),
+            window=self.window,
+            wanted=options.selector(layers),
+            bounds=nonlinearity.bounds,
+            weight=main_weight,
+        )
         self._tap: taps.Tap | None = None
+        self.stats: list[LayerStats] = []
+        self._forget()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Begin anew, as Keras's `History` does."""
         self._detach()
         self._forget()
-        self._tap = taps.attach(self.model, taps.Request(self.every))
+        self._look_for_layers()
+        self._tap = taps.attach(
+            self.model, self._request, lambda: self._tell_sinks("close")
+        )
+        if self._tap.is_chief:
+            self._tell_sinks("open")
         if self._tap.unsupported:
             warnings.warn(
                 f"VarianceMonitor measures nothing in this fit: "
@@ -81,49 +161,66 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._tap.reset()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keep the epoch's figures and add the summary to `logs`."""
+        """Keep the epoch's figures, add to `logs`, and hand them to the sinks."""
         if self._tap is None:
             return
-        rows = [row for window in self._tap.read() for row in window.rows]
-        if not rows and not self.epochs:
-            self._warn_of_nothing()
-        self.stats = [
-            LayerStats(row.key, shape=row.shape, source="monitored", **row.statistics)
-            for row in rows
-        ]
-        self.records += [_record(epoch, stats) for stats in self.stats]
-        variances = {row.key: row.statistics["variance"] for row in rows}
-        self._extend_history(epoch, variances)
-        if logs is not None and self.stats:
-            # NumPy's, unlike Python's, let a NaN through.
-            logs["variance_min"] = float(np.min([*variances.values()]))
-            logs["variance_max"] = float(np.max([*variances.values()]))
+        windows = self._tap.read()
+        if not windows:
+            if not self.epochs:
+                self._warn_of_nothing()
+            windows = [taps.Window(0, [])]
+        new: list[dict[str, Any]] = []
+        for window in windows:
+            step = window.number * (self.window or 0)
+            self.stats = [_stats_of(row) for row in window.rows]
+            new += [
+                _record(epoch, step, stats, row)
+                for stats, row in zip(self.stats, window.rows, strict=True)
+            ]
+            self._extend_history(epoch, step)
+        self.records += new
+        self._keep_samples(windows[-1].rows)
+        self._add_to(logs)
+        if new and self._tap.is_chief:
+            for sink in self._sinks:
+                sink(new)
+            if self.samples:
+                self._tell_sinks("samples", epoch, self.samples, self.gradient_samples)
+        self._judge(epoch)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leave the model as it was."""
         self._detach()
 
-    def plot(self, figure: Any = None, decades: float | None = None) -> Any:
-        """Return a matplotlib figure: log10 of the variance by layer and epoch.
+    def plot(self, kind: str = "variance", figure: Any = None, **settings: Any) -> Any:
+        """Return a matplotlib figure.
 
         Args:
+            kind: "variance", log10 of the variance by layer and epoch; "depth",
+                variance and gradient over depth in the last window, beside what
+                `propagate` predicts of the model as it was when `fit` began;
+                "histograms" of outputs and gradients by layer (needs
+                `histograms=True`); "updates", update ratios by epoch (needs
+                `gradients=True`).
             figure: a matplotlib Figure or SubFigure to draw on; None makes a new one,
                 as tall as the layers need.
-            decades: how far the colours reach from a variance of 1, up and down, in
-                powers of ten; None goes by the data. Give one to compare figures.
+            settings: of "variance": `decades`, how far the colours reach from a
+                variance of 1, up and down, in powers of ten (give one to compare
+                figures); of "depth": `predicted`, a list of `LayerStats`.
 
         Raises:
             ImportError: matplotlib is missing.
-            ValueError: nothing has been measured yet.
+            ValueError: nothing has been measured yet, or not what the kind needs.
         """
-        from keras_initlab.plots import variance_heatmap
+        from keras_initlab.monitor import plotting
 
+        options.one_of("kind", kind, PLOTS)
         if not self.history:
             raise ValueError(
                 "There is nothing to plot: no epoch has been monitored. Call "
                 "`model.fit(..., callbacks=[monitor])` first."
             )
-        return variance_heatmap(self.history, self.epochs, figure, decades)
+        return plotting.draw(self, kind, figure, **settings)
 
     def __str__(self) -> str:
         if not self.history:
@@ -132,7 +229,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 "Call `model.fit(..., callbacks=[monitor])` first."
             )
         shown = _ends(len(self.epochs), SHOWN_EPOCHS)
-        header = ["…" if i is None else f"epoch {self.epochs[i]}" for i in shown]
+        header = ["…" if i is None else self._name_of(i) for i in shown]
         return render_table(
             f"Output variance (every={self.every})",
             [("layer", "left"), *((name, "right") for name in header)],
@@ -142,20 +239,95 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             ],
         )
 
+    def _name_of(self, index: int) -> str:
+        name = f"epoch {self.epochs[index]}"
+        return name if self.window is None else f"{name}:{self.steps[index]}"
+
     def _forget(self) -> None:
-        self.history, self.stats, self.records, self.epochs = {}, [], [], []
+        self.history: dict[str, list[float]] = {}
+        self.stats = []
+        self.records: list[dict[str, Any]] = []
+        self.epochs: list[int] = []
+        self.steps: list[int] = []
+        self.findings: list[tuple[int, diagnosis.Finding]] = []
+        self.samples: dict[str, np.ndarray] = {}
+        self.gradient_samples: dict[str, np.ndarray] = {}
 
     def _detach(self) -> None:
-        if self._tap is not None:
+        if self._tap is None:
+            return
+        try:
             self._tap.detach()
+        finally:
             self._tap = None
 
-    def _extend_history(self, epoch: int, variances: dict[str, float]) -> None:
+    def _tell_sinks(self, what: str, *args: Any) -> None:
+        for sink in self._sinks:
+            method = getattr(sink, what, None)
+            if callable(method):
+                method(*args)
+
+    def _look_for_layers(self) -> None:
+        if self._layers is None or not self.model.built:
+            return
+        known = [place for place in places(self.model) if place.measured]
+        if not any(self._request.wanted(one.layer, one.path) for one in known):
+            names = ", ".join(one.path for one in known[:20])
+            raise ValueError(
+                "`layers` must choose at least one layer of the model. Received: "
+                f"layers={self._layers!r}, which chooses none of: {names}"
+                f"{', …' if len(known) > 20 else ''}."
+            )
+
+    def _extend_history(self, epoch: int, step: int) -> None:
+        variances: dict[str, Any] = {one.layer: one.variance for one in self.stats}
         for key in variances:
             self.history.setdefault(key, [math.nan] * len(self.epochs))
         for key, values in self.history.items():
             values.append(variances.get(key, math.nan))
         self.epochs.append(epoch)
+        self.steps.append(step)
+
+    def _keep_samples(self, rows: list[taps.Row]) -> None:
+        self.samples = {r.key: r.sample for r in rows if r.sample is not None}
+        self.gradient_samples = {
+            r.key: r.gradient_sample for r in rows if r.gradient_sample is not None
+        }
+
+    def _add_to(self, logs: dict[str, Any] | None) -> None:
+        if logs is None or not self.stats or self._log == "none":
+            return
+        for name, field in (
+            ("variance", "variance"),
+            ("gradient", "gradient_second_moment"),
+        ):
+            found = [(stats.layer, getattr(stats, field)) for stats in self.stats]
+            known = {layer: value for layer, value in found if value is not None}
+            if not known:
+                continue
+            # NumPy's, unlike Python's, let a NaN through.
+            logs[f"{name}_min"] = float(np.min([*known.values()]))
+            logs[f"{name}_max"] = float(np.max([*known.values()]))
+            if self._log == "layers":
+                logs |= {f"{name}/{_for_logs(k)}": v for k, v in known.items()}
+
+    def _judge(self, epoch: int) -> None:
+        # The layer where a fault begins may move; it is the same fault.
+        known = {finding.code for _, finding in self.findings}
+        for finding in diagnosis.check(self.stats):
+            if finding.code not in known:
+                self.findings.append((epoch, finding))
+                self._act_on(epoch, finding)
+
+    def _act_on(self, epoch: int, finding: diagnosis.Finding) -> None:
+        if callable(self._on_finding):
+            self._on_finding(finding)
+        elif self._on_finding == "raise":
+            raise FindingError(f"Epoch {epoch}: {finding}")
+        elif self._on_finding != "ignore":
+            warnings.warn(f"Epoch {epoch}: {finding}", stacklevel=2)
+        if self._on_finding == "stop":
+            self.model.stop_training = True
 
     def _warn_of_nothing(self) -> None:
         warnings.warn(
@@ -167,13 +339,34 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         )
 
 
-def _record(epoch: int, stats: LayerStats) -> dict[str, Any]:
+class FindingError(RuntimeError):
+    """Raised by a monitor with `on_finding="raise"`."""
+
+
+def _stats_of(row: taps.Row) -> LayerStats:
+    known: dict[str, Any] = {
+        name: value for name, value in row.statistics.items() if name in _FIELDS
+    }
+    if "nonfinite" in known:
+        known["nonfinite"] = round(known["nonfinite"])
+    return LayerStats(
+        row.key, weight=row.weight, shape=row.shape, source="monitored", **known
+    )
+
+
+def _record(epoch: int, step: int, stats: LayerStats, row: taps.Row) -> dict[str, Any]:
     known = {
         name: value
         for name, value in asdict(stats).items()
         if value is not None and name not in ("shape", "source")
     }
-    return {"epoch": epoch, **known}
+    own = {k: v for k, v in row.statistics.items() if k not in _FIELDS}
+    return {"epoch": epoch, "step": step, **known, **own}
+
+
+def _for_logs(layer: str) -> str:
+    # A dot would break ModelCheckpoint's format strings, and MLflow takes no `#`.
+    return layer.replace(".", "_").replace("#", ":")
 
 
 def _ends(count: int, limit: int) -> list[int | None]:
@@ -182,13 +375,3 @@ def _ends(count: int, limit: int) -> list[int | None]:
         return list(range(count))
     half = limit // 2
     return [*range(half), None, *range(count - half, count)]
-
-
-def _positive_int(every: Any) -> int:
-    expected = "`every` must be a positive int: measure every so many training steps."
-    advice = "Use every=10, or every=1 to measure each step."
-    if isinstance(every, bool) or not isinstance(every, (int, np.integer)):
-        raise TypeError(f"{expected} Received: every={every!r}. {advice}")
-    if every < 1:
-        raise ValueError(f"{expected} Received: every={every!r}. {advice}")
-    return int(every)

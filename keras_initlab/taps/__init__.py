@@ -12,6 +12,7 @@ training begins, and everything it does to the model is undone by `detach`:
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ from keras_initlab.taps.request import BACKWARD, Bounds, Request
 
 __all__ = ["Bounds", "Request", "Row", "Tap", "Window", "attach"]
 
+SAMPLES = ("sample", "gradient_sample")
+
 # A model's present tap, if any: found again when a fit was left without a word.
 _TAPS: weakref.WeakKeyDictionary[Any, Tap] = weakref.WeakKeyDictionary()
 
@@ -32,13 +35,16 @@ _TAPS: weakref.WeakKeyDictionary[Any, Tap] = weakref.WeakKeyDictionary()
 class Row:
     """What was measured at one call of a layer in a window.
 
-    `weight` names the weight that some of the figures speak of.
+    `weight` names the weight that some of the figures speak of. Samples are values
+    of the output, and of the gradient there, in the last batch measured.
     """
 
     key: str
     shape: Shape
     weight: str | None
     statistics: dict[str, float]
+    sample: np.ndarray | None = None
+    gradient_sample: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,12 @@ class Window:
     rows: list[Row]
 
 
-def attach(model: Any, request: Request) -> Tap:
+def attach(
+    model: Any, request: Request, released: Callable[[], None] = lambda: None
+) -> Tap:
     """Return a tap that measures what is asked for.
+
+    `released` is called once, when the model is left as it was, for whatever reason.
 
     Called while the callbacks' `on_train_begin` runs. The model itself is left alone
     until the first `reset`: another callback may still fail before.
@@ -68,18 +78,25 @@ def attach(model: Any, request: Request) -> Tap:
                 "a second one in the same `callbacks`. Keep one of them, with the "
                 "smaller `every`."
             )
-    return Tap(model, request, callbacks)
+    return Tap(model, request, callbacks, released)
 
 
 class Tap:
     """Layers' outputs of one model, measured while it is trained."""
 
-    def __init__(self, model: Any, request: Request, callbacks: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        request: Request,
+        callbacks: Any,
+        released: Callable[[], None],
+    ) -> None:
         self._backend = backends.load("step", "VarianceMonitor")
         # Weak, so that a tap that nobody detached does not keep the model alive.
         self._model = weakref.ref(model)
         self._callbacks = None if callbacks is None else weakref.ref(callbacks)
         self._request = request
+        self._released = released
         self._step: Any = None
         self._patches = Patches()
         self._guard = guard.Guard(self.detach, self._backend.CONTROL_FLOW)
@@ -108,15 +125,14 @@ class Tap:
         """
         if self._step is None:
             return []
-        # One layout each for the layers that a step may call, and the ways to go.
-        found: dict[int, dict[running.Layout, np.ndarray]] = {}
+        found: dict[int, list[tuple[running.Layout, np.ndarray]]] = {}
         for layout, state in self._step.read():
             for vector in state:
                 if vector[0] > 0:
-                    found.setdefault(int(vector[0]) - 1, {})[layout] = vector
+                    found.setdefault(int(vector[0]) - 1, []).append((layout, vector))
         return [Window(one, self._rows(found[one])) for one in sorted(found)]
 
-    def _rows(self, vectors: dict[running.Layout, np.ndarray]) -> list[Row]:
+    def _rows(self, vectors: list[tuple[running.Layout, np.ndarray]]) -> list[Row]:
         figures = running.read(vectors)
         recorder = self._step.recorder
         places = {place.path: place.layer for place in recorder.places}
@@ -125,21 +141,22 @@ class Tap:
             statistics = figures.get(key, {})
             if "mean" not in statistics:
                 continue
-            second_moment = statistics["variance"] + statistics["mean"] ** 2
-            path = recorder.paths[key]
-            of_weight = {
-                k: v for k, v in figures.get(path, {}).items() if k in BACKWARD
-            }
-            weight = self._request.weight(places[path]) if of_weight else None
-            rows.append(
-                Row(
-                    key,
-                    shape,
-                    None if weight is None else weight.name,
-                    {**of_weight, **statistics, "second_moment": second_moment},
-                )
+            statistics["second_moment"] = (
+                statistics["variance"] + statistics["mean"] ** 2
             )
+            samples = [statistics.pop(kind, None) for kind in SAMPLES]
+            path = recorder.paths[key]
+            known = figures.get(path, {})
+            of_weight = {name: known[name] for name in BACKWARD if name in known}
+            weight = self._request.weight(places[path]) if of_weight else None
+            name = None if weight is None else weight.name
+            rows.append(Row(key, shape, name, {**of_weight, **statistics}, *samples))
         return rows
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one that writes for all that train together."""
+        return bool(self._backend.is_chief(self._model()))
 
     def detach(self) -> None:
         """Leave the model as it was found; the second time does nothing."""
@@ -155,6 +172,7 @@ class Tap:
             model = self._model()
             if model is not None and _TAPS.get(model) is self:
                 del _TAPS[model]
+            self._released()
 
     def _enter_model(self) -> None:
         model: Any = self._model()

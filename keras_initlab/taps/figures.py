@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_initlab.taps.recorder import Output
@@ -21,6 +22,9 @@ from keras_initlab.taps.request import Bounds, Request
 # ones. The whole of every kernel, kept over each update, would cost the step more than
 # all other figures together.
 SAMPLED_ENTRIES = 2**14
+
+# Values of an output that its histogram is made from.
+SAMPLED_VALUES = 2**10
 
 
 class Figure(NamedTuple):
@@ -32,11 +36,28 @@ class Figure(NamedTuple):
     share: Any
 
 
-class Alive(NamedTuple):
-    """For each unit of an output, a number that is 0 if all its elements are."""
+class Update(NamedTuple):
+    """One step of the main weight of the layer at `key`, a path.
+
+    Before and after it the weight is `sampled`.
+    """
 
     key: str
-    units: Any
+    gradient: Any
+    before: Any
+    after: Any
+
+
+class Tail(NamedTuple):
+    """Several numbers of an output.
+
+    "alive": for each unit a number that is 0 if all its elements are. "sample" and
+    "gradient_sample": some of the values.
+    """
+
+    key: str
+    kind: str
+    values: Any
 
 
 def unit_axis(layer: Any, rank: int) -> int:
@@ -60,11 +81,11 @@ def working_dtype(tensors: list[Any]) -> str:
 def of_step(
     outputs: Sequence[Output],
     gradients: Mapping[int, Any],
-    updates: Sequence[Any],
+    updates: Sequence[Update],
     scale: Any,
     request: Request,
     column_means: Callable[[Any], Any],
-) -> tuple[list[Figure], list[Alive]]:
+) -> tuple[list[Figure], list[Tail]]:
     """Return all figures of one step.
 
     Args:
@@ -76,22 +97,24 @@ def of_step(
         column_means: as for `of_output`.
     """
     figures: list[Figure] = []
-    alive: list[Alive] = []
+    tails: list[Tail] = []
     for output in outputs:
         more, units = of_output(output, request, column_means)
         figures += more
-        alive += units
+        tails += units
     for index, output in enumerate(outputs):
         if index in gradients:
-            figures += of_gradient(output.key, gradients[index], scale)
+            more, units = of_gradient(output.key, gradients[index], scale, request)
+            figures += more
+            tails += units
     for update in updates:
-        figures += of_weight(*update, scale, request.statistics)
-    return figures, alive
+        figures += of_weight(update, scale, request.statistics)
+    return figures, tails
 
 
 def of_output(
     output: Output, request: Request, column_means: Callable[[Any], Any]
-) -> tuple[list[Figure], list[Alive]]:
+) -> tuple[list[Figure], list[Tail]]:
     """Return the figures of a layer's output, of shape (batch, ...).
 
     `column_means` takes (batch, units) and returns the mean over the batch.
@@ -126,31 +149,35 @@ def of_output(
     for name, function in request.custom:
         found[name] = ops.cast(ops.mean(function(x)), x.dtype), 1.0
     figures = [Figure(key, name, *one) for name, one in found.items()]
-    return figures, _alive(key, layer, x) if "dead_fraction" in names else []
+    tails = _alive(key, layer, x) if "dead_fraction" in names else []
+    return figures, tails + (_sample(key, "sample", x) if request.samples else [])
 
 
-def of_gradient(key: str, gradient: Any, scale: Any) -> list[Figure]:
-    """Return the second moment of a gradient that carries a loss scale."""
+def of_gradient(
+    key: str, gradient: Any, scale: Any, request: Request
+) -> tuple[list[Figure], list[Tail]]:
+    """Return the figures of the gradient at an output; it carries a loss scale."""
     gradient = ops.convert_to_tensor(gradient)  # from slices, where it is sparse
     if any(size == 0 for size in gradient.shape):
-        return []
-    value = _second_moment(gradient, scale)
-    return [Figure(key, "gradient_second_moment", value, _size(gradient))]
+        return [], []
+    gradient = _unscaled(gradient, scale)
+    value = ops.mean(ops.square(gradient))
+    found = [Figure(key, "gradient_second_moment", value, _size(gradient))]
+    return found, _sample(key, "gradient_sample", gradient) if request.samples else []
 
 
-def of_weight(
-    key: str, gradient: Any, before: Any, after: Any, scale: Any, names: tuple[str, ...]
-) -> list[Figure]:
+def of_weight(update: Update, scale: Any, names: tuple[str, ...]) -> list[Figure]:
     """Return the figures of one step of a weight.
 
-    `before` and `after` are `sampled`. A step that leaves it as it is, where gradients
-    are accumulated or a loss scale was too large, has no share in the update ratio.
+    A step that leaves it as it is, where gradients are accumulated or a loss scale was
+    too large, has no share in the update ratio.
     """
     found = []
+    key, gradient, before, after = update
     gradient = ops.convert_to_tensor(gradient)  # an embedding's are slices
     dtype = working_dtype([gradient])
     if "weight_gradient_second_moment" in names:
-        value = _second_moment(gradient, scale)
+        value = ops.mean(ops.square(_unscaled(gradient, scale)))
         found.append(Figure(key, "weight_gradient_second_moment", value, 1.0))
     if "update_ratio" in names:
         before, after = ops.cast(before, dtype), ops.cast(after, dtype)
@@ -170,10 +197,12 @@ def sampled(weight: Any) -> Any:
     return ops.reshape(weight, (-1,))[:: -(-size // SAMPLED_ENTRIES) or 1]
 
 
-def _second_moment(gradient: Any, scale: Any) -> Any:
+def _unscaled(gradient: Any, scale: Any) -> Any:
     dtype = working_dtype([gradient])
-    # Divided before it is squared: the square of a loss scale overflows.
-    return ops.mean(ops.square(ops.cast(gradient, dtype) / ops.cast(scale, dtype)))
+    gradient = ops.cast(gradient, dtype)
+    if isinstance(scale, float) and scale == 1:
+        return gradient
+    return gradient / ops.cast(scale, dtype)
 
 
 def _batch(x: Any) -> Any:
@@ -235,10 +264,23 @@ def _nonfinite(rows: Any, variance: Any) -> Any:
     )
 
 
-def _alive(key: str, layer: Any, x: Any) -> list[Alive]:
+def _alive(key: str, layer: Any, x: Any) -> list[Tail]:
     rank = len(x.shape)
     axis = unit_axis(layer, rank)
-    if rank < 2 or x.shape[axis] is None:
+    if rank == 0 or (rank > 1 and x.shape[axis] is None):
         return []
+    if rank == 1:
+        return [Tail(key, "alive", ops.max(ops.abs(x))[None])]
     others = tuple(index for index in range(rank) if index != axis)
-    return [Alive(key, ops.max(ops.abs(x), axis=others))]
+    return [Tail(key, "alive", ops.max(ops.abs(x), axis=others))]
+
+
+def _sample(key: str, kind: str, x: Any) -> list[Tail]:
+    """Return values spread over all of `x`, some of them twice where it has few."""
+    count = _size(x)
+    if isinstance(count, float):
+        places = np.linspace(0, count - 1, SAMPLED_VALUES).round().astype("int32")
+    else:
+        steps = ops.arange(SAMPLED_VALUES, dtype=count.dtype) / (SAMPLED_VALUES - 1)
+        places = ops.cast(ops.round(steps * (count - 1)), "int32")
+    return [Tail(key, kind, ops.take(ops.reshape(x, (-1,)), places))]

@@ -82,6 +82,7 @@ class Step:
         # Where a step's outputs are, and the gradients that have come back to them.
         self._keys: tuple[str, ...] = ()
         self._gradients: dict[int, Any] = {}
+        self._within: Any = None
         self._layouts: list[running.Layout] = []
         self._metric: _Figures | None = None
         self._train_function: Any = None
@@ -228,15 +229,19 @@ class Step:
             outputs, {}, [], 1.0, self._request, column_means
         )
         names = self._request.statistics
-        entries = []
+        entries: list[tuple[str, str]] = []
+        tails: list[tuple[str, str, int]] = []
         if self._request.gradients:
             entries = [(key, "gradient_second_moment") for key in self._keys]
+            if self._request.samples:
+                length = figures.SAMPLED_VALUES
+                tails = [(key, "gradient_sample", length) for key in self._keys]
         trained = known_variables(self._model.optimizer, None)
         for path, _ in self._weights.keys(trained):
             entries += [(path, name) for name in BACKWARD[1:] if name in names]
         self._layouts = [
             running.layout_of(found, alive, dtype),
-            running.Layout(tuple(entries), (), dtype),
+            running.Layout(tuple(entries), tuple(tails), dtype),
         ]
 
     def _watch(self) -> Callable[[Any], Any]:
@@ -287,15 +292,19 @@ class Step:
         if len(metrics) != len(state[3]):
             return new_state
 
-        def found() -> Any:
-            every: list[figures.Figure] = []
+        def both() -> Any:
+            found: list[figures.Figure] = []
+            tails: list[figures.Tail] = []
             for index, gradient in gradients.items():
-                every += figures.of_gradient(self._keys[index], gradient, scale)
+                key, request = self._keys[index], self._request
+                more, ends = figures.of_gradient(key, gradient, scale, request)
+                found += more
+                tails += ends
             for update in updates:
-                every += figures.of_weight(*update, scale, self._request.statistics)
-            return every, []
+                found += figures.of_weight(update, scale, self._request.statistics)
+            return found, tails
 
-        self._merge(metrics, 1, state[3][self._place(self._metric.step)], found)
+        self._merge(metrics, 1, state[3][self._place(self._metric.step)], both)
         return (*new_state[:3], metrics)
 
     def _merge(
@@ -309,7 +318,8 @@ class Step:
 
         def merged() -> Any:
             stamp = running.stamp_of(step, request.window)
-            batch = running.packed(layout, *found(), stamp)
+            measured, tails = found()
+            batch = running.packed(layout, measured, tails, stamp)
             return running.updated(layout, state, batch, step, request.window)
 
         first = first_measured(self._model.optimizer, request.every)
@@ -324,6 +334,11 @@ class Step:
 def _training(*args: Any, **kwargs: Any) -> bool:
     # The seventh argument of `compute_loss_and_updates`.
     return bool(kwargs.get("training", args[6] if len(args) > 6 else False))
+
+
+def is_chief(model: Any) -> bool:
+    """Whether this process is the one that writes for all."""
+    return int(jax.process_index()) == 0
 
 
 def column_means(rows: Any) -> Any:

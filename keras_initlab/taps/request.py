@@ -52,6 +52,7 @@ class Request:
         every: measure each so many steps.
         statistics: names out of `FORWARD` and `BACKWARD`.
         custom: functions of an output that return a scalar, by name.
+        samples: whether values are kept for histograms, of the last batch measured.
         window: steps in a window; None is an epoch.
         wanted: whether a layer, given with its path, is measured.
         bounds: the range of a layer's activation, None where it has no ends.
@@ -61,6 +62,7 @@ class Request:
     every: int = 10
     statistics: tuple[str, ...] = ("mean", "variance", "second_moment")
     custom: tuple[tuple[str, Callable[[Any], Any]], ...] = ()
+    samples: bool = False
     window: int | None = None
     wanted: Callable[[Any, str], bool] = lambda layer, path: True
     bounds: Callable[[Any], Bounds | None] = lambda layer: None

@@ -1,9 +1,9 @@
 """Running figures: what many batches come to, in one packed vector a window.
 
-A window's vector is [stamp, values, shares, alive]. The stamp is its number + 1, and 0
+A window's vector is [stamp, values, shares, tails]. The stamp is its number + 1, and 0
 in a slot that holds nothing; values and shares are those of the layout's entries, in
-its order; alive has a number for each unit of the layout's tails, 0 while the unit has
-been 0 in every batch.
+its order. Of the tails, those of units alive are 0 while the unit has been 0 in every
+batch; samples are those of the last batch.
 
 A value is the mean over batches, each with its share, but for variances: they are of
 all batches' elements together, by the formula of Chan, Golub & LeVeque ("Algorithms
@@ -12,13 +12,13 @@ for computing the sample variance", 1983), which adds what the means differ by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
-from keras_initlab.taps.figures import Alive, Figure
+from keras_initlab.taps.figures import Figure, Tail
 
 
 class Layout(NamedTuple):
@@ -26,35 +26,35 @@ class Layout(NamedTuple):
 
     Attributes:
         entries: key and name of each value.
-        tails: key and number of units of each part of the end.
+        tails: key, kind and length of each part of the end.
         dtype: of the vector.
     """
 
     entries: tuple[tuple[str, str], ...]
-    tails: tuple[tuple[str, int], ...]
+    tails: tuple[tuple[str, str, int], ...]
     dtype: str
 
     @property
     def size(self) -> int:
         """The length of a window's vector."""
-        return 1 + 2 * len(self.entries) + sum(units for _, units in self.tails)
+        return 1 + 2 * len(self.entries) + sum(length for *_, length in self.tails)
 
 
-def layout_of(figures: Sequence[Figure], alive: Sequence[Alive], dtype: str) -> Layout:
+def layout_of(figures: Sequence[Figure], tails: Sequence[Tail], dtype: str) -> Layout:
     """Return the layout of what one step measures."""
     return Layout(
         tuple((figure.key, figure.name) for figure in figures),
-        tuple((one.key, one.units.shape[0]) for one in alive),
+        tuple((one.key, one.kind, one.values.shape[0]) for one in tails),
         dtype,
     )
 
 
 def packed(
-    layout: Layout, figures: Sequence[Figure], alive: Sequence[Alive], stamp: Any
+    layout: Layout, figures: Sequence[Figure], tails: Sequence[Tail], stamp: Any
 ) -> Any:
     """Return a batch as a window's vector; what it lacks of the layout has no share."""
     known = {(one.key, one.name): one for one in figures}
-    units = {one.key: one.units for one in alive}
+    ends = {(one.key, one.kind): one.values for one in tails}
     found = [known.get(entry) for entry in layout.entries]
     parts = [
         _stacked([stamp], layout.dtype),
@@ -62,10 +62,10 @@ def packed(
         _stacked([0.0 if one is None else one.share for one in found], layout.dtype),
     ]
     parts += [
-        ops.cast(units[key], layout.dtype)
-        if key in units
-        else ops.zeros((count,), layout.dtype)
-        for key, count in layout.tails
+        ops.cast(ends[key, kind], layout.dtype)
+        if (key, kind) in ends
+        else ops.zeros((length,), layout.dtype)
+        for key, kind, length in layout.tails
     ]
     return ops.concatenate(parts)
 
@@ -93,9 +93,12 @@ def merge(layout: Layout, window: Any, batch: Any, xp: Any = ops) -> Any:
     if is_variance.any():
         between = xp.square(xp.take(delta, means)) * part * (1 - part)
         merged = xp.where(is_variance, merged + between, merged)
-    end = 1 + 2 * count
-    alive = xp.maximum(old[end:], batch[end:])
-    return xp.concatenate([batch[:1], merged, total, alive])
+    parts = [batch[:1], merged, total]
+    # Neighbours of one kind go as one.
+    for kind, start, end in _runs(layout):
+        one, other = old[start:end], batch[start:end]
+        parts.append(xp.maximum(one, other) if kind == "alive" else other)
+    return xp.concatenate(parts)
 
 
 def _pairs(layout: Layout) -> tuple[Any, Any]:
@@ -109,6 +112,17 @@ def _pairs(layout: Layout) -> tuple[Any, Any]:
         np.array(partners, "int32"),
         np.array([name == "variance" for _, name in layout.entries], bool),
     )
+
+
+def _runs(layout: Layout) -> list[tuple[str, int, int]]:
+    """Return where tails of one kind that follow each other begin and end."""
+    runs: list[tuple[str, int, int]] = []
+    for (_, kind, length), start in zip(layout.tails, _starts(layout), strict=True):
+        if runs and runs[-1][0] == kind:
+            runs[-1] = (kind, runs[-1][1], start + length)
+        else:
+            runs.append((kind, start, start + length))
+    return runs
 
 
 def updated(
@@ -127,33 +141,39 @@ def stamp_of(step: Any, window: int | None) -> Any:
     return 1.0 if window is None else ops.floor_divide(step, window) + 1
 
 
-def read(vectors: Mapping[Layout, Any]) -> dict[str, dict[str, float]]:
+def read(vectors: Sequence[tuple[Layout, Any]]) -> dict[str, dict[str, Any]]:
     """Return what is in the vectors of one window, by key and name.
 
-    There are several where its steps did not all call the same layers, or where one
-    part of the figures is kept apart from another.
+    There are several where its steps did not all call the same layers, where one part
+    of the figures is kept apart from another, and where several devices measure.
     """
     union = Layout(
-        tuple(dict.fromkeys(entry for one in vectors for entry in one.entries)),
-        tuple(dict.fromkeys(tail for one in vectors for tail in one.tails)),
+        tuple(dict.fromkeys(entry for one, _ in vectors for entry in one.entries)),
+        tuple(dict.fromkeys(tail for one, _ in vectors for tail in one.tails)),
         "float64",
     )
     whole = np.zeros(union.size)
-    for layout, vector in vectors.items():
-        whole = merge(union, whole, _widened(layout, vector, union), np)
+    for layout, vector in vectors:
+        wide = _widened(layout, vector, union)
+        for tail, start in zip(union.tails, _starts(union), strict=True):
+            if tail not in layout.tails:
+                end = start + tail[-1]
+                wide[start:end] = whole[start:end]
+        whole = merge(union, whole, wide, np)
     count = len(union.entries)
     values, shares = whole[1 : 1 + count], whole[1 + count : 1 + 2 * count]
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for (key, name), value, share in zip(union.entries, values, shares, strict=True):
         if share > 0:
             value = float(value) * (float(share) if name == "nonfinite" else 1.0)
             found.setdefault(key, {})[name] = value
-    start = 1 + 2 * count
-    for key, units in union.tails:
-        if key in found:
-            dead = whole[start : start + units] == 0
-            found[key]["dead_fraction"] = float(dead.mean())
-        start += units
+    for (key, kind, length), start in zip(union.tails, _starts(union), strict=True):
+        values = whole[start : start + length]
+        known = found.get(key, {})
+        if kind == "alive" and "mean" in known:
+            known["dead_fraction"] = float((values == 0).mean())
+        elif ("mean" if kind == "sample" else "gradient_second_moment") in known:
+            known[kind] = values
     return found
 
 
@@ -168,13 +188,12 @@ def _widened(layout: Layout, vector: Any, union: Layout) -> Any:
     wide[1 + to + chosen] = vector[1 + count : 1 + 2 * count]
     starts = dict(zip(union.tails, _starts(union), strict=True))
     for tail, start in zip(layout.tails, _starts(layout), strict=True):
-        units = tail[1]
-        at = starts[tail]
-        wide[at : at + units] = vector[start : start + units]
+        at, length = starts[tail], tail[-1]
+        wide[at : at + length] = vector[start : start + length]
     return wide
 
 
 def _starts(layout: Layout) -> list[int]:
     """Return where each tail begins."""
-    lengths = [units for _, units in layout.tails]
+    lengths = [length for *_, length in layout.tails]
     return [1 + 2 * len(layout.entries) + sum(lengths[:i]) for i in range(len(lengths))]

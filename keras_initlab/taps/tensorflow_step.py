@@ -22,12 +22,19 @@ CONTROL_FLOW = (StopIteration, tf.errors.OutOfRangeError)
 
 def why_not(model: Any) -> str | None:
     """Return why this model cannot be tapped, or None."""
-    if model.distribute_strategy.num_replicas_in_sync > 1:
+    strategy = model.distribute_strategy
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
         return (
-            "it is trained on several replicas of a tf.distribute strategy, and "
-            "measuring there is not supported yet. Train on one replica to monitor"
+            "it is trained under a tf.distribute.ParameterServerStrategy, whose "
+            "workers do not keep step. Use a MirroredStrategy or "
+            "MultiWorkerMirroredStrategy to monitor"
         )
     return None
+
+
+def is_chief(model: Any) -> bool:
+    """Whether this process is the one that writes for all."""
+    return bool(model.distribute_strategy.extended.should_checkpoint)
 
 
 class Step:
@@ -35,18 +42,21 @@ class Step:
 
     def __init__(self, model: Any, request: Request, patches: Patches) -> None:
         self._optimizer = model.optimizer
+        self._strategy = model.distribute_strategy
         self._request = request
         self.recorder = Recorder(
             model, patches, context, is_dense, wanted=request.wanted
         )
         self._weights = WeightTap(request, self.recorder, context)
         self._weights.attach(model.optimizer, patches, tf.identity)
+        if self._strategy.num_replicas_in_sync > 1:
+            self._weights.attach_sums(model.optimizer, patches)
         # One state for each set of layers that a trace meets: which they are is
         # known at the end of the first trace at the earliest. Made now, of an open
         # size: a variable made within a trace costs a second trace.
         self._states: dict[running.Layout, tf.Variable] = {}
         self._spare: dict[str, tf.Variable] = {}
-        with model.distribute_strategy.scope():
+        with self._strategy.scope():
             self._step = _variable(tf.zeros((), tf.int64))
             for dtype in ("float32", "float64"):
                 empty = tf.zeros((request.slots, 0), dtype)
@@ -74,13 +84,25 @@ class Step:
 
     def read(self) -> list[tuple[running.Layout, np.ndarray]]:
         """Return layouts and states, of shape (slots, size)."""
-        return [(layout, state.numpy()) for layout, state in self._states.items()]
+        return [
+            (layout, state)
+            for layout, variable in self._states.items()
+            for state in self._of_replicas(variable)
+        ]
+
+    def _of_replicas(self, variable: tf.Variable) -> np.ndarray:
+        """Return what each replica holds, those of other workers included."""
+        if self._strategy.num_replicas_in_sync == 1:
+            return variable.numpy()[None]
+        local = self._strategy.run(lambda: tf.expand_dims(variable.read_value(), 0))
+        return self._strategy.gather(local, axis=0).numpy()
 
     def reset(self) -> None:
         """Forget what was measured, and begin to count steps at 0."""
         self._step.assign(0)
         for state in self._states.values():
-            state.assign(tf.zeros_like(state))
+            for part in _parts(state):
+                part.assign(tf.zeros_like(part))
 
     def close(self) -> None:
         """Nothing but the patches is on the model."""
@@ -117,7 +139,8 @@ class Step:
                 zeros = tf.zeros((self._request.slots, layout.size), layout.dtype)
                 if layout.dtype in self._spare:
                     self._states[layout] = self._spare.pop(layout.dtype)
-                    self._states[layout].assign(zeros)
+                    for part in _parts(self._states[layout]):
+                        part.assign(zeros)
                 else:
                     self._states[layout] = _variable(zeros)
         return self._states[layout]
@@ -142,6 +165,11 @@ def _watch(gradients: dict[int, tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
         return tap(tensor)
 
     return exchange
+
+
+def _parts(variable: tf.Variable) -> list[tf.Variable]:
+    """Return the variable's copies on this worker, one a replica."""
+    return [*getattr(variable, "values", [variable])]
 
 
 def _variable(value: tf.Tensor, shape: Any = None) -> tf.Variable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -32,9 +33,10 @@ class Step:
         self._optimizer = model.optimizer
         compiled = bool(model.jit_compile)
         # What PyTorch's compiler cannot trace would break its graph at each layer.
-        here, thread = (int, {"thread": int}) if compiled else (context, {})
+        here = int if compiled else context
+        thread = int if compiled else threading.get_ident
         self.recorder = Recorder(
-            model, patches, here, is_dense, wanted=request.wanted, **thread
+            model, patches, here, is_dense, thread, wanted=request.wanted
         )
         self._weights = WeightTap(request, self.recorder, here)
         self._weights.attach(model.optimizer, patches, torch.clone)
@@ -71,7 +73,12 @@ class Step:
 
     def read(self) -> list[tuple[running.Layout, np.ndarray]]:
         """Return layouts and states, of shape (slots, size)."""
-        return [(key, state.cpu().numpy()) for key, state in self._states.items()]
+        states = [(key, state.cpu().numpy()) for key, state in self._states.items()]
+        if not _is_distributed():
+            return states
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, states)
+        return [state for one in gathered for state in one]
 
     def reset(self) -> None:
         """Forget what was measured, and begin to count steps at 0."""
@@ -103,6 +110,15 @@ class Step:
                 layout, state, batch, self._step, self._request.window
             )
         self._step += 1
+
+
+def is_chief(model: Any) -> bool:
+    """Whether this process is the one that writes for all."""
+    return not _is_distributed() or torch.distributed.get_rank() == 0
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _watch(gradients: dict[int, torch.Tensor]) -> Callable[[Any], Any]:

@@ -12,6 +12,9 @@ import keras
 # the training step, so only the outer layer is tapped.
 LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
 
+# The weights that a layer is known by; of another layer, its first trainable weight.
+MAIN_WEIGHTS = ("kernel", "depthwise_kernel", "pointwise_kernel", "embeddings")
+
 
 class Place(NamedTuple):
     """A layer and where it stands."""
@@ -64,6 +67,18 @@ def rematerialized(layer: Any) -> bool:
 def is_closed(layer: Any) -> bool:
     """Whether the layers inside `layer` are not tapped."""
     return isinstance(layer, LOOPS) or rematerialized(layer)
+
+
+def main_weight(layer: Any) -> Any:
+    """Return the weight that `layer` is known by, or None where it holds none.
+
+    That of an RNN is its cell's.
+    """
+    variables = layer.weights
+    if not is_closed(layer):
+        variables = [*layer._trainable_variables, *layer._non_trainable_variables]
+    named = [v for name in MAIN_WEIGHTS for v in variables if v.name == name]
+    return next(iter(named or [v for v in variables if v.trainable]), None)
 
 
 class _Names:

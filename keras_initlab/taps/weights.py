@@ -5,21 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-from keras_initlab.taps.figures import sampled
+from keras_initlab.taps.figures import Update, sampled
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Recorder
 from keras_initlab.taps.request import Request
-
-
-class Update(NamedTuple):
-    """One step of the main weight of the layer at `key`, a path."""
-
-    key: str
-    gradient: Any
-    before: Any
-    after: Any
 
 
 class WeightTap:
@@ -40,11 +31,12 @@ class WeightTap:
         self._within: Any = None
         self._watching = False
         self._updates: dict[str, Update] = {}
+        self._summed: dict[int, Any] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Take down what the optimizer does in the trace that is open now."""
-        self._updates = {}
+        self._updates, self._summed = {}, {}
         self._within, self._watching = self._context(), True
         try:
             yield
@@ -93,10 +85,27 @@ class WeightTap:
             result = apply(grads, variables)
             for (key, index), old in zip(keys, before, strict=True):
                 new = keep(sampled(variables[index].value))
-                self._note(key, grads[index], old, new)
+                whole = self._summed.get(id(variables[index].value), grads[index])
+                self._note(key, whole, old, new)
             return result
 
         patches.set(optimizer, "apply", tapped)
+
+    def attach_sums(self, optimizer: Any, patches: Patches) -> None:
+        """Tap what gradients sum up to over replicas that each have their own."""
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        total = getattr(optimizer, "_all_reduce_sum_gradients", None)
+        if total is None or not self._request.weights:
+            return
+
+        @functools.wraps(total)
+        def tapped(pairs: Any) -> Any:
+            summed = total(pairs)
+            if self._watching and self._context() == self._within:
+                self._summed = {id(variable): one for one, variable in summed}
+            return summed
+
+        patches.set(optimizer, "_all_reduce_sum_gradients", tapped)
 
     def attach_stateless(self, optimizer: Any, patches: Patches) -> None:
         """Tap an optimizer that is handed the values and returns new ones."""

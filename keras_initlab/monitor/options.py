@@ -1,0 +1,152 @@
+"""What a VarianceMonitor may be asked for, checked before anything is measured."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initlab.taps.request import BACKWARD, FORWARD
+
+Selector = Callable[[Any, str], bool]
+Custom = tuple[tuple[str, Callable[[Any], Any]], ...]
+
+LOGS = ("none", "summary", "layers")
+ON_FINDING = ("ignore", "warn", "stop", "raise")
+
+
+def positive_int(name: str, value: Any, what: str, advice: str) -> int:
+    """Return `value` if it is one."""
+    expected = f"`{name}` must be a positive int: {what}."
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{expected} Received: {name}={value!r}. {advice}")
+    if value < 1:
+        raise ValueError(f"{expected} Received: {name}={value!r}. {advice}")
+    return int(value)
+
+
+def window_of(value: Any) -> int | None:
+    """Return the number of steps in a window, None for the whole epoch."""
+    if value == "epoch":
+        return None
+    advice = 'Use window="epoch", or a number of training steps.'
+    what = "so many training steps are one window"
+    if isinstance(value, str):
+        raise ValueError(
+            f'`window` must be "epoch" or a positive int. Received: {value!r}. {advice}'
+        )
+    return positive_int("window", value, what, advice)
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Return `value` if it is one of the choices."""
+    if value not in choices:
+        names = ", ".join(f'"{one}"' for one in choices)
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(f"`{name}` must be one of {names}. Received: {value!r}.")
+    return str(value)
+
+
+def statistics_of(value: Any, gradients: bool) -> tuple[tuple[str, ...], Custom]:
+    """Return the names of built-in statistics, and the functions by their names."""
+    given = FORWARD if value is None else value
+    if isinstance(given, str) or callable(given):
+        given = [given]
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            "`statistics` must be a list of names and functions. Received: "
+            f"{value!r}. Use statistics=None for all of them."
+        )
+    names: list[str] = []
+    custom: dict[str, Callable[[Any], Any]] = {}
+    for one in given:
+        if callable(one):
+            name = getattr(one, "__name__", type(one).__name__)
+            if name in custom or name in (*FORWARD, *BACKWARD, "<lambda>"):
+                raise ValueError(
+                    "A function in `statistics` goes by its own name, which must not "
+                    f"be taken. Received: {one!r}, of the name {name!r}. Define it by "
+                    "`def` under a name of its own."
+                )
+            custom[name] = one
+        else:
+            names.append(_known_name(one))
+    wanted = {"mean", "variance", "second_moment", *names}
+    wanted |= set(BACKWARD) if gradients else set()
+    every = (*FORWARD, *BACKWARD)
+    return tuple(one for one in every if one in wanted), tuple(custom.items())
+
+
+def _known_name(name: Any) -> str:
+    every = (*FORWARD, *BACKWARD)
+    if not isinstance(name, str):
+        raise TypeError(
+            "`statistics` must hold names and functions. Received: "
+            f"{name!r} of type {type(name).__name__}. Names are: {', '.join(every)}."
+        )
+    if name not in every:
+        close = difflib.get_close_matches(name, every, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            "`statistics` must hold names of statistics. Received: "
+            f"{name!r}.{hint} Names are: {', '.join(every)}."
+        )
+    return name
+
+
+def selector(value: Any) -> Selector:
+    """Return a function that says of a layer and its path whether it is wanted."""
+    if value is None:
+        return lambda layer, path: True
+    if isinstance(value, (list, tuple, set)):
+        parts = [selector(one) for one in value]
+        return lambda layer, path: any(part(layer, path) for part in parts)
+    if isinstance(value, str):
+        return lambda layer, path: value in (path, layer.name)
+    if isinstance(value, re.Pattern):
+        return lambda layer, path: value.search(path) is not None
+    if isinstance(value, type) and issubclass(value, keras.layers.Layer):
+        return lambda layer, path: isinstance(layer, value)
+    if callable(value) and not isinstance(value, (type, keras.layers.Layer)):
+        return lambda layer, path: bool(value(layer))
+    raise TypeError(
+        "`layers` must say which layers to measure: a layer's name or path, a compiled "
+        "regular expression (re.compile) for paths, a layer class, a function of the "
+        f"layer, or a list of these. Received: {value!r} of type "
+        f"{type(value).__name__}. Use layers=None for all of them."
+    )
+
+
+def finding_handler(value: Any) -> Any:
+    """Return what to do with a finding: one of the words, or a function."""
+    if callable(value):
+        return value
+    if value not in ON_FINDING:
+        names = ", ".join(f'"{one}"' for one in ON_FINDING)
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(
+            f"`on_finding` must be one of {names}, or a function of a Finding. "
+            f"Received: {value!r}."
+        )
+    return value
+
+
+def sinks_of(value: Any) -> list[Callable[..., Any]]:
+    """Return the sinks as a list."""
+    given = [] if value is None else [value] if callable(value) else value
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        given = [value]
+    given = list(given)
+    for one in given:
+        if not callable(one):
+            raise TypeError(
+                "`sinks` must hold functions of a list of records. Received: "
+                f"{one!r} of type {type(one).__name__}. Use JSONLines(path), "
+                "CSV(path) or TensorBoard(folder) of keras_initlab.monitor, or a "
+                "function of your own."
+            )
+    return given

@@ -1,0 +1,154 @@
+"""What the plots share: figures, colours, names on axes, values without a logarithm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+# Okabe and Ito's colours, which also the colour-blind tell apart.
+OUTPUT, GRADIENT, PREDICTED = "#0072B2", "#009E73", "#D55E00"
+UNKNOWN, LINE, QUIET = "0.75", "0.9", "0.35"
+TITLE, LABEL = 11, 8
+# Inches for a row with a readable name, and the figure's least and greatest height.
+ROW, LOW, HIGH = 0.24, 2.6, 13.0
+# Inches that a name needs at the least, and those that the rest of the figure takes.
+TIGHT_ROW, FRAME = 0.15, 1.3
+LONGEST_NAME = 32
+
+
+def open_figure(figure: Any, width: float, height: float) -> Any:
+    """Return `figure`, or a new one of so many inches where it is None.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            'Plots need matplotlib. Install it with: pip install "keras-initlab[plots]"'
+        ) from error
+
+    if figure is not None:
+        return figure
+    # Not pyplot's: a library must not leave figures in the user's window manager.
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def rows_height(layers: int) -> float:
+    """Return the inches of a figure with one row for each layer."""
+    return float(np.clip(FRAME + ROW * layers, LOW, HIGH))
+
+
+def thinned(count: int, inches: float, each: float = TIGHT_ROW) -> range:
+    """Return which of `count` names are shown in so many inches."""
+    room = max(1, int(inches / each))
+    return range(0, count, max(1, -(-count // room)))
+
+
+def name_rows(axes: Any, figure: Any, names: Sequence[str]) -> None:
+    """Write layers' names down the side, as many as can be read."""
+    height = figure.bbox.height / figure.dpi
+    shown = thinned(len(names), height - FRAME)
+    axes.set_yticks(shown, [shorten(names[i]) for i in shown], fontsize=LABEL)
+
+
+def shorten(name: str) -> str:
+    """Return a name of which no more than the end is shown."""
+    # The end tells layers of one block apart.
+    return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
+
+
+def log10(values: np.ndarray) -> Any:
+    """Return the logarithm of `values`, masked where there is none."""
+    usable = np.isfinite(values) & (values > 0)
+    return np.ma.array(np.log10(np.where(usable, values, 1.0)), mask=~usable)
+
+
+def alone(values: Any) -> list[int]:
+    """Return where a masked array has a value between two gaps: no line shows it."""
+    seen = np.concatenate([[False], ~np.ma.getmaskarray(values), [False]])
+    return np.flatnonzero(seen[1:-1] & ~seen[:-2] & ~seen[2:]).tolist()
+
+
+def mark_edges(axes: Any, x: np.ndarray, values: np.ndarray, color: Any) -> list[Any]:
+    """Mark values without a logarithm at the axes' edges; return the marks.
+
+    0 is marked below, infinite and NaN above.
+    """
+    marks = []
+    for name, where, edge, marker in (
+        ("0", values <= 0, 0.0, "v"),
+        ("infinite", np.isposinf(values), 1.0, "^"),
+        ("NaN", np.isnan(values), 1.0, "x"),
+    ):
+        if where.any():
+            marks += axes.plot(
+                x[where],
+                np.full(int(where.sum()), edge),
+                linestyle="",
+                marker=marker,
+                color=color,
+                markersize=5,
+                clip_on=False,
+                zorder=3,
+                label=name,
+                transform=axes.get_xaxis_transform(),
+            )
+    return marks
+
+
+def plain(axes: Any) -> None:
+    """Take away what does not speak of the data, and lay a quiet grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=LABEL)
+
+
+def note(
+    axes: Any, x: float, y: float, text: str, offset: tuple[float, float], **more: Any
+) -> None:
+    """Write a remark: `x` as a share of the axes' width, `y` a value of theirs."""
+    axes.annotate(
+        text,
+        (x, y),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=offset,
+        textcoords="offset points",
+        **{"va": "center", "fontsize": LABEL, "color": QUIET, **more},
+    )
+
+
+def count_epochs(axes: Any, places: Sequence[float]) -> None:
+    """Number the x axis; between whole epochs only where fewer than two are seen."""
+    from matplotlib.ticker import MaxNLocator
+
+    whole = all(float(place).is_integer() for place in places)
+    least = 1 if whole else 2
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12, min_n_ticks=least))
+
+
+def legend(axes: Any, handles: list[Any]) -> None:
+    """Explain what is drawn, beside the axes: nothing is covered."""
+    axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+        fontsize=LABEL,
+        borderaxespad=0,
+    )
+
+
+def check_lengths(values: Any, x: Sequence[float], name: str) -> None:
+    """Raise where a layer has more or fewer values than the x axis has places."""
+    for layer, row in values.items():
+        if len(row) != len(x):
+            raise ValueError(
+                f"Each layer must have one value for each of `{name}`, NaN where "
+                f"nothing was measured. Received: {len(row)} values of {layer!r} for "
+                f"{len(x)} of `{name}`. Pass as many of them as there are values."
+            )

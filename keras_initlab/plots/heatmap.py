@@ -1,0 +1,98 @@
+"""Variance of layers' outputs while a model is trained, as a heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_initlab.plots import canvas
+
+
+def variance_heatmap(
+    history: Mapping[str, Sequence[float]],
+    epochs: Sequence[int],
+    figure: Any = None,
+    decades: float | None = None,
+    *,
+    starts: Sequence[float] | None = None,
+    xlabel: str = "epoch",
+) -> Any:
+    """Return a figure of log10 of the variance, layers down and epochs across.
+
+    White is a variance of 1; blue vanishes, red explodes; grey has no logarithm (0,
+    NaN, infinite, or not measured in that epoch).
+
+    Args:
+        history: variances by layer, one per epoch.
+        epochs: the epochs' numbers, without gaps. Not looked at where `starts` is
+            given.
+        figure: a matplotlib Figure or SubFigure to draw on; None makes a new one.
+        decades: how far the colours reach from 0, up and down; None goes by the data.
+        starts: for windows other than whole epochs: where each begins on the x axis,
+            ascending. Of windows of so many steps: epoch + step / steps per epoch. A
+            column reaches to the next one, or, before a gap, as far as is usual.
+        xlabel: what the x axis counts.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: `starts` do not ascend, or are not as many as the values.
+    """
+    figure = canvas.open_figure(figure, 7.5, canvas.rows_height(len(history)))
+    import matplotlib as mpl
+    from matplotlib.colors import CenteredNorm
+
+    values = canvas.log10(np.array([history[key] for key in history], dtype=float))
+    layers = len(history)
+    axes = figure.add_subplot()
+    colors = mpl.colormaps["RdBu_r"].with_extremes(bad=canvas.UNKNOWN)
+    reach = decades or max(1.0, float(np.max(np.abs(values.filled(0.0)), initial=0.0)))
+    norm = CenteredNorm(0.0, reach)
+    if starts is None:
+        image = axes.imshow(
+            values,
+            aspect="auto",
+            interpolation="nearest",
+            cmap=colors,
+            norm=norm,
+            extent=(epochs[0] - 0.5, epochs[-1] + 0.5, layers - 0.5, -0.5),
+        )
+    else:
+        canvas.check_lengths(history, starts, "starts")
+        edges, columns = _columns(np.asarray(starts, dtype=float))
+        cells = np.ma.array(np.zeros((layers, len(columns))), mask=True)
+        cells[:, columns] = values
+        image = axes.pcolormesh(
+            edges,
+            np.arange(layers + 1) - 0.5,
+            cells,
+            cmap=colors,
+            norm=norm,
+            rasterized=True,
+        )
+        axes.set_ylim(layers - 0.5, -0.5)
+    canvas.name_rows(axes, figure, list(history))
+    canvas.count_epochs(axes, epochs if starts is None else starts)
+    axes.set_xlabel(xlabel)
+    axes.set_title("Variance of each layer's output", loc="left", fontsize=canvas.TITLE)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label("log10 variance")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _columns(starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the columns' edges, and which columns are windows: others are gaps."""
+    steps = np.diff(starts)
+    if not (np.isfinite(starts).all() and (steps > 0).all()):
+        raise ValueError(
+            "`starts` must be finite and ascend: where each window begins on the x "
+            f"axis. Received: {starts.tolist()!r}. Use epoch + step / steps per epoch."
+        )
+    usual = float(np.median(steps)) if len(steps) else 1.0
+    gaps = np.flatnonzero(steps > 1.5 * usual)
+    edges = np.insert(starts, gaps + 1, starts[gaps] + usual)
+    is_window = np.insert(np.ones(len(starts), bool), gaps + 1, False)
+    return np.append(edges, edges[-1] + usual), is_window
