@@ -35,17 +35,31 @@ def assert_std(values, expected, sigmas=5.0):
 
 def run_python(code, backend=None, **environment):
     """Run code in a fresh Python; return its standard output, fail on an error."""
+    return finish(start_python(code, backend=backend, **environment))
+
+
+def start_python(code, *arguments, backend=None, **environment):
+    """Start code in a fresh Python; return the process."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     variables["KERAS_BACKEND"] = backend or keras.backend.backend()
-    done = subprocess.run(
-        [sys.executable, "-c", code],
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
         env=variables,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+
+def finish(process, timeout=None):
+    """Return what a process printed when it has ended, fail on an error."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode == 0, err
+    return out
 
 
 def triple(found):

@@ -27,6 +27,18 @@ class Output(NamedTuple):
     path: str
 
 
+class _Recording:
+    """What one thread records in one step."""
+
+    def __init__(
+        self, within: Any, exchange: Callable[[Any], Any] | None = None
+    ) -> None:
+        self.within = within
+        self.exchange = exchange
+        self.calls: list[tuple[str, Any]] = []
+        self.foreign: set[str] = set()
+
+
 class Recorder:
     """Wraps the `call` of a model's layers; silent but for the step being recorded.
 
@@ -59,11 +71,9 @@ class Recorder:
         self._thread = thread
         self._who = who
         self._wanted = wanted
-        self._owner: int | None = None
-        self._within: Any = None
-        self._exchange: Callable[[Any], Any] | None = None
-        self._calls: list[tuple[str, Any]] = []
-        self._foreign: set[str] = set()
+        # By thread: replicas of a step take turns, each in a thread of its own.
+        self._open: dict[int, _Recording] = {}
+        self._over: dict[int, _Recording] = {}
         self._warned: set[str] = set()
         self._places: list[Place] = []
         if not model.built:
@@ -79,20 +89,21 @@ class Recorder:
         Each recorded tensor is first given to `exchange`, and what that returns takes
         its place in the computation.
         """
-        self._calls, self._foreign = [], set()
-        self._exchange = exchange
-        self._within = self._context()
-        self._owner = self._thread()
+        thread = self._thread()
+        self._open[thread] = _Recording(self._context(), exchange)
         try:
             yield
         finally:
-            self._owner = self._within = self._exchange = None
+            self._over[thread] = self._open.pop(thread)
 
     def take(self) -> list[Output]:
-        """Return what was recorded, in the order in which the calls ended."""
-        calls, self._calls = self._calls, []
+        """Return what this thread recorded, in the order in which the calls ended."""
+        over = self._over.pop(self._thread(), None)
+        if over is None:
+            return []
+        calls = over.calls
         paths = [path for path, _ in calls]
-        self._warn_of(self._foreign.difference(paths, self._warned))
+        self._warn_of(over.foreign.difference(paths, self._warned))
         layers = {place.path: place.layer for place in self._places}
         outputs = [
             Output(key, tensor, layers[path], path)
@@ -127,13 +138,16 @@ class Recorder:
         # Keras reads the signature of `call`, which wraps keeps.
         @functools.wraps(call)
         def tapped(*args: Any, **kwargs: Any) -> Any:
-            if self._owner is None or self._owner != self._thread():
+            recording = self._open.get(self._thread())
+            if recording is None:
                 return call(*args, **kwargs)
             if late:
                 for new in list(inside(place, self._places)):
                     self._wrap(new)
             outputs = call(*args, **kwargs)
-            return self._record(place.path, outputs) if place.measured else outputs
+            if not place.measured:
+                return outputs
+            return self._record(recording, place.path, outputs)
 
         return tapped
 
@@ -146,7 +160,7 @@ class Recorder:
 
         return tapped
 
-    def _record(self, path: str, outputs: Any) -> Any:
+    def _record(self, recording: _Recording, path: str, outputs: Any) -> Any:
         if in_symbolic_scope():
             # Keras asks for shapes, as when it builds a layer: not the step itself.
             return outputs
@@ -154,14 +168,14 @@ class Recorder:
         index = self._first_float(flat)
         if index is None:
             return outputs
-        if self._context() != self._within:
-            self._foreign.add(path)
+        if self._context() != recording.within:
+            recording.foreign.add(path)
             return outputs
-        if self._exchange is not None:
+        if recording.exchange is not None:
             # By its place: an RNN returns one tensor as its output and as its state.
-            flat[index] = _with_mask_of(flat[index], self._exchange(flat[index]))
+            flat[index] = _with_mask_of(flat[index], recording.exchange(flat[index]))
             outputs = keras.tree.pack_sequence_as(outputs, flat)
-        self._calls.append((path, flat[index]))
+        recording.calls.append((path, flat[index]))
         return outputs
 
     def _first_float(self, flat: list[Any]) -> int | None:

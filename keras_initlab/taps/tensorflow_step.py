@@ -23,18 +23,18 @@ CONTROL_FLOW = (StopIteration, tf.errors.OutOfRangeError)
 def why_not(model: Any) -> str | None:
     """Return why this model cannot be tapped, or None."""
     strategy = model.distribute_strategy
-    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+    several = getattr(strategy.extended, "_in_multi_worker_mode", lambda: False)
+    if several() or isinstance(strategy, tf.distribute.ParameterServerStrategy):
         return (
-            "it is trained under a tf.distribute.ParameterServerStrategy, whose "
-            "workers do not keep step. Use a MirroredStrategy or "
-            "MultiWorkerMirroredStrategy to monitor"
+            f"it is trained under a {type(strategy).__name__}, which spreads it over "
+            "several processes. Use a tf.distribute.MirroredStrategy to monitor"
         )
     return None
 
 
 def is_chief(model: Any) -> bool:
     """Whether this process is the one that writes for all."""
-    return bool(model.distribute_strategy.extended.should_checkpoint)
+    return True
 
 
 class Step:
@@ -87,15 +87,8 @@ class Step:
         return [
             (layout, state)
             for layout, variable in self._states.items()
-            for state in self._of_replicas(variable)
+            for state in (part.numpy() for part in _parts(variable))
         ]
-
-    def _of_replicas(self, variable: tf.Variable) -> np.ndarray:
-        """Return what each replica holds, those of other workers included."""
-        if self._strategy.num_replicas_in_sync == 1:
-            return variable.numpy()[None]
-        local = self._strategy.run(lambda: tf.expand_dims(variable.read_value(), 0))
-        return self._strategy.gather(local, axis=0).numpy()
 
     def reset(self) -> None:
         """Forget what was measured, and begin to count steps at 0."""

@@ -96,6 +96,11 @@ class Step:
     def _update(self, gradients: dict[int, torch.Tensor], scale: Any) -> None:
         outputs, updates = self.recorder.take(), self._weights.take()
         if outputs and self._is_measured():
+            if _is_distributed():
+                # Each process has the loss of its share; that of all is their mean, as
+                # DistributedDataParallel has the weights' gradients.
+                world = torch.distributed.get_world_size()
+                gradients = {key: one / world for key, one in gradients.items()}
             found, alive = figures.of_step(
                 outputs, gradients, updates, scale, self._request, column_means
             )
@@ -118,7 +123,8 @@ def is_chief(model: Any) -> bool:
 
 
 def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    distributed = torch.distributed
+    return bool(distributed.is_available() and distributed.is_initialized())
 
 
 def _watch(gradients: dict[int, torch.Tensor]) -> Callable[[Any], Any]:

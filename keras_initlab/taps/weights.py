@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,20 @@ from keras_initlab.taps.figures import Update, sampled
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Recorder
 from keras_initlab.taps.request import Request
+
+
+class _Watch:
+    """What one thread sees in one step."""
+
+    def __init__(self, within: Any) -> None:
+        self.within = within
+        self.updates: dict[str, Update] = {}
+        self.summed: dict[int, Any] = {}
+
+    def note(self, key: str, gradient: Any, before: Any, after: Any) -> None:
+        """Keep what happened to a weight, if it has a gradient at all."""
+        if gradient is not None:
+            self.updates[key] = Update(key, gradient, before, after)
 
 
 class WeightTap:
@@ -28,25 +43,24 @@ class WeightTap:
         self._request = request
         self._recorder = recorder
         self._context = context
-        self._within: Any = None
-        self._watching = False
-        self._updates: dict[str, Update] = {}
-        self._summed: dict[int, Any] = {}
+        # By thread, as the recorder's.
+        self._open: dict[int, _Watch] = {}
+        self._over: dict[int, _Watch] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Take down what the optimizer does in the trace that is open now."""
-        self._updates, self._summed = {}, {}
-        self._within, self._watching = self._context(), True
+        thread = threading.get_ident()
+        self._open[thread] = _Watch(self._context())
         try:
             yield
         finally:
-            self._watching = False
+            self._over[thread] = self._open.pop(thread)
 
     def take(self) -> list[Update]:
-        """Return what was seen, in the order of the layers."""
-        updates, self._updates = self._updates, {}
-        return list(updates.values())
+        """Return what this thread saw, in the order of the layers."""
+        over = self._over.pop(threading.get_ident(), None)
+        return [] if over is None else list(over.updates.values())
 
     def keys(self, variables: Sequence[Any]) -> list[tuple[str, int]]:
         """Return the layers whose main weight is in `variables`, and where there."""
@@ -78,15 +92,16 @@ class WeightTap:
         def tapped(grads: Any, trainable_variables: Any = None) -> Any:
             grads = list(grads)
             variables = known_variables(optimizer, trainable_variables)
-            if not self._sees(grads, variables):
+            watch = self._watch(grads, variables)
+            if watch is None:
                 return apply(grads, trainable_variables)
             keys = self.keys(variables)
             before = [keep(sampled(variables[index].value)) for _, index in keys]
             result = apply(grads, variables)
             for (key, index), old in zip(keys, before, strict=True):
                 new = keep(sampled(variables[index].value))
-                whole = self._summed.get(id(variables[index].value), grads[index])
-                self._note(key, whole, old, new)
+                whole = watch.summed.get(id(variables[index].value), grads[index])
+                watch.note(key, whole, old, new)
             return result
 
         patches.set(optimizer, "apply", tapped)
@@ -101,8 +116,9 @@ class WeightTap:
         @functools.wraps(total)
         def tapped(pairs: Any) -> Any:
             summed = total(pairs)
-            if self._watching and self._context() == self._within:
-                self._summed = {id(variable): one for one, variable in summed}
+            watch = self._open.get(threading.get_ident())
+            if watch is not None and self._context() == watch.within:
+                watch.summed = {id(variable): one for one, variable in summed}
             return summed
 
         patches.set(optimizer, "_all_reduce_sum_gradients", tapped)
@@ -117,21 +133,20 @@ class WeightTap:
         def tapped(optimizer_variables: Any, grads: Any, values: Any) -> Any:
             result = apply(optimizer_variables, grads, values)
             variables = known_variables(optimizer, None)
-            if self._sees(grads, variables):
+            watch = self._watch(grads, variables)
+            if watch is not None:
                 for key, index in self.keys(variables):
                     before, after = sampled(values[index]), sampled(result[0][index])
-                    self._note(key, grads[index], before, after)
+                    watch.note(key, grads[index], before, after)
             return result
 
         patches.set(optimizer, "stateless_apply", tapped)
 
-    def _sees(self, grads: Any, variables: Sequence[Any]) -> bool:
-        here = self._watching and self._context() == self._within
-        return here and len(grads) == len(variables)
-
-    def _note(self, key: str, gradient: Any, before: Any, after: Any) -> None:
-        if gradient is not None:
-            self._updates[key] = Update(key, gradient, before, after)
+    def _watch(self, grads: Any, variables: Sequence[Any]) -> _Watch | None:
+        watch = self._open.get(threading.get_ident())
+        if watch is None or self._context() != watch.within:
+            return None
+        return watch if len(grads) == len(variables) else None
 
 
 def known_variables(optimizer: Any, given: Any) -> list[Any]:
