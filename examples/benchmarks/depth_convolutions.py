@@ -50,7 +50,7 @@ CNN = {
     "activations": ACTIVATIONS,
     "starts": list(STARTS),
     "layers": 50,
-    "rates": [0.02, 0.01, 0.003],
+    "rates": {"Flatten": [0.02, 0.01, 0.003], "average": [0.01, 0.003, 0.001]},
     "selection_seeds": [0],
     "seeds": [10, 11],
     "epochs": 20,
@@ -61,7 +61,7 @@ QUICK_CNN = {
     "activations": ["gelu"],
     "heads": ["Flatten"],
     "layers": 10,
-    "rates": [0.01],
+    "rates": {"Flatten": [0.01]},
     "seeds": [10],
     "epochs": 2,
 }
@@ -369,13 +369,14 @@ def run_cnn(results: report.Results, protocol: dict[str, Any]) -> None:
     if not has_torch("cnn"):
         return
     for head in protocol["heads"]:
+        each = {**protocol, "rates": protocol["rates"][head]}
         for activation in protocol["activations"]:
             for start in protocol["starts"]:
                 results.cell(
                     "cnn",
                     (head, activation, start),
-                    lambda h=head, a=activation, s=start: trained(
-                        lambda seed: draw_plain(s, a, h, seed, protocol), protocol
+                    lambda h=head, a=activation, s=start, p=each: trained(
+                        lambda seed: draw_plain(s, a, h, seed, p), p
                     ),
                 )
 
