@@ -3,19 +3,33 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_initlab.taps import running
+from keras_initlab.taps import figures, running
 from keras_initlab.taps.patches import Patches
+from keras_initlab.taps.recorder import Output
+from keras_initlab.taps.request import Request
 from keras_initlab.taps.walk import call_keys, places
 
 
-def merged(batches, dtype="float32"):
-    rows = np.zeros((1, 3), dtype)
-    for batch in batches:
-        x = keras.ops.convert_to_tensor(batch)
-        rows = running.merge(
-            keras.ops.convert_to_tensor(rows), running.batch_rows([x], dtype)
+def vector(batches, stamp=1.0, request=None):
+    """Return layout and vector of one step; `batches` are outputs by their keys."""
+    found, tails = [], []
+    for key, x in batches.items():
+        output = Output(key, keras.ops.convert_to_tensor(x), layers.Layer(), key)
+        more, ends = figures.of_output(
+            output, request or Request(1), lambda rows: keras.ops.mean(rows, axis=0)
         )
-    return keras.ops.convert_to_numpy(rows)[0]
+        found += more
+        tails += ends
+    layout = running.layout_of(found, tails, "float32")
+    return layout, running.packed(layout, found, tails, stamp)
+
+
+def merged(batches):
+    window = None
+    for batch in batches:
+        layout, more = vector({"x": batch})
+        window = more if window is None else running.merge(layout, window, more)
+    return running.read([(layout, keras.ops.convert_to_numpy(window))])["x"]
 
 
 @pytest.mark.parametrize(
@@ -35,28 +49,54 @@ def test_moments_over_unequal_batches(mean, deviation, dtype, tolerance):
     draw = rng.normal(mean, deviation, (500, 8))
     x = keras.ops.cast(keras.ops.convert_to_tensor(draw, "float32"), dtype)
     held = keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")).astype("float64")
-    count, got_mean, got_variance = merged([x[:64], x[64:400], x[400:401], x[401:]])
-    assert count == held.size
+    found = merged([x[:64], x[64:400], x[400:401], x[401:]])
     scale = max(abs(mean), deviation)
-    np.testing.assert_allclose(got_mean, held.mean(), atol=1e-5 * scale)
-    np.testing.assert_allclose(got_variance, held.var(), rtol=tolerance)
+    np.testing.assert_allclose(found["mean"], held.mean(), atol=1e-5 * scale)
+    np.testing.assert_allclose(found["variance"], held.var(), rtol=tolerance)
 
 
-def test_a_layer_that_was_not_called_leaves_its_row_alone():
-    x = keras.ops.convert_to_tensor(np.arange(6.0, dtype="float32"))
-    rows = running.batch_rows([x, None], "float32")
-    again = running.merge(rows, running.batch_rows([None, x], "float32"))
-    again = keras.ops.convert_to_numpy(again)
-    np.testing.assert_allclose(again, [[6, 2.5, 35 / 12]] * 2, rtol=1e-6)
+def as_read(*pairs):
+    return running.read([(one, keras.ops.convert_to_numpy(v)) for one, v in pairs])
+
+
+def test_steps_that_call_other_layers_share_what_they_share():
+    rng = np.random.default_rng(0)
+    x, y, z = rng.normal(size=(3, 6, 4)).astype("float32")
+    found = as_read(vector({"a": x, "b": y}), vector({"b": z, "c": x}))
+    both = np.concatenate([y, z])
+    np.testing.assert_allclose(found["b"]["variance"], both.var(), rtol=1e-5)
+    for key in "ac":
+        np.testing.assert_allclose(found[key]["variance"], x.var(), rtol=1e-5)
 
 
 def test_an_empty_batch_changes_nothing():
-    x = keras.ops.convert_to_tensor(np.arange(6.0, dtype="float32"))
-    rows = running.batch_rows([x], "float32")
-    after = running.merge(rows, running.batch_rows([x[:0]], "float32"))
-    np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(after), keras.ops.convert_to_numpy(rows)
-    )
+    x = np.arange(6.0, dtype="float32").reshape(3, 2)
+    assert vector({"x": x[:0]})[0].entries == ()
+    assert as_read(vector({"x": x}), vector({"x": x[:0]})) == as_read(vector({"x": x}))
+
+
+def test_another_stamp_begins_anew():
+    x = np.arange(6.0, dtype="float32").reshape(3, 2)
+    layout, first = vector({"x": x}, 1.0)
+    _, second = vector({"x": 10 * x}, 2.0)
+    found = as_read((layout, running.merge(layout, first, second)))
+    np.testing.assert_allclose(found["x"]["mean"], 25.0)
+
+
+@pytest.mark.parametrize("chosen", ["dead_fraction", "samples"])
+def test_ends_of_the_vector(chosen):
+    settings = {"samples": True} if chosen == "samples" else {"statistics": (chosen,)}
+    request = Request(1, **settings)
+    x = np.array([[0, 1, 0], [0, 0, 0]], "float32")
+    layout, first = vector({"a": x, "b": x}, request=request)
+    _, second = vector({"a": x[:, ::-1], "b": -x}, request=request)
+    found = as_read((layout, running.merge(layout, first, second)))
+    if chosen == "samples":
+        assert set(found["a"]["sample"]) == {0, 1}
+        assert set(found["b"]["sample"]) == {0, -1}
+    else:
+        assert found["a"]["dead_fraction"] == pytest.approx(2 / 3)
+        assert found["b"]["dead_fraction"] == pytest.approx(2 / 3)
 
 
 class Twins(layers.Layer):

@@ -24,6 +24,7 @@ peak, and the cost per layer of plain networks of 10 to 500 layers.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -306,7 +307,7 @@ def run_twin(rounds: int) -> dict[str, Any]:
     def build() -> Any:
         sizes = [784, 512, 512, 512, 512]
         parts: list[Any] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(sizes):
             parts += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
         return torch.nn.Sequential(*parts, torch.nn.Linear(512, 10))
 

@@ -23,6 +23,8 @@ from keras_initlab.taps.request import Bounds, Request
 # all other figures together.
 SAMPLED_ENTRIES = 2**14
 
+RUN = 64
+
 # Values of an output that its histogram is made from.
 SAMPLED_VALUES = 2**10
 
@@ -140,7 +142,7 @@ def of_output(
     if "input_cosine" in names:
         found["input_cosine"] = _input_cosine(rows)
     if "zero_fraction" in names:
-        found["zero_fraction"] = _share(rows == 0, rows.dtype), count
+        found["zero_fraction"] = _zero_fraction(rows), count
     if "nonfinite" in names:
         found["nonfinite"] = _nonfinite(rows, variance), 1.0
     bounds = request.bounds(layer) if "saturated_fraction" in names else None
@@ -192,9 +194,18 @@ def of_weight(update: Update, scale: Any, names: tuple[str, ...]) -> list[Figure
 
 
 def sampled(weight: Any) -> Any:
-    """Return every k-th entry of a weight, all of one of `SAMPLED_ENTRIES` or less."""
+    """Return all of a weight of `SAMPLED_ENTRIES` or less, of others an even share.
+
+    That is every k-th run of 64 entries: single ones, spread as evenly, would be as
+    dear to fetch from memory as the whole.
+    """
     size = math.prod(weight.shape)
-    return ops.reshape(weight, (-1,))[:: -(-size // SAMPLED_ENTRIES) or 1]
+    flat = ops.reshape(weight, (-1,))
+    if size <= SAMPLED_ENTRIES:
+        return flat
+    runs = size // RUN
+    every = -(-runs * RUN // SAMPLED_ENTRIES)
+    return ops.reshape(flat[: runs * RUN], (runs, RUN))[::every]
 
 
 def _unscaled(gradient: Any, scale: Any) -> Any:
@@ -223,6 +234,13 @@ def _if(condition: Any, count: Any) -> Any:
     if isinstance(condition, bool):
         return count if condition else 0.0
     return ops.where(condition, count, 0.0)
+
+
+def _zero_fraction(rows: Any) -> Any:
+    # 1 for all that is not 0, by arithmetic alone: XLA would write the truth values of
+    # a comparison to memory, as large as the output, before it sums them.
+    huge = 1e308 if "64" in keras.backend.standardize_dtype(rows.dtype) else 1e38
+    return 1 - ops.mean(ops.minimum(ops.abs(rows) * huge, 1.0))
 
 
 def _share(condition: Any, dtype: Any) -> Any:
@@ -260,8 +278,13 @@ def _nonfinite(rows: Any, variance: Any) -> Any:
     return ops.cond(
         ops.isfinite(variance),
         lambda: ops.zeros((), rows.dtype),
-        lambda: ops.sum(1 - ops.cast(ops.isfinite(rows), rows.dtype)),
+        # Row by row: what a branch may need is set aside in every step.
+        lambda: ops.sum(ops.map(_row_nonfinite, rows)),
     )
+
+
+def _row_nonfinite(row: Any) -> Any:
+    return ops.sum(1 - ops.cast(ops.isfinite(row), row.dtype))
 
 
 def _alive(key: str, layer: Any, x: Any) -> list[Tail]:

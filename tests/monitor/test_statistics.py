@@ -343,3 +343,19 @@ def test_accumulated_gradients():
         expected = np.mean(second[layer][2] ** 2)
         found = stats.weight_gradient_second_moment
         np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_large_weights_are_sampled():
+    # 60,000 entries, whose steps differ from row to row.
+    model = keras.Sequential([keras.Input((300,)), layers.Dense(200, name="wide")])
+    model.compile(keras.optimizers.SGD(RATE), "mse")
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(16, 300)) * rng.uniform(0.5, 2, 300)).astype("float32")
+    y = rng.normal(size=(16, 200)).astype("float32")
+    before = model.get_weights()[0]
+    monitor = VarianceMonitor(1, gradients=True)
+    fit(model, x, y, [monitor])
+    step = np.linalg.norm(model.get_weights()[0] - before)
+    (stats,) = monitor.stats
+    ratio = step / np.linalg.norm(before)
+    np.testing.assert_allclose(stats.update_ratio, ratio, rtol=0.1)
