@@ -113,7 +113,8 @@ def main() -> None:
         model, monitor = train(initializer, depth, epochs, x_train, y_train)
         scores[name] = accuracy(model, x_test, y_test)
         half.suptitle(f"{name}: {scores[name]:.0%} test accuracy")
-        monitor.plot(half, decades=7)  # the same colours in both halves
+        # The same colours in both halves.
+        monitor.plot(figure=half, decades=7)
     plot = arguments.out / "variance.png"
     picture.savefig(plot, dpi=120)
 
