@@ -151,20 +151,31 @@ def against_aim(what: str, aim: float, cells: dict[str, dict[str, Any]]) -> None
     print(f"{what}: {reach} of {len(means)} reach {100 * aim:g} %{lost}\n")
 
 
+def print_grids(
+    results: Results, part: str, title: str, told: str = "", aims: Any = None
+) -> None:
+    """Print a table for each first name of a part, and how isometric does by its aim.
+
+    `title`, and `told`, which names an aim, have that name in place of {}.
+    """
+    cells = results.of(part)
+    for first in ordered(name[0] for name in cells):
+        grid = {
+            (activation, column): found
+            for (at, activation, column), found in cells.items()
+            if at == first
+        }
+        print_grid(title.format(first), grid)
+        isometric = {a: one for (a, start), one in grid.items() if start == "isometric"}
+        aim = (aims or {}).get(first)
+        if aim and isometric and results.aimed(part):
+            against_aim(told.format(first), aim, isometric)
+
+
 def print_mlp(results: Results) -> None:
     """Print the table of each depth of the plain network."""
-    cells = results.of("mlp")
-    for depth in ordered(name[0] for name in cells):
-        grid = {
-            (activation, start): found
-            for (at, activation, start), found in cells.items()
-            if at == depth
-        }
-        print_grid(f"Dense, {depth} layers: test accuracy, %", grid)
-        isometric = {a: one for (a, start), one in grid.items() if start == "isometric"}
-        aim = MLP_AIMS.get(depth)
-        if aim and isometric and results.aimed("mlp"):
-            against_aim(f"isometric, {depth} layers", aim, isometric)
+    title = "Dense, {} layers: test accuracy, %"
+    print_grids(results, "mlp", title, "isometric, {} layers", MLP_AIMS)
 
 
 def markdown(results: Results) -> str:
@@ -222,18 +233,8 @@ def print_deep(results: Results) -> None:
 
 def print_cnn(results: Results) -> None:
     """Print the table of each head of the plain convolutional network."""
-    cells = results.of("cnn")
-    for head in ordered(name[0] for name in cells):
-        grid = {
-            (activation, start): found
-            for (at, activation, start), found in cells.items()
-            if at == head
-        }
-        print_grid(f"Convolutions, {head} head: test accuracy, %", grid)
-        isometric = {a: one for (a, start), one in grid.items() if start == "isometric"}
-        aim = CNN_AIMS.get(head)
-        if aim and isometric and results.aimed("cnn"):
-            against_aim(f"isometric, {head} head", aim, isometric)
+    title = "Convolutions, {} head: test accuracy, %"
+    print_grids(results, "cnn", title, "isometric, {} head", CNN_AIMS)
 
 
 def print_resnet(results: Results) -> None:
@@ -258,14 +259,7 @@ def print_resnet(results: Results) -> None:
 
 def print_q(results: Results) -> None:
     """Print validation accuracies by q, which is what q was chosen by."""
-    cells = results.of("q")
-    for depth in ordered(name[0] for name in cells):
-        grid = {
-            (activation, q): found
-            for (at, activation, q), found in cells.items()
-            if at == depth
-        }
-        print_grid(f"Dense, {depth} layers, by q: VALIDATION accuracy, %", grid)
+    print_grids(results, "q", "Dense, {} layers, by q: VALIDATION accuracy, %")
 
 
 PRINTERS: dict[str, Callable[[Results], None]] = {

@@ -42,12 +42,12 @@ def window_of(value: Any) -> int | None:
     return positive_int("window", value, what, advice)
 
 
-def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """Return `value` if it is one of the choices."""
+def one_of(name: str, value: Any, choices: tuple[str, ...], more: str = "") -> str:
+    """Return `value` if it is one of the choices; `more` is what else it could be."""
     if value not in choices:
         names = ", ".join(f'"{one}"' for one in choices)
         kind = ValueError if isinstance(value, str) else TypeError
-        raise kind(f"`{name}` must be one of {names}. Received: {value!r}.")
+        raise kind(f"`{name}` must be one of {names}{more}. Received: {value!r}.")
     return str(value)
 
 
@@ -125,14 +125,7 @@ def finding_handler(value: Any) -> Any:
     """Return what to do with a finding: one of the words, or a function."""
     if callable(value):
         return value
-    if value not in ON_FINDING:
-        names = ", ".join(f'"{one}"' for one in ON_FINDING)
-        kind = ValueError if isinstance(value, str) else TypeError
-        raise kind(
-            f"`on_finding` must be one of {names}, or a function of a Finding. "
-            f"Received: {value!r}."
-        )
-    return value
+    return one_of("on_finding", value, ON_FINDING, ", or a function of a Finding")
 
 
 def sinks_of(value: Any) -> list[Callable[..., Any]]:

@@ -156,7 +156,7 @@ class Tap:
     @property
     def is_chief(self) -> bool:
         """Whether this process is the one that writes for all that train together."""
-        return bool(self._backend.is_chief(self._model()))
+        return bool(self._backend.is_chief())
 
     def detach(self) -> None:
         """Leave the model as it was found; the second time does nothing."""

@@ -80,6 +80,46 @@ def working_dtype(tensors: list[Any]) -> str:
     return "float64" if any(wide) else "float32"
 
 
+def of_outputs(
+    outputs: Sequence[Output], request: Request, column_means: Callable[[Any], Any]
+) -> tuple[list[Figure], list[Tail]]:
+    """Return the figures of what the recorder took; see `of_output`."""
+    figures: list[Figure] = []
+    tails: list[Tail] = []
+    for output in outputs:
+        more, ends = of_output(output, request, column_means)
+        figures += more
+        tails += ends
+    return figures, tails
+
+
+def of_way_back(
+    keys: Sequence[str],
+    gradients: Mapping[int, Any],
+    updates: Sequence[Update],
+    scale: Any,
+    request: Request,
+) -> tuple[list[Figure], list[Tail]]:
+    """Return the figures of gradients and of weights' steps.
+
+    Args:
+        keys: of the outputs.
+        gradients: of them, by their index, where one reached them.
+        updates: what the weight tap took.
+        scale: the loss scale that gradients carry.
+        request: what to measure.
+    """
+    figures: list[Figure] = []
+    tails: list[Tail] = []
+    for index in sorted(gradients):
+        more, ends = of_gradient(keys[index], gradients[index], scale, request)
+        figures += more
+        tails += ends
+    for update in updates:
+        figures += of_weight(update, scale, request.statistics)
+    return figures, tails
+
+
 def of_step(
     outputs: Sequence[Output],
     gradients: Mapping[int, Any],
@@ -88,30 +128,11 @@ def of_step(
     request: Request,
     column_means: Callable[[Any], Any],
 ) -> tuple[list[Figure], list[Tail]]:
-    """Return all figures of one step.
-
-    Args:
-        outputs: what the recorder took.
-        gradients: of them, by their index, where one reached them.
-        updates: what the weight tap took.
-        scale: the loss scale that gradients carry.
-        request: what to measure.
-        column_means: as for `of_output`.
-    """
-    figures: list[Figure] = []
-    tails: list[Tail] = []
-    for output in outputs:
-        more, units = of_output(output, request, column_means)
-        figures += more
-        tails += units
-    for index, output in enumerate(outputs):
-        if index in gradients:
-            more, units = of_gradient(output.key, gradients[index], scale, request)
-            figures += more
-            tails += units
-    for update in updates:
-        figures += of_weight(update, scale, request.statistics)
-    return figures, tails
+    """Return all figures of one step; see `of_outputs` and `of_way_back`."""
+    figures, tails = of_outputs(outputs, request, column_means)
+    keys = [output.key for output in outputs]
+    more, ends = of_way_back(keys, gradients, updates, scale, request)
+    return figures + more, tails + ends
 
 
 def of_output(

@@ -225,9 +225,7 @@ class Step:
             return
         self._keys = tuple(output.key for output in outputs)
         dtype = figures.working_dtype([output.tensor for output in outputs])
-        found, alive = figures.of_step(
-            outputs, {}, [], 1.0, self._request, column_means
-        )
+        found, alive = figures.of_outputs(outputs, self._request, column_means)
         names = self._request.statistics
         entries: list[tuple[str, str]] = []
         tails: list[tuple[str, str, int]] = []
@@ -274,7 +272,7 @@ class Step:
             metrics,
             0,
             metrics[step_at],
-            lambda: figures.of_step(outputs, {}, [], 1.0, self._request, column_means),
+            lambda: figures.of_outputs(outputs, self._request, column_means),
         )
         metrics[step_at] = metrics[step_at] + 1
         return metrics
@@ -292,19 +290,14 @@ class Step:
         if len(metrics) != len(state[3]):
             return new_state
 
-        def both() -> Any:
-            found: list[figures.Figure] = []
-            tails: list[figures.Tail] = []
-            for index, gradient in gradients.items():
-                key, request = self._keys[index], self._request
-                more, ends = figures.of_gradient(key, gradient, scale, request)
-                found += more
-                tails += ends
-            for update in updates:
-                found += figures.of_weight(update, scale, self._request.statistics)
-            return found, tails
-
-        self._merge(metrics, 1, state[3][self._place(self._metric.step)], both)
+        self._merge(
+            metrics,
+            1,
+            state[3][self._place(self._metric.step)],
+            lambda: figures.of_way_back(
+                self._keys, gradients, updates, scale, self._request
+            ),
+        )
         return (*new_state[:3], metrics)
 
     def _merge(
@@ -317,10 +310,8 @@ class Step:
         state = metrics[at]
 
         def merged() -> Any:
-            stamp = running.stamp_of(step, request.window)
             measured, tails = found()
-            batch = running.packed(layout, measured, tails, stamp)
-            return running.updated(layout, state, batch, step, request.window)
+            return running.updated(layout, state, measured, tails, step, request.window)
 
         first = first_measured(self._model.optimizer, request.every)
         now = step % request.every == first
@@ -336,7 +327,7 @@ def _training(*args: Any, **kwargs: Any) -> bool:
     return bool(kwargs.get("training", args[6] if len(args) > 6 else False))
 
 
-def is_chief(model: Any) -> bool:
+def is_chief() -> bool:
     """Whether this process is the one that writes for all."""
     return int(jax.process_index()) == 0
 

@@ -12,6 +12,7 @@ for computing the sample variance", 1983), which adds what the means differ by.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -126,19 +127,21 @@ def _runs(layout: Layout) -> list[tuple[str, int, int]]:
 
 
 def updated(
-    layout: Layout, state: Any, batch: Any, step: Any, window: int | None
+    layout: Layout,
+    state: Any,
+    figures: Sequence[Figure],
+    tails: Sequence[Tail],
+    step: Any,
+    window: int | None,
 ) -> Any:
     """Return the state, of shape (slots, size), with a batch merged into its window."""
     if window is None:
-        return merge(layout, state[0], batch)[None]
-    slot = ops.mod(ops.floor_divide(step, window), state.shape[0])
+        return merge(layout, state[0], packed(layout, figures, tails, 1.0))[None]
+    number = ops.floor_divide(step, window)
+    slot = ops.mod(number, state.shape[0])
+    batch = packed(layout, figures, tails, number + 1)
     row = merge(layout, ops.take(state, slot, axis=0), batch)
     return ops.slice_update(state, (slot, 0), row[None])
-
-
-def stamp_of(step: Any, window: int | None) -> Any:
-    """Return the number of the window that a step is in, + 1."""
-    return 1.0 if window is None else ops.floor_divide(step, window) + 1
 
 
 def read(vectors: Sequence[tuple[Layout, Any]]) -> dict[str, dict[str, Any]]:
@@ -154,12 +157,7 @@ def read(vectors: Sequence[tuple[Layout, Any]]) -> dict[str, dict[str, Any]]:
     )
     whole = np.zeros(union.size)
     for layout, vector in vectors:
-        wide = _widened(layout, vector, union)
-        for tail, start in zip(union.tails, _starts(union), strict=True):
-            if tail not in layout.tails:
-                end = start + tail[-1]
-                wide[start:end] = whole[start:end]
-        whole = merge(union, whole, wide, np)
+        whole = merge(union, whole, _widened(layout, vector, union, whole), np)
     count = len(union.entries)
     values, shares = whole[1 : 1 + count], whole[1 + count : 1 + 2 * count]
     found: dict[str, dict[str, Any]] = {}
@@ -177,11 +175,12 @@ def read(vectors: Sequence[tuple[Layout, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _widened(layout: Layout, vector: Any, union: Layout) -> Any:
-    """Return a vector in another layout that has all that is in its own."""
-    wide = np.zeros(union.size)
-    wide[0] = vector[0]
+def _widened(layout: Layout, vector: Any, union: Layout, rest: Any) -> Any:
+    """Return a vector in a layout that has all of its own; other tails are `rest`'s."""
+    wide = rest.copy()
     count, to = len(layout.entries), len(union.entries)
+    wide[: 1 + 2 * to] = 0
+    wide[0] = vector[0]
     places = {entry: index for index, entry in enumerate(union.entries)}
     chosen = np.array([places[entry] for entry in layout.entries], int)
     wide[1 + chosen] = vector[1 : 1 + count]
@@ -196,4 +195,5 @@ def _widened(layout: Layout, vector: Any, union: Layout) -> Any:
 def _starts(layout: Layout) -> list[int]:
     """Return where each tail begins."""
     lengths = [length for *_, length in layout.tails]
-    return [1 + 2 * len(layout.entries) + sum(lengths[:i]) for i in range(len(lengths))]
+    starts = itertools.accumulate(lengths, initial=1 + 2 * len(layout.entries))
+    return [*starts][:-1]

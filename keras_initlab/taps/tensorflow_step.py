@@ -32,7 +32,7 @@ def why_not(model: Any) -> str | None:
     return None
 
 
-def is_chief(model: Any) -> bool:
+def is_chief() -> bool:
     """Whether this process is the one that writes for all."""
     return True
 
@@ -114,10 +114,8 @@ class Step:
             layout = running.layout_of(found, alive, dtype)
             variable = self._state(layout)
             state = tf.ensure_shape(variable, (request.slots, layout.size))
-            stamp = running.stamp_of(self._step, request.window)
-            batch = running.packed(layout, found, alive, stamp)
             variable.assign(
-                running.updated(layout, state, batch, self._step, request.window)
+                running.updated(layout, state, found, alive, self._step, request.window)
             )
             return tf.constant(True)
 

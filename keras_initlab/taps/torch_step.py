@@ -106,18 +106,17 @@ class Step:
             )
             dtype = figures.working_dtype([output.tensor for output in outputs])
             layout = running.layout_of(found, alive, dtype)
-            stamp = float(running.stamp_of(self._step, self._request.window))
-            batch = running.packed(layout, found, alive, stamp)
             state = self._states.get(layout)
             if state is None:
-                state = batch.new_zeros((self._request.slots, layout.size))
+                size = (self._request.slots, layout.size)
+                state = outputs[0].tensor.new_zeros(size, dtype=getattr(torch, dtype))
             self._states[layout] = running.updated(
-                layout, state, batch, self._step, self._request.window
+                layout, state, found, alive, self._step, self._request.window
             )
         self._step += 1
 
 
-def is_chief(model: Any) -> bool:
+def is_chief() -> bool:
     """Whether this process is the one that writes for all."""
     return not _is_distributed() or torch.distributed.get_rank() == 0
 
