@@ -12,14 +12,14 @@ from keras_initlab.taps.walk import call_keys, places
 
 def vector(batches, stamp=1.0, request=None):
     """Return layout and vector of one step; `batches` are outputs by their keys."""
-    found, tails = [], []
-    for key, x in batches.items():
-        output = Output(key, keras.ops.convert_to_tensor(x), layers.Layer(), key)
-        more, ends = figures.of_output(
-            output, request or Request(1), lambda rows: keras.ops.mean(rows, axis=0)
-        )
-        found += more
-        tails += ends
+    outputs = [
+        Output(key, keras.ops.convert_to_tensor(x), layers.Layer(), key)
+        for key, x in batches.items()
+    ]
+    kit = figures.Kit(
+        lambda rows: keras.ops.mean(rows, axis=0), figures.nonfinite_if_any
+    )
+    found, tails = figures.of_outputs(outputs, request or Request(1), kit)
     layout = running.layout_of(found, tails, "float32")
     return layout, running.packed(layout, found, tails, stamp)
 

@@ -53,7 +53,7 @@ class Update(NamedTuple):
 class Tail(NamedTuple):
     """Several numbers of an output.
 
-    "alive": for each unit a number that is 0 if all its elements are. "sample" and
+    "alive": for each unit the share of its elements that are not 0. "sample" and
     "gradient_sample": some of the values.
     """
 
@@ -80,16 +80,46 @@ def working_dtype(tensors: list[Any]) -> str:
     return "float64" if any(wide) else "float32"
 
 
+class Kit(NamedTuple):
+    """What a backend does in a way of its own.
+
+    Attributes:
+        column_means: takes (batch, units) and returns the mean over the batch.
+        nonfinite: takes matrices and their variances, and returns of each how many
+            elements are not finite.
+    """
+
+    column_means: Callable[[Any], Any]
+    nonfinite: Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
+
+
 def of_outputs(
-    outputs: Sequence[Output], request: Request, column_means: Callable[[Any], Any]
+    outputs: Sequence[Output], request: Request, kit: Kit
 ) -> tuple[list[Figure], list[Tail]]:
-    """Return the figures of what the recorder took; see `of_output`."""
+    """Return the figures of outputs of shape (batch, ...), and what has more numbers.
+
+    Those of which nothing is known, as there are no elements, are left out.
+    """
     figures: list[Figure] = []
     tails: list[Tail] = []
-    for output in outputs:
-        more, ends = of_output(output, request, column_means)
-        figures += more
+    counted = []
+    for key, tensor, layer, _ in outputs:
+        if any(size == 0 for size in tensor.shape):
+            continue
+        # float16 and bfloat16 can neither hold the sums nor the counts.
+        x = ops.cast(tensor, working_dtype([tensor]))
+        rows = ops.reshape(x, (_batch(x), -1))
+        found, ends = _of_output(key, x, rows, layer, request, kit)
+        figures += [Figure(key, name, *one) for name, one in found.items()]
         tails += ends
+        counted.append((key, rows, found["variance"][0]))
+    if counted and "nonfinite" in request.statistics:
+        keys, matrices, variances = zip(*counted, strict=True)
+        counts = kit.nonfinite(matrices, variances)
+        figures += [
+            Figure(key, "nonfinite", count, 1.0)
+            for key, count in zip(keys, counts, strict=True)
+        ]
     return figures, tails
 
 
@@ -126,54 +156,46 @@ def of_step(
     updates: Sequence[Update],
     scale: Any,
     request: Request,
-    column_means: Callable[[Any], Any],
+    kit: Kit,
 ) -> tuple[list[Figure], list[Tail]]:
     """Return all figures of one step; see `of_outputs` and `of_way_back`."""
-    figures, tails = of_outputs(outputs, request, column_means)
+    figures, tails = of_outputs(outputs, request, kit)
     keys = [output.key for output in outputs]
     more, ends = of_way_back(keys, gradients, updates, scale, request)
     return figures + more, tails + ends
 
 
-def of_output(
-    output: Output, request: Request, column_means: Callable[[Any], Any]
-) -> tuple[list[Figure], list[Tail]]:
-    """Return the figures of a layer's output, of shape (batch, ...).
-
-    `column_means` takes (batch, units) and returns the mean over the batch.
-    """
-    key, x, layer = output.key, output.tensor, output.layer
-    if any(size == 0 for size in x.shape):
-        return [], []
+def _of_output(
+    key: str, x: Any, rows: Any, layer: Any, request: Request, kit: Kit
+) -> tuple[dict[str, tuple[Any, Any]], list[Tail]]:
+    """Return values and shares by name."""
     names = request.statistics
-    # float16 and bfloat16 can neither hold the sums nor the counts.
-    x = ops.cast(x, working_dtype([x]))
     batch, count = _batch(x), _size(x)
-    rows = ops.reshape(x, (batch, -1))
     # Two passes. The mean of squares minus the squared mean would lose everything in
     # float32 where the mean is large. Within the units and between them: the variance
     # over the batch falls off on the way.
-    means = column_means(rows)
+    means = kit.column_means(rows)
     within = ops.mean(ops.square(rows - means))
     mean = ops.mean(means)
     variance = within + ops.mean(ops.square(means - mean))
     found = {"mean": (mean, count), "variance": (variance, count)}
+    tails: list[Tail] = []
     if "batch_variance" in names:
         found["batch_variance"] = within, _if(batch > 1, count)
     if "input_cosine" in names:
         found["input_cosine"] = _input_cosine(rows)
-    if "zero_fraction" in names:
-        found["zero_fraction"] = _zero_fraction(rows), count
-    if "nonfinite" in names:
-        found["nonfinite"] = _nonfinite(rows, variance), 1.0
+    if {"zero_fraction", "dead_fraction"} & {*names}:
+        alive = _alive(layer, x)
+        if "zero_fraction" in names:
+            found["zero_fraction"] = 1 - ops.mean(alive), count
+        if "dead_fraction" in names and len(alive.shape):
+            tails.append(Tail(key, "alive", alive))
     bounds = request.bounds(layer) if "saturated_fraction" in names else None
     if bounds is not None:
         found["saturated_fraction"] = _saturated(rows, bounds), count
     for name, function in request.custom:
         found[name] = ops.cast(ops.mean(function(x)), x.dtype), 1.0
-    figures = [Figure(key, name, *one) for name, one in found.items()]
-    tails = _alive(key, layer, x) if "dead_fraction" in names else []
-    return figures, tails + (_sample(key, "sample", x) if request.samples else [])
+    return found, tails + (_sample(key, "sample", x) if request.samples else [])
 
 
 def of_gradient(
@@ -257,11 +279,21 @@ def _if(condition: Any, count: Any) -> Any:
     return ops.where(condition, count, 0.0)
 
 
-def _zero_fraction(rows: Any) -> Any:
+def _alive(layer: Any, x: Any) -> Any:
+    """Return the share of elements that are not 0, of each unit if they are known."""
     # 1 for all that is not 0, by arithmetic alone: XLA would write the truth values of
     # a comparison to memory, as large as the output, before it sums them.
-    huge = 1e308 if "64" in keras.backend.standardize_dtype(rows.dtype) else 1e38
-    return 1 - ops.mean(ops.minimum(ops.abs(rows) * huge, 1.0))
+    huge = 1e308 if "64" in keras.backend.standardize_dtype(x.dtype) else 1e38
+    ones = ops.minimum(ops.abs(x) * huge, 1.0)
+    rank = len(x.shape)
+    if rank == 0:
+        return ops.mean(ones)
+    if rank == 1:
+        return ops.mean(ones)[None]
+    axis = unit_axis(layer, rank)
+    if x.shape[axis] is None:
+        return ops.mean(ones)
+    return ops.mean(ones, axis=tuple(i for i in range(rank) if i != axis))
 
 
 def _share(condition: Any, dtype: Any) -> Any:
@@ -294,29 +326,26 @@ def _saturated(rows: Any, bounds: Bounds) -> Any:
     return _share(saturated, rows.dtype)
 
 
-def _nonfinite(rows: Any, variance: Any) -> Any:
-    # The variance is finite only where all elements are, and seldom is it not.
-    return ops.cond(
-        ops.isfinite(variance),
-        lambda: ops.zeros((), rows.dtype),
+def nonfinite_if_any(matrices: Sequence[Any], variances: Sequence[Any]) -> list[Any]:
+    """Count what is not finite; look for it only where a variance is not.
+
+    A variance is finite only where all elements are, and seldom is it not.
+    """
+    dtype = working_dtype([*matrices])
+    finite = ops.isfinite(ops.stack([ops.cast(one, dtype) for one in variances]))
+    counts = ops.cond(
+        ops.all(finite),
+        lambda: ops.zeros((len(matrices),), dtype),
         # Row by row: what a branch may need is set aside in every step.
-        lambda: ops.sum(ops.map(_row_nonfinite, rows)),
+        lambda: ops.stack(
+            [ops.cast(ops.sum(ops.map(_row_nonfinite, one)), dtype) for one in matrices]
+        ),
     )
+    return [counts[index] for index in range(len(matrices))]
 
 
 def _row_nonfinite(row: Any) -> Any:
     return ops.sum(1 - ops.cast(ops.isfinite(row), row.dtype))
-
-
-def _alive(key: str, layer: Any, x: Any) -> list[Tail]:
-    rank = len(x.shape)
-    axis = unit_axis(layer, rank)
-    if rank == 0 or (rank > 1 and x.shape[axis] is None):
-        return []
-    if rank == 1:
-        return [Tail(key, "alive", ops.max(ops.abs(x))[None])]
-    others = tuple(index for index in range(rank) if index != axis)
-    return [Tail(key, "alive", ops.max(ops.abs(x), axis=others))]
 
 
 def _sample(key: str, kind: str, x: Any) -> list[Tail]:

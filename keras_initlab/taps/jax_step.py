@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -41,15 +42,20 @@ class _Figures(keras.metrics.Metric):  # type: ignore[misc]
     """State that Keras's JAX trainer threads through the step, and nobody saves.
 
     What is seen on the way forward and on the way back has a variable each: the one is
-    written within the function that is differentiated, the other after it.
+    written within the function that is differentiated, the other after it. `before`
+    has so many entries: samples of the weights before their update.
     """
 
-    def __init__(self, slots: int, layouts: Sequence[running.Layout]) -> None:
+    def __init__(
+        self, slots: int, layouts: Sequence[running.Layout], entries: int
+    ) -> None:
         super().__init__(name="initlab_figures", dtype="float32")
         self.parts = [
             self.add_variable((slots, layout.size), "zeros", layout.dtype, name=name)
             for layout, name in zip(layouts, ("forward", "backward"), strict=True)
         ]
+        dtype = layouts[0].dtype
+        self.before = self.add_variable((entries,), "zeros", dtype, name="before")
         self.step = self.add_variable((), "zeros", dtype="int32", name="step")
 
     def result(self) -> dict[str, Any]:
@@ -84,6 +90,8 @@ class Step:
         self._gradients: dict[int, Any] = {}
         self._within: Any = None
         self._layouts: list[running.Layout] = []
+        # Which weights are sampled before their update: path, place, length.
+        self._sampled: list[tuple[str, int, int]] = []
         self._metric: _Figures | None = None
         self._train_function: Any = None
         self._looking_ahead = False
@@ -105,7 +113,8 @@ class Step:
                 self._look_ahead(outputs)
                 raise _ForwardPassSeen
             loss, (unscaled, y_pred, non_trainable, metrics) = result
-            metrics = self._after_forward(metrics, outputs)
+            values = kwargs.get("trainable_variables", args[0] if args else ())
+            loss, metrics = self._after_forward(loss, metrics, outputs, values)
             return loss, (unscaled, y_pred, non_trainable, metrics)
 
         # JAX caches traces by function: a new one is never mistaken for an old one.
@@ -174,7 +183,8 @@ class Step:
             self._looking_ahead = False
         if self._layouts:
             before = list(model.metrics_variables)
-            self._metric = _Figures(self._request.slots, self._layouts)
+            entries = sum(length for *_, length in self._sampled)
+            self._metric = _Figures(self._request.slots, self._layouts, entries)
             model._metrics.append(self._metric)
             values = dict(zip(map(id, before), state[3], strict=True))
             # Keras has emptied its own variables by now; only ours hold a value.
@@ -225,7 +235,7 @@ class Step:
             return
         self._keys = tuple(output.key for output in outputs)
         dtype = figures.working_dtype([output.tensor for output in outputs])
-        found, alive = figures.of_outputs(outputs, self._request, column_means)
+        found, alive = figures.of_outputs(outputs, self._request, KIT)
         names = self._request.statistics
         entries: list[tuple[str, str]] = []
         tails: list[tuple[str, str, int]] = []
@@ -235,8 +245,13 @@ class Step:
                 length = figures.SAMPLED_VALUES
                 tails = [(key, "gradient_sample", length) for key in self._keys]
         trained = known_variables(self._model.optimizer, None)
-        for path, _ in self._weights.keys(trained):
+        for path, index in self._weights.keys(trained):
             entries += [(path, name) for name in BACKWARD[1:] if name in names]
+            if "update_ratio" in names:
+                weight = trained[index]  # Keras has emptied it by now.
+                abstract = jax.ShapeDtypeStruct(weight.shape, weight.dtype)
+                sample = jax.eval_shape(figures.sampled, abstract)
+                self._sampled.append((path, index, math.prod(sample.shape)))
         self._layouts = [
             running.layout_of(found, alive, dtype),
             running.Layout(tuple(entries), tuple(tails), dtype),
@@ -259,23 +274,43 @@ class Step:
         tapped.defvjp(lambda index, tensor: (tensor, None), back)
         return lambda tensor: tapped(next(calls), tensor)
 
-    def _after_forward(self, metrics: Any, outputs: list[Output]) -> Any:
+    def _after_forward(
+        self, loss: Any, metrics: Any, outputs: list[Output], values: Sequence[Any]
+    ) -> tuple[Any, Any]:
         if self._metric is None:
-            return metrics
+            return loss, metrics
         outputs = [
             output._replace(tensor=jax.lax.stop_gradient(output.tensor))
             for output in outputs
         ]
         metrics = list(metrics)
-        step_at = self._place(self._metric.step)
-        self._merge(
-            metrics,
-            0,
-            metrics[step_at],
-            lambda: figures.of_outputs(outputs, self._request, column_means),
+        step = self._place(self._metric.step)
+        state, before = map(self._place, (self._metric.parts[0], self._metric.before))
+
+        def measured() -> Any:
+            merged = self._merged(
+                0,
+                metrics[state],
+                metrics[step],
+                *figures.of_outputs(outputs, self._request, KIT),
+            )
+            samples = [
+                jnp.ravel(figures.sampled(jax.lax.stop_gradient(values[index])))
+                for _, index, _ in self._sampled
+            ]
+            old = metrics[before]
+            return merged, jnp.concatenate([old[:0], *samples], dtype=old.dtype)
+
+        metrics[state], metrics[before] = self._if_measured(
+            metrics[step], measured, (metrics[state], metrics[before])
         )
-        metrics[step_at] = metrics[step_at] + 1
-        return metrics
+        metrics[step] = metrics[step] + 1
+        if self._sampled:
+            # Times 1: the stamp is never negative. It makes all of the way back, and
+            # with it the update, come after the samples are taken. XLA would copy
+            # whole weights otherwise, to have them as they were.
+            loss = loss * jnp.minimum(metrics[state][0, 0] + 1, 1).astype(loss.dtype)
+        return loss, metrics
 
     def _after_update(self, state: Any, new_state: Any) -> Any:
         assert self._metric is not None
@@ -290,32 +325,47 @@ class Step:
         if len(metrics) != len(state[3]):
             return new_state
 
-        self._merge(
-            metrics,
-            1,
-            state[3][self._place(self._metric.step)],
-            lambda: figures.of_way_back(
-                self._keys, gradients, updates, scale, self._request
-            ),
-        )
+        at = self._place(self._metric.parts[1])
+        step = state[3][self._place(self._metric.step)]
+        samples = metrics[self._place(self._metric.before)]
+        ends = itertools.accumulate(length for *_, length in self._sampled)
+        before = {
+            path: samples[end - length : end]
+            for (path, _, length), end in zip(self._sampled, ends, strict=True)
+        }
+
+        def measured() -> Any:
+            steps = [
+                update._replace(
+                    before=before.get(update.key),
+                    after=jnp.ravel(figures.sampled(update.after)),
+                )
+                for update in updates
+            ]
+            found = figures.of_way_back(
+                self._keys, gradients, steps, scale, self._request
+            )
+            return self._merged(1, metrics[at], step, *found)
+
+        metrics[at] = self._if_measured(step, measured, metrics[at])
         return (*new_state[:3], metrics)
 
-    def _merge(
-        self, metrics: list[Any], part: int, step: Any, found: Callable[[], Any]
-    ) -> None:
-        """Merge what is found into a part of the state, in a step that is measured."""
-        assert self._metric is not None
-        request, layout = self._request, self._layouts[part]
-        at = self._place(self._metric.parts[part])
-        state = metrics[at]
+    def _merged(
+        self,
+        part: int,
+        state: Any,
+        step: Any,
+        found: list[figures.Figure],
+        tails: list[figures.Tail],
+    ) -> Any:
+        layout, window = self._layouts[part], self._request.window
+        return running.updated(layout, state, found, tails, step, window)
 
-        def merged() -> Any:
-            measured, tails = found()
-            return running.updated(layout, state, measured, tails, step, request.window)
-
-        first = first_measured(self._model.optimizer, request.every)
-        now = step % request.every == first
-        metrics[at] = jax.lax.cond(now, merged, lambda: state)
+    def _if_measured(self, step: Any, measured: Callable[[], Any], old: Any) -> Any:
+        """Return what `measured` returns, in a step that is measured, else `old`."""
+        every = self._request.every
+        now = step % every == first_measured(self._model.optimizer, every)
+        return jax.lax.cond(now, measured, lambda: old)
 
     def _place(self, variable: Any) -> int:
         places = {id(v): i for i, v in enumerate(self._model.metrics_variables)}
@@ -341,6 +391,9 @@ def column_means(rows: Any) -> Any:
         return rows.mean(axis=0)
     ones = jnp.ones((1, rows.shape[0]), rows.dtype)
     return (ones @ rows)[0] / rows.shape[0]
+
+
+KIT = figures.Kit(column_means, figures.nonfinite_if_any)
 
 
 def context() -> Any:

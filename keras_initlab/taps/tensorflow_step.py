@@ -108,7 +108,7 @@ class Step:
 
         def measured() -> tf.Tensor:
             found, alive = figures.of_step(
-                outputs, gradients, updates, scale, request, column_means
+                outputs, gradients, updates, scale, request, KIT
             )
             dtype = figures.working_dtype([output.tensor for output in outputs])
             layout = running.layout_of(found, alive, dtype)
@@ -183,6 +183,9 @@ def column_means(rows: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(rows, axis=0)
     ones = tf.ones((1, tf.shape(rows)[0]), rows.dtype)
     return tf.matmul(ones, rows)[0] / tf.cast(tf.shape(rows)[0], rows.dtype)
+
+
+KIT = figures.Kit(column_means, figures.nonfinite_if_any)
 
 
 def context() -> Any:

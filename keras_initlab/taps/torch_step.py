@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class Step:
                 world = torch.distributed.get_world_size()
                 gradients = {key: one / world for key, one in gradients.items()}
             found, alive = figures.of_step(
-                outputs, gradients, updates, scale, self._request, column_means
+                outputs, gradients, updates, scale, self._request, KIT
             )
             dtype = figures.working_dtype([output.tensor for output in outputs])
             layout = running.layout_of(found, alive, dtype)
@@ -145,6 +145,15 @@ def _watch(gradients: dict[int, torch.Tensor]) -> Callable[[Any], Any]:
 def column_means(rows: torch.Tensor) -> torch.Tensor:
     """Return the mean over the first of two axes."""
     return rows.mean(dim=0)
+
+
+def nonfinite(matrices: Sequence[Any], variances: Sequence[Any]) -> list[Any]:
+    """Return how many elements of each are NaN or infinite."""
+    # A look at the variances first would wait for the device.
+    return [(~torch.isfinite(one)).sum() for one in matrices]
+
+
+KIT = figures.Kit(column_means, nonfinite)
 
 
 def context() -> Any:

@@ -124,7 +124,10 @@ class WeightTap:
         patches.set(optimizer, "_all_reduce_sum_gradients", tapped)
 
     def attach_stateless(self, optimizer: Any, patches: Patches) -> None:
-        """Tap an optimizer that is handed the values and returns new ones."""
+        """Tap an optimizer that is handed the values and returns new ones.
+
+        The updates have the whole of the weight after, and nothing of it before.
+        """
         if optimizer is None or not self._request.weights:
             return
         apply = optimizer.stateless_apply
@@ -136,8 +139,7 @@ class WeightTap:
             watch = self._watch(grads, variables)
             if watch is not None:
                 for key, index in self.keys(variables):
-                    before, after = sampled(values[index]), sampled(result[0][index])
-                    watch.note(key, grads[index], before, after)
+                    watch.note(key, grads[index], None, result[0][index])
             return result
 
         patches.set(optimizer, "stateless_apply", tapped)
