@@ -148,13 +148,12 @@ def _table(inspection: Inspection, places: Mapping[str, str]) -> Iterator[str]:
         place = f' id="{places[name]}"' if name in places else ""
         about = f' class="initlab-{severity}" title="{severity}"' if severity else ""
         columns = zip(found.columns[1:], others, strict=True)
+        head = f"<th scope='row'{_kind(found.columns[0], name)}>{_path(name)}</th>"
         row = (
             f"<td{_kind(column, cell)}>{_text('–' if cell is None else cell)}</td>"
             for column, cell in columns
         )
-        yield (
-            f"<tr{place}{about}><th scope='row'{_kind(found.columns[0], name)}>{_path(name)}</th>{''.join(row)}</tr>"
-        )
+        yield f"<tr{place}{about}>{head}{''.join(row)}</tr>"
     yield "</tbody></table></div>"
 
 
@@ -163,7 +162,8 @@ def _path(layer: str) -> str:
     *around, name = layer.split("/")
     if not around:
         return _text(name)
-    before = "".join(f"{_text(one)}/<wbr>" for one in around)
+    slash = "/<wbr>" if len(layer) > LONG else "/"
+    before = "".join(_text(one) + slash for one in around)
     return f'<span class="initlab-around">{before}</span>{_text(name)}'
 
 
