@@ -43,7 +43,7 @@ examples:
   keras-initlab gains gelu tanh    of these two
 """
 _NARROWEST = 30
-_SCHEMES = ("activation", "variance", "isometric")
+SCHEMES = ("activation", "variance", "isometric")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -119,7 +119,7 @@ def _add_rewrite(commands: Any) -> None:
     )
     command.add_argument(
         "--scheme",
-        choices=_SCHEMES,
+        choices=SCHEMES,
         default="activation",
         help="by the activation that follows (default), by the signal's variance "
         "through the whole graph, or with mirrored units for plain deep networks",

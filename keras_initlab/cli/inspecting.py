@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         _check_apart(output, arguments.model)
     with quiet():
         found = _inspection(arguments)
-        text = _formatted(found, arguments, output)
+    text = _formatted(found, arguments, output)
     if output is None:
         emit(text)
     else:
