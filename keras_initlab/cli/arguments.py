@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from typing import Any
 
 from keras_initlab._version import __version__
@@ -86,7 +87,10 @@ def _add_inspect(commands: Any) -> None:
         help="what to print; the default goes by the ending of FILE, else text",
     )
     command.add_argument(
-        "-o", "--output", metavar="FILE", help="write to a file, in place of what it is"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write to FILE, in place of what is there",
     )
     command.add_argument(
         "--fail-on",
@@ -162,7 +166,8 @@ def _command(
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
-        description=description,
+        # As wide as argparse's own help; the examples keep their lines.
+        description=textwrap.fill(description, 78),
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -184,8 +189,9 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--unsafe",
         action="store_true",
-        help="load the code of Lambda layers as well, which can do on this computer "
-        "whatever you can do: only for files from people whom you trust",
+        help="load and run code that the file holds, such as the function of a Lambda "
+        "layer (safe_mode=False): it can do on this computer whatever you can do. Only "
+        "for files from people whom you trust",
     )
     command.add_argument(
         "--traceback", action="store_true", help="show where an error comes from"

@@ -51,7 +51,7 @@ def as_page(inspection: Inspection) -> str:
             f"<style>{style}</style>",
             "</head>",
             "<body>",
-            *_report(inspection, links=True),
+            *_report(inspection, alone=True),
             "</body>",
             "</html>",
             "",
@@ -65,22 +65,26 @@ def as_fragment(inspection: Inspection) -> str:
     Its style speaks of one class alone, so that the notebook keeps its own. A frame
     would keep them apart as well, but has no height of its own without a script, and
     is taken out altogether where a notebook is not trusted, on GitHub for one: a plain
-    table is what is left of this.
+    table is what is left of this. Its headings are none to HTML: JupyterLab would list
+    them among the notebook's own.
     """
     style = f"<style>{_read('report.css')}</style>"
-    return "\n".join([style, *_report(inspection, links=False)])
+    return "\n".join([style, *_report(inspection, alone=False)])
 
 
-def _report(inspection: Inspection, links: bool) -> Iterator[str]:
+def _report(inspection: Inspection, alone: bool) -> Iterator[str]:
+    """Yield the report; only where it stands alone has it headings and links."""
     yield '<div class="initlab-report">'
-    yield f"<h1>{_text(inspection.model)}</h1>"
+    title, head = ("h1", "h2") if alone else ("div", "div")
+    yield f'<{title} class="initlab-title">{_text(inspection.model)}</{title}>'
     yield f'<p class="initlab-summary">{_text(summary(inspection))}.</p>'
-    places = {one.layer: f"layer-{i}" for i, one in enumerate(inspection.layers)}
+    layers = inspection.layers if alone else ()
+    places = {one.layer: f"layer-{i}" for i, one in enumerate(layers)}
     for group in grouped(inspection.findings):
-        yield from _card(group, places if links else {})
+        yield from _card(group, head, places)
     yield from _plots(inspection)
     if inspection.layers:
-        yield from _table(inspection, places if links else {})
+        yield from _table(inspection, places)
     if inspection.notes:
         yield '<ul class="initlab-notes">'
         yield from (f"<li>{_text(note)}</li>" for note in inspection.notes)
@@ -88,13 +92,14 @@ def _report(inspection: Inspection, links: bool) -> Iterator[str]:
     yield "</div>"
 
 
-def _card(group: Group, places: Mapping[str, str]) -> Iterator[str]:
+def _card(group: Group, head: str, places: Mapping[str, str]) -> Iterator[str]:
     yield f'<section class="initlab-card initlab-{group.severity}">'
     first, *others = group.findings
     where = f"{len(group.findings)} layers" if others else _link(first.layer, places)
     yield (
-        f'<h2><span class="initlab-badge">{_text(group.severity)}</span> '
-        f"{_text(group.code)} in {where}</h2>"
+        f'<{head} class="initlab-head">'
+        f'<span class="initlab-badge">{_text(group.severity)}</span> '
+        f"{_text(group.code)} in {where}</{head}>"
     )
     if not others:
         yield f"<p>{_text(first.evidence)}</p>"

@@ -44,7 +44,7 @@ def test_help_has_examples(command, capsys):
     assert caught.value.code == 0
     out = capsys.readouterr().out
     assert f"  keras-initlab {command} " in out[out.index("examples:") :]
-    assert ("only for files from people whom you trust" in " ".join(out.split())) == (
+    assert ("Only for files from people whom you trust" in " ".join(out.split())) == (
         command != "gains"
     )
 

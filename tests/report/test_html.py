@@ -101,7 +101,9 @@ def test_a_page_is_whole_and_a_notebook_gets_a_part():
     page, part = inspections.small().html(), inspections.small()._repr_html_()
     assert page.startswith('<!DOCTYPE html>\n<html lang="en">')
     assert '<meta charset="utf-8">' in page
-    assert not {"html", "head", "body", "meta", "title"} & set(Page(part).tags)
+    outer = {"html", "head", "body", "meta", "title", "h1", "h2"}
+    assert not outer & set(Page(part).tags)
+    assert outer < set(Page(page).tags)
 
 
 def test_the_style_in_a_notebook_speaks_of_the_report_alone():
