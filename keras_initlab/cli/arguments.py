@@ -7,6 +7,7 @@ import textwrap
 from typing import Any
 
 from keras_initlab._version import __version__
+from keras_initlab.report.text import NARROWEST
 
 _EXAMPLES = """\
 examples:
@@ -43,7 +44,6 @@ examples:
   keras-initlab gains              the gain of every Keras activation
   keras-initlab gains gelu tanh    of these two
 """
-_NARROWEST = 30
 SCHEMES = ("activation", "variance", "isometric")
 
 
@@ -203,9 +203,9 @@ def _width(text: str) -> int:
         width = int(text)
     except ValueError:
         width = 0
-    if width < _NARROWEST:
+    if width < NARROWEST:
         raise argparse.ArgumentTypeError(
-            f"must be a whole number, {_NARROWEST} or more, not {text!r}"
+            f"must be a whole number, {NARROWEST} or more, not {text!r}"
         )
     return width
 

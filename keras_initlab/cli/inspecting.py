@@ -16,13 +16,13 @@ from keras_initlab.cli.output import (
     quiet,
     write,
 )
+from keras_initlab.report.text import NARROWEST
 
 if TYPE_CHECKING:
     from keras_initlab.report import Inspection
 
 _SEVERITIES = ("error", "warning", "info")
 _ENDINGS = {".html": "html", ".htm": "html", ".json": "json"}
-_NARROWEST = 30
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ def _formatted(
     width = arguments.width
     if width is None and output is None:
         terminal = line_width()
-        width = max(terminal, _NARROWEST) if terminal else None
+        width = max(terminal, NARROWEST) if terminal else None
     return found.text(width, color=output is None and colorful())
 
 

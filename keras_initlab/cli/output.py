@@ -25,8 +25,10 @@ def emit(text: str) -> None:
 def write(text: str, path: Path) -> None:
     """Write a result to a file."""
     try:
-        # Half a surrogate pair, in a name, has no code in UTF-8; JSON reads \\ud800.
-        with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        # Half a surrogate pair, in a name, has no code in UTF-8; JSON reads \ud800.
+        with path.open(
+            "w", encoding="utf-8", errors="backslashreplace", newline="\n"
+        ) as file:
             file.write(text + "\n")
     except OSError as error:
         raise BadInput(f"{path} cannot be written: {error.strerror}.") from error
