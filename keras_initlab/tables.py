@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 Justify = Literal["left", "right", "center"]
+
+# Rows that are wide by a name are cut at this many characters where nobody has said
+# how wide: no terminal has more.
+ENDLESS = 10_000
 
 
 def render_table(
@@ -35,19 +40,122 @@ def render_table(
     ──────────
      relu   1
     """
+    texts = [[plain(cell) for cell in row] for row in rows]
+    return render([build_table(columns, texts, title=title)], width)
+
+
+def build_table(
+    columns: Sequence[tuple[str, Justify]],
+    rows: Iterable[Sequence[Text]],
+    *,
+    title: str | None = None,
+    widths: Sequence[int] | None = None,
+) -> Table:
+    """Return a table of rich's, each column as wide as it needs or as `widths` says."""
     table = Table(
-        title=title,
+        title=plain(title) if title is not None else None,
         title_justify="left",
         title_style="",
         box=box.SIMPLE_HEAD,
         show_edge=False,
     )
-    for header, justify in columns:
-        table.add_column(header, justify=justify, overflow="fold")
+    for index, (header, justify) in enumerate(columns):
+        table.add_column(
+            Text(header),
+            justify=justify,
+            overflow="fold",
+            width=widths[index] if widths else None,
+        )
     for row in rows:
-        # Layer names may hold what rich reads as markup.
-        table.add_row(*map(escape, row))
-    console = Console(file=io.StringIO(), width=width or 10_000, color_system=None)
+        table.add_row(*row)
+    return table
+
+
+def fit(
+    widths: Sequence[int], order: Sequence[int], room: int, least: int
+) -> tuple[list[int], list[int]]:
+    """Choose which columns of a table are shown in a line of `room` characters.
+
+    Args:
+        widths: what each column needs.
+        order: the columns' indices, the most important first. The first is always
+            shown, and folded where it needs more than is left for it.
+        room: characters of a line.
+        least: what the first column of `order` is left with.
+
+    Returns:
+        The indices of the columns that fit, in their own order, and their widths.
+
+    >>> fit([10, 5, 30, 4], order=[0, 3, 2, 1], room=30, least=8)
+    ([0, 1, 3], [10, 5, 4])
+    """
+    first = order[0]
+    taken = _taken(min(widths[first], least))
+    shown = [first]
+    for index in order[1:]:
+        if taken + 1 + _taken(widths[index]) <= room:
+            taken += 1 + _taken(widths[index])
+            shown.append(index)
+    spare = room - taken + min(widths[first], least)
+    shown.sort()
+    return shown, [min(widths[i], spare) if i == first else widths[i] for i in shown]
+
+
+def _taken(width: int) -> int:
+    """Return what a column takes with the spaces beside it."""
+    return width + 2
+
+
+def needed(lines: Iterable[str]) -> int:
+    """Return the characters that a column of such cells needs."""
+    return max(
+        (cell_len(part) for line in lines for part in line.split("\n")), default=0
+    )
+
+
+def render(parts: Iterable[Any], width: int | None = None, color: bool = False) -> str:
+    """Return what rich prints as text, without colour codes unless asked for.
+
+    >>> render([plain("[red]a")])
+    '[red]a'
+    """
+    console = Console(
+        file=io.StringIO(),
+        width=width or ENDLESS,
+        color_system="standard" if color else None,
+        force_terminal=color,
+        force_jupyter=False,
+        no_color=not color,
+        legacy_windows=False,
+        highlight=False,
+    )
     with console.capture() as capture:
-        console.print(table)
+        for part in parts:
+            console.print(part)
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+
+
+def plain(text: str) -> Text:
+    r"""Return text that rich neither reads as markup nor sends to a terminal as codes.
+
+    >>> print(plain("[red]:smile:\x1b[31m"))
+    [red]:smile:\x1b[31m
+    """
+    return Text(printable(text))
+
+
+def paragraph(text: str) -> Text:
+    """Return `plain` text whose lines stay lines."""
+    return Text("\n").join(map(plain, text.split("\n")))
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with what moves a terminal's cursor or colour written out.
+
+    >>> printable("a\x1b[31mb\n²")
+    'a\\x1b[31mb\\n²'
+    """
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode()
+        for one in text
+    )

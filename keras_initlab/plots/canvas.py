@@ -52,11 +52,19 @@ def name_rows(axes: Any, figure: Any, names: Sequence[str]) -> None:
     """Write layers' names down the side, as many as can be read."""
     height = figure.bbox.height / figure.dpi
     shown = thinned(len(names), height - FRAME)
-    axes.set_yticks(shown, [shorten(names[i]) for i in shown], fontsize=LABEL)
+    labels = [shorten(names[i]) for i in shown]
+    axes.set_yticks(shown, labels, fontsize=LABEL, parse_math=False)
 
 
 def shorten(name: str) -> str:
-    """Return a name of which no more than the end is shown."""
+    """Return a name of which no more than the end is shown.
+
+    Dollar signs stay what they are: where it is drawn, say `parse_math=False`.
+    """
+    # A picture with a control character in it is no valid SVG.
+    name = "".join(
+        one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in name
+    )
     # The end tells layers of one block apart.
     return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
 
@@ -133,7 +141,7 @@ def count_epochs(axes: Any, places: Sequence[float]) -> None:
 
 def legend(axes: Any, handles: list[Any]) -> None:
     """Explain what is drawn, beside the axes: nothing is covered."""
-    axes.legend(
+    drawn = axes.legend(
         handles=handles,
         loc="upper left",
         bbox_to_anchor=(1.01, 1.0),
@@ -141,6 +149,8 @@ def legend(axes: Any, handles: list[Any]) -> None:
         fontsize=LABEL,
         borderaxespad=0,
     )
+    for text in drawn.get_texts():
+        text.set_parse_math(False)  # a layer's name may hold dollar signs
 
 
 def check_lengths(values: Any, x: Sequence[float], name: str) -> None:

@@ -211,6 +211,7 @@ def _name_columns(axes: Any, figure: Any, names: list[str]) -> None:
         [canvas.shorten(names[i]) for i in shown],
         fontsize=canvas.LABEL,
         ha="right" if slanted else "center",
+        parse_math=False,
         **turned,
     )
     axes.set_xlabel("layer, in call order")

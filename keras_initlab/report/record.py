@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from keras_initlab.diagnosis import Finding
+from keras_initlab.report import html, jsonform, picture, text
 from keras_initlab.stats import LayerStats
 
 
@@ -42,6 +46,9 @@ class InspectedLayer:
 class Inspection:
     """A model's layers, and what is wrong with it.
 
+    `print` it, look at it in a notebook, or take it further: `text`, `html`,
+    `save_html`, `json`, `to_dict`, `records`, `plot`.
+
     Attributes:
         model: the model's name.
         layers: in call order.
@@ -56,3 +63,92 @@ class Inspection:
     findings: tuple[Finding, ...]
     data: str | None = None
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        # As wide as the terminal, if there is one: a table that the terminal breaks
+        # cannot be read.
+        columns = shutil.get_terminal_size((0, 0)).columns
+        return self.text(max(columns, text.NARROWEST) if columns else None)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Inspection of {self.model!r}: {len(self.layers)} layers, "
+            f"{len(self.findings)} findings; print it>"
+        )
+
+    def text(self, width: int | None = None, color: bool = False) -> str:
+        """Return a table of the layers, then the findings and the notes.
+
+        Columns of which nothing is known are left out; so are, where `width` is
+        given, the least important ones that do not fit, with a line that names them.
+
+        Args:
+            width: characters of a line, 30 or more; None for as many as it needs.
+            color: use a terminal's colours for severities.
+
+        Raises:
+            ValueError: `width` is no int, or too small.
+
+        >>> stats = LayerStats("dense", variance=2.0, source="predicted")
+        >>> one = InspectedLayer("dense", "Dense", fan_in=4.0, predicted=stats)
+        >>> print(Inspection("net", (one,), ()).text())
+        net: 1 layer, nothing measured; no findings
+                                   variance
+         layer   kind    fan_in   predicted
+        ────────────────────────────────────
+         dense   Dense        4           2
+        """
+        return text.as_text(self, width, color)
+
+    def html(self) -> str:
+        """Return a page of HTML that needs nothing else.
+
+        It loads nothing, runs no script, and holds its plots where matplotlib is
+        installed; it is light or dark as the reader's system is.
+        """
+        return html.as_page(self)
+
+    def save_html(self, path: str | Path) -> None:
+        """Write `html` to a file, in place of what is there.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        Path(path).write_text(self.html(), encoding="utf-8", newline="\n")
+
+    def _repr_html_(self) -> str:
+        return html.as_fragment(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as dicts, lists, texts and numbers, as `json` writes it.
+
+        NaN and infinities are the texts "NaN", "Infinity" and "-Infinity"; what is not
+        known is None. `schema` is the form's version; the form stands in
+        `keras_initlab/report/inspection.schema.json`.
+        """
+        return jsonform.as_dict(self)
+
+    def json(self, indent: int | None = 2) -> str:
+        """Return `to_dict` as strict JSON, in one line where `indent` is None."""
+        return jsonform.as_json(self, indent)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """A flat dict for each layer, all with the same keys: rows of a data frame.
+
+        Figures are named after where they come from, such as `predicted_variance` and
+        `measured_variance`; shapes are texts; `findings` are the codes found there.
+        """
+        return jsonform.records(self)
+
+    def plot(self, figure: Any = None) -> Any:
+        """Return a matplotlib figure of variance and gradient over depth.
+
+        Args:
+            figure: a matplotlib Figure or SubFigure to draw on; None makes a new one.
+
+        Raises:
+            ImportError: matplotlib is missing.
+            ValueError: no variance and no gradient of any layer is known.
+        """
+        return picture.draw(self, figure)

@@ -1,4 +1,5 @@
 import builtins
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -81,3 +82,30 @@ def test_a_long_name_keeps_its_end():
 def test_values_between_gaps_are_found():
     values = np.ma.array(np.ones(6), mask=[0, 1, 0, 0, 1, 0])
     assert canvas.alone(values) == [0, 5]
+
+
+# Maths to matplotlib, a code to a terminal, no character to XML.
+NAME = "$\\frac{$ \x1b"
+NAMED = {
+    "variance_heatmap": lambda: plots.variance_heatmap({NAME: [1.0]}, [0]),
+    "by_depth": lambda: plots.by_depth(
+        [LayerStats(NAME, variance=1.0, source="monitored")]
+    ),
+    "histograms": lambda: plots.histograms({NAME: np.arange(9.0)}),
+    "updates": lambda: plots.updates({NAME: [1e-3, 1e-3]}, [0, 1]),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_a_name_is_text_whatever_it_holds(kind):
+    svg = plots.svg(NAMED[kind]())
+    assert "$\\frac{$ \N{REPLACEMENT CHARACTER}" in "".join(
+        ElementTree.fromstring(svg).itertext()
+    )
+
+
+def test_svg_is_the_same_each_time_and_loads_nothing():
+    first, second = (plots.svg(KINDS["by_depth"]()) for _ in range(2))
+    assert first == second
+    assert b"<script" not in first
+    assert b'href="http' not in first

@@ -1,10 +1,13 @@
+import io
+import os
 import subprocess
 import sys
 
 import pytest
 
 import keras_initlab
-from keras_initlab.cli import main
+from keras_initlab import rewrite
+from keras_initlab.cli import arguments, main
 from tests.helpers import run_python
 
 
@@ -32,6 +35,48 @@ def test_an_unknown_activation_is_one_line_and_exit_code_2(capsys):
 def test_no_command_prints_help(capsys):
     assert main([]) == 0
     assert "keras-initlab gains" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["inspect", "rewrite", "gains"])
+def test_help_has_examples(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert f"  keras-initlab {command} " in out[out.index("examples:") :]
+    assert ("Only for files from people whom you trust" in " ".join(out.split())) == (
+        command != "gains"
+    )
+
+
+def test_the_schemes_are_those_of_the_rewrite():
+    assert arguments.SCHEMES == rewrite.SCHEMES
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenPipeError])
+def test_ends_quietly_when_interrupted(error, monkeypatch, capsys):
+    def stop(_):
+        raise error
+
+    monkeypatch.setattr("keras_initlab.cli.gains.emit", stop)
+    code = main(["gains", "relu"])
+    assert code == {KeyboardInterrupt: 130, BrokenPipeError: 141}[error]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_nobody_reads_the_output(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        assert main(["gains", "relu"]) == 141
+
+
+def test_an_output_without_the_letters(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert main(["gains", "relu"]) == 0
+    assert b"E[\\u03c6]" in raw.getvalue()
 
 
 def test_version(capsys):

@@ -1,0 +1,63 @@
+"""The command `keras-initlab`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from keras_initlab.cli.arguments import parser
+from keras_initlab.cli.errors import BadInput
+
+__all__ = ["main"]
+
+# What a shell reports of a command that a signal has ended: 128 and its number.
+_INTERRUPTED, _BROKEN_PIPE = 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit code: 0 done, 1 `inspect` has found what `--fail-on` names, 2 bad
+        input, 130 interrupted, 141 nobody reads the output any more.
+
+    >>> main(["gains", "relu"])
+    Gains for z ~ N(0, 1): g = 1/sqrt(E[φ²]), chi = g² E[φ'²]
+     activation     E[φ]    E[φ²]   E[φ'²]        g      chi   initlab>auto
+    ──────────────────────────────────────────────────────────────────────────
+     relu         0.3989   0.5000   0.5000   1.4142   1.0000   He, 2 / fan_in
+    0
+    """
+    known = parser()
+    arguments = known.parse_args(argv)
+    try:
+        if arguments.command is None:
+            known.print_help()
+            code = 0
+        else:
+            code = arguments.run(arguments)
+        sys.stdout.flush()
+    except BadInput as error:
+        if arguments.traceback:
+            traceback.print_exc()
+        print(f"keras-initlab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _discard_output()
+        return _BROKEN_PIPE
+    return int(code)
+
+
+def _discard_output() -> None:
+    """Let Python flush what is left at its end without another error."""
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)

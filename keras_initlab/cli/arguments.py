@@ -1,0 +1,231 @@
+"""The command's arguments, and their help."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from typing import Any
+
+from keras_initlab._version import __version__
+from keras_initlab.report.text import NARROWEST
+
+_EXAMPLES = """\
+examples:
+  keras-initlab inspect model.keras                  layers, signals, findings
+  keras-initlab rewrite model.keras -o better.keras  initializers that fit
+  keras-initlab gains                                the gain of every activation
+"""
+_INSPECT = """\
+examples:
+  keras-initlab inspect model.keras
+  keras-initlab inspect model.keras --data batch.npz -o report.html
+  keras-initlab inspect model.keras --format json | jq .findings
+  keras-initlab inspect model.keras --fail-on warning      for CI
+  keras-initlab inspect model.keras --import my_package.layers
+
+batch.npz is written by numpy.savez("batch.npz", x=x), or by
+numpy.savez("batch.npz", left=..., right=...) for a model with inputs of these names.
+
+exit codes: 0 done, 1 a finding that --fail-on names, 2 bad input
+"""
+_REWRITE = """\
+examples:
+  keras-initlab rewrite model.keras --dry-run
+  keras-initlab rewrite model.keras -o better.keras --scheme variance --seed 0
+  keras-initlab rewrite model.keras -o better.keras --skip head --skip encoder/dense
+
+The weights of rewritten kernels are drawn anew: do this before training, not after.
+OUT holds no optimizer and no loss: call compile() on the model before fit().
+
+exit codes: 0 done, 2 bad input
+"""
+_GAINS = """\
+examples:
+  keras-initlab gains              the gain of every Keras activation
+  keras-initlab gains gelu tanh    of these two
+"""
+SCHEMES = ("activation", "variance", "isometric")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; `run` of what it returns is the command's function."""
+    top = argparse.ArgumentParser(
+        prog="keras-initlab",
+        description="Weight initialisation for Keras 3 that fits the layer.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    top.set_defaults(traceback=False)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    _add_inspect(commands)
+    _add_rewrite(commands)
+    _add_gains(commands)
+    return top
+
+
+def _add_inspect(commands: Any) -> None:
+    command = _command(
+        commands,
+        "inspect",
+        "show a saved model's layers and signals, and what is wrong with it",
+        "Show a saved model's layers, fans, initializers and signals, predicted and, "
+        "with --data, measured; say what is wrong and what to do.",
+        _INSPECT,
+        _inspect,
+    )
+    _add_model(command)
+    command.add_argument(
+        "--data",
+        metavar="FILE",
+        help="measure on a batch too: an .npz that holds one array, or `x`, or arrays "
+        "named as the model's inputs; or an .npy. Some 32 to 512 inputs will do",
+    )
+    command.add_argument(
+        "--format",
+        choices=("text", "json", "html"),
+        help="what to print; the default goes by the ending of FILE, else text",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write to FILE, in place of what is there",
+    )
+    command.add_argument(
+        "--fail-on",
+        choices=("error", "warning", "info", "never"),
+        default="never",
+        help="exit with 1 where a finding is at least as severe (default: never)",
+    )
+    command.add_argument(
+        "--width",
+        type=_width,
+        metavar="N",
+        help="characters of a line of text (default: the terminal's, else as many as "
+        "the table needs)",
+    )
+
+
+def _add_rewrite(commands: Any) -> None:
+    command = _command(
+        commands,
+        "rewrite",
+        "choose a saved model's kernel initializers anew",
+        "Give every kernel of a saved model an initializer that fits its place in the "
+        "network, draw its weights again, print what was done, and save the model.",
+        _REWRITE,
+        _rewrite,
+    )
+    _add_model(command)
+    command.add_argument(
+        "-o", "--output", metavar="OUT", help="where to save the model, a .keras file"
+    )
+    command.add_argument(
+        "--scheme",
+        choices=SCHEMES,
+        default="activation",
+        help="by the activation that follows (default), by the signal's variance "
+        "through the whole graph, or with mirrored units for plain deep networks",
+    )
+    command.add_argument(
+        "--seed", type=int, metavar="N", help="draw the same weights each time"
+    )
+    command.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="a layer to leave alone, by name or path; may be repeated",
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="print the plan and save nothing"
+    )
+    command.add_argument(
+        "--force", action="store_true", help="replace OUT if it exists"
+    )
+
+
+def _add_gains(commands: Any) -> None:
+    command = _command(
+        commands,
+        "gains",
+        "print the gains of activations",
+        "Print E[φ], E[φ²], E[φ'²], gain and chi of Keras activations.",
+        _GAINS,
+        _gains,
+    )
+    command.add_argument(
+        "activation", nargs="*", help="a Keras activation's name; all if none is given"
+    )
+
+
+def _command(
+    commands: Any, name: str, summary: str, description: str, epilog: str, run: Any
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        # As wide as argparse's own help; the examples keep their lines.
+        description=textwrap.fill(description, 78),
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help="a .keras or .h5 file")
+    command.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module first, which registers the model's own layers; looked "
+        "for in the current folder too; may be repeated",
+    )
+    command.add_argument(
+        "--unsafe",
+        action="store_true",
+        help="load and run code that the file holds, such as the function of a Lambda "
+        "layer (safe_mode=False): it can do on this computer whatever you can do. Only "
+        "for files from people whom you trust",
+    )
+    command.add_argument(
+        "--traceback", action="store_true", help="show where an error comes from"
+    )
+
+
+def _width(text: str) -> int:
+    try:
+        width = int(text)
+    except ValueError:
+        width = 0
+    if width < NARROWEST:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number, {NARROWEST} or more, not {text!r}"
+        )
+    return width
+
+
+# Each command is imported when it runs: help does not wait for it.
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from keras_initlab.cli.inspecting import run
+
+    return run(arguments)
+
+
+def _rewrite(arguments: argparse.Namespace) -> int:
+    from keras_initlab.cli.rewriting import run
+
+    return run(arguments)
+
+
+def _gains(arguments: argparse.Namespace) -> int:
+    from keras_initlab.cli.gains import run
+
+    return run(arguments)

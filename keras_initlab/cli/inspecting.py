@@ -1,0 +1,86 @@
+"""`keras-initlab inspect`: the report of a saved model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_initlab.cli import batches, loading
+from keras_initlab.cli.errors import BadInput, brief
+from keras_initlab.cli.output import (
+    check_place,
+    colorful,
+    emit,
+    line_width,
+    quiet,
+    write,
+)
+from keras_initlab.report.text import NARROWEST
+
+if TYPE_CHECKING:
+    from keras_initlab.report import Inspection
+
+_SEVERITIES = ("error", "warning", "info")
+_ENDINGS = {".html": "html", ".htm": "html", ".json": "json"}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print or write the report; return 1 where a finding is severe enough, else 0."""
+    output = Path(arguments.output) if arguments.output else None
+    if output is not None:
+        check_place(output)
+        _check_apart(output, arguments.model)
+    with quiet():
+        found = _inspection(arguments)
+    text = _formatted(found, arguments, output)
+    if output is None:
+        emit(text)
+    else:
+        write(text, output)
+    return int(_fails(found, arguments.fail_on))
+
+
+def _inspection(arguments: argparse.Namespace) -> Inspection:
+    from keras_initlab.inspection import inspect
+
+    model = loading.load(
+        arguments.model, unsafe=arguments.unsafe, modules=arguments.modules
+    )
+    x = batches.load(arguments.data, model) if arguments.data else None
+    try:
+        return inspect(model, x)
+    except Exception as error:
+        on = f" on a batch of {batches.describe(x)}" if x is not None else ""
+        raise BadInput(
+            f"{arguments.model} cannot be inspected{on}: {brief(error)}"
+        ) from error
+
+
+def _formatted(
+    found: Inspection, arguments: argparse.Namespace, output: Path | None
+) -> str:
+    form = arguments.format
+    if form is None:
+        form = _ENDINGS.get(output.suffix.lower(), "text") if output else "text"
+    if form == "json":
+        return found.json()
+    if form == "html":
+        return found.html()
+    width = arguments.width
+    if width is None and output is None:
+        terminal = line_width()
+        width = max(terminal, NARROWEST) if terminal else None
+    return found.text(width, color=output is None and colorful())
+
+
+def _fails(found: Inspection, level: str) -> bool:
+    if level == "never":
+        return False
+    counted = _SEVERITIES[: _SEVERITIES.index(level) + 1]
+    return any(one.severity in counted for one in found.findings)
+
+
+def _check_apart(output: Path, model: str) -> None:
+    if output.exists() and Path(model).exists() and output.samefile(model):
+        raise BadInput(f"{output} is the model itself. Give another file in -o.")

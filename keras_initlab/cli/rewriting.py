@@ -1,0 +1,80 @@
+"""`keras-initlab rewrite`: a saved model with other initializers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from keras_initlab.cli import loading
+from keras_initlab.cli.errors import BadInput, brief
+from keras_initlab.cli.output import check_place, emit, quiet
+from keras_initlab.rewrite import rewrite_initializers
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the plan, and save the model unless it is a dry run; return 0."""
+    output = _output(arguments)
+    with quiet():
+        model = loading.load(
+            arguments.model, unsafe=arguments.unsafe, modules=arguments.modules
+        )
+        try:
+            plan = rewrite_initializers(
+                model,
+                scheme=arguments.scheme,
+                seed=arguments.seed,
+                skip=arguments.skip or None,
+                dry_run=arguments.dry_run,
+            )
+        except Exception as error:
+            message = f"{arguments.model} cannot be rewritten: {brief(error)}"
+            raise BadInput(message) from error
+        if output is not None:
+            _save(model, output)
+    emit(str(plan))
+    if output is not None:
+        emit(f"saved: {output}")
+    return 0
+
+
+def _output(arguments: argparse.Namespace) -> Path | None:
+    """Return where to save; None for a dry run."""
+    if arguments.dry_run:
+        return None
+    if arguments.output is None:
+        raise BadInput("rewrite needs -o OUT.keras, or --dry-run to save nothing.")
+    output = Path(arguments.output)
+    check_place(output)
+    if output.suffix != ".keras":
+        raise BadInput(f"-o {output} must end in .keras, the format that is saved.")
+    if output.exists() and not arguments.force:
+        what = "is the model itself" if _same(output, arguments.model) else "exists"
+        raise BadInput(f"{output} {what}. Pass --force to replace it.")
+    return output
+
+
+def _same(output: Path, model: str) -> bool:
+    return Path(model).exists() and output.samefile(model)
+
+
+def _save(model: Any, output: Path) -> None:
+    """Save beside `output`, then move it there: nothing is half-done."""
+    target = Path(os.path.realpath(output))
+    try:
+        with tempfile.TemporaryDirectory(
+            dir=target.parent, prefix=f".{target.stem}."
+        ) as folder:
+            made = Path(folder) / target.name
+            model.save(made)
+            if target.exists():
+                shutil.copymode(target, made)
+            os.replace(made, target)
+    except OSError as error:
+        reason = error.strerror or brief(error)
+        raise BadInput(f"{output} cannot be written: {reason}.") from error
+    except Exception as error:
+        raise BadInput(f"{output} cannot be saved: {brief(error)}") from error

@@ -1,0 +1,97 @@
+"""Findings as the reports show them: sorted, those of one kind together."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from keras_initlab.diagnosis import Finding
+
+if TYPE_CHECKING:
+    from keras_initlab.report.record import Inspection
+
+SEVERITIES = ("error", "warning", "info")
+
+# A call such as il.rewrite_initializers(model, scheme="variance"), brackets in its
+# arguments included, or what stands between backquotes.
+_CODE = re.compile(r"`([^`]+)`|([A-Za-z_][\w.]*\((?:[^()]|\([^()]*\))*\))")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Findings of one code, one severity and one remedy."""
+
+    code: str
+    severity: str
+    remedy: str
+    findings: tuple[Finding, ...]
+
+
+def grouped(findings: Iterable[Finding]) -> list[Group]:
+    """Return findings in groups, errors first, else in the order of their first."""
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    for one in findings:
+        groups.setdefault((one.code, one.severity, one.remedy), []).append(one)
+    found = [Group(*key, tuple(members)) for key, members in groups.items()]
+    return sorted(found, key=lambda group: SEVERITIES.index(group.severity))
+
+
+def worst_by_layer(findings: Iterable[Finding]) -> dict[str, str]:
+    """Return the worst severity that each layer was found with."""
+    worst: dict[str, str] = {}
+    for one in findings:
+        known = worst.get(one.layer, one.severity)
+        worst[one.layer] = min(known, one.severity, key=SEVERITIES.index)
+    return worst
+
+
+def mark_of(layer: str, marks: Mapping[str, str]) -> str:
+    """Return the severity of a layer, or of the layer that this is a call of."""
+    return marks.get(layer) or marks.get(layer.rpartition("#")[0], "")
+
+
+def code_spans(text: str) -> list[tuple[str, bool]]:
+    """Return the pieces of a sentence, and whether each is code.
+
+    >>> code_spans("Call f(x, g(1)) first.")
+    [('Call ', False), ('f(x, g(1))', True), (' first.', False)]
+    """
+    pieces: list[tuple[str, bool]] = []
+    end = 0
+    for match in _CODE.finditer(text):
+        pieces.append((text[end : match.start()], False))
+        pieces.append((match[1] or match[2], True))
+        end = match.end()
+    pieces.append((text[end:], False))
+    return [(piece, code) for piece, code in pieces if piece]
+
+
+def counted(number: int, name: str) -> str:
+    """Return a number of things.
+
+    >>> counted(1, "error"), counted(2, "info")
+    ('1 error', '2 info')
+    """
+    plural = name if name == "info" else f"{name}s"
+    return f"{number} {name if number == 1 else plural}"
+
+
+def tally(findings: Sequence[Finding]) -> str:
+    """Return how many findings there are of each severity.
+
+    >>> tally([])
+    'no findings'
+    """
+    counts = Counter[str](one.severity for one in findings)
+    known = [counted(counts[name], name) for name in SEVERITIES if counts[name]]
+    return ", ".join(known) or "no findings"
+
+
+def summary(inspection: Inspection) -> str:
+    """Return the line that a report begins with, after the model's name."""
+    layers = counted(len(inspection.layers), "layer")
+    how = f"measured on {inspection.data}" if inspection.data else "nothing measured"
+    return f"{layers}, {how}; {tally(inspection.findings)}"

@@ -1,0 +1,202 @@
+"""An inspection as a page of HTML: no script, nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from keras_initlab.report import picture
+from keras_initlab.report.columns import Column, grid
+from keras_initlab.report.findings import (
+    Group,
+    code_spans,
+    grouped,
+    mark_of,
+    summary,
+    worst_by_layer,
+)
+
+if TYPE_CHECKING:
+    from keras_initlab.report.record import Inspection
+
+# Findings of one kind that are shown before the reader asks for more.
+SHOWN = 3
+# Characters of a name or an initializer from which on it is folded.
+LONG = 36
+
+
+def as_page(inspection: Inspection) -> str:
+    """Return the whole page; see `Inspection.html`."""
+    style = _read("report.css") + _read("page.css")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    # Everything is escaped; should anything slip through all the same, the browser
+    # runs and loads nothing but this one style and the pictures inside the page.
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{_text(inspection.model)}: initlab inspection</title>",
+            f"<style>{style}</style>",
+            "</head>",
+            "<body>",
+            *_report(inspection, alone=True),
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def as_fragment(inspection: Inspection) -> str:
+    """Return what a notebook shows below a cell.
+
+    Its style speaks of one class alone, so that the notebook keeps its own. A frame
+    would keep them apart as well, but has no height of its own without a script, and
+    is taken out altogether where a notebook is not trusted, on GitHub for one: a plain
+    table is what is left of this. Its headings are none to HTML: JupyterLab would list
+    them among the notebook's own.
+    """
+    style = f"<style>{_read('report.css')}</style>"
+    return "\n".join([style, *_report(inspection, alone=False)])
+
+
+def _report(inspection: Inspection, alone: bool) -> Iterator[str]:
+    """Yield the report; only where it stands alone has it headings and links."""
+    yield '<div class="initlab-report">'
+    title, head = ("h1", "h2") if alone else ("div", "div")
+    yield f'<{title} class="initlab-title">{_text(inspection.model)}</{title}>'
+    yield f'<p class="initlab-summary">{_text(summary(inspection))}.</p>'
+    layers = inspection.layers if alone else ()
+    places = {one.layer: f"layer-{i}" for i, one in enumerate(layers)}
+    for group in grouped(inspection.findings):
+        yield from _card(group, head, places)
+    yield from _plots(inspection)
+    if inspection.layers:
+        yield from _table(inspection, places)
+    if inspection.notes:
+        yield '<ul class="initlab-notes">'
+        yield from (f"<li>{_text(note)}</li>" for note in inspection.notes)
+        yield "</ul>"
+    yield "</div>"
+
+
+def _card(group: Group, head: str, places: Mapping[str, str]) -> Iterator[str]:
+    yield f'<section class="initlab-card initlab-{group.severity}">'
+    first, *others = group.findings
+    where = f"{len(group.findings)} layers" if others else _link(first.layer, places)
+    yield (
+        f'<{head} class="initlab-head">'
+        f'<span class="initlab-badge">{_text(group.severity)}</span> '
+        f"{_text(group.code)} in {where}</{head}>"
+    )
+    if not others:
+        yield f"<p>{_text(first.evidence)}</p>"
+    else:
+        rows = [
+            f"<li>{_link(one.layer, places)}: {_text(one.evidence)}</li>"
+            for one in group.findings
+        ]
+        yield f"<ul>{''.join(rows[:SHOWN])}</ul>"
+        if rows[SHOWN:]:
+            yield f"<details><summary>{len(rows) - SHOWN} more</summary>"
+            yield f"<ul>{''.join(rows[SHOWN:])}</ul></details>"
+    remedy = "".join(
+        f"<code>{_text(piece)}</code>" if code else _text(piece)
+        for piece, code in code_spans(group.remedy)
+    )
+    yield f'<p class="initlab-remedy">{remedy}</p>'
+    yield "</section>"
+
+
+def _plots(inspection: Inspection) -> Iterator[str]:
+    try:
+        drawn = picture.as_svg(inspection)
+    except ImportError as error:
+        yield f'<p class="initlab-summary">{_text(str(error))}</p>'
+        return
+    if drawn is not None:
+        # An image instead of SVG in the page: no style or script of it reaches out,
+        # and its ids do not meet those of another report in the notebook.
+        data = base64.b64encode(drawn).decode()
+        about = "Variance of each layer's output, and the gradient there, over depth"
+        yield (
+            f'<img class="initlab-plot" alt="{_text(about)}" '
+            f'src="data:image/svg+xml;base64,{data}">'
+        )
+
+
+def _table(inspection: Inspection, places: Mapping[str, str]) -> Iterator[str]:
+    found = grid(inspection.layers)
+    marks = worst_by_layer(inspection.findings)
+    yield '<div class="initlab-scroll"><table>'
+    heads = (
+        f"<th{_kind(one)} scope='col'>{_lines(one.header)}</th>"
+        for one in found.columns
+    )
+    yield f"<thead><tr>{''.join(heads)}</tr></thead>"
+    yield "<tbody>"
+    for cells in found.rows:
+        name, others = cells[0] or "", cells[1:]
+        severity = mark_of(name, marks)
+        place = f' id="{places[name]}"' if name in places else ""
+        about = f' class="initlab-{severity}" title="{severity}"' if severity else ""
+        columns = zip(found.columns[1:], others, strict=True)
+        head = f"<th scope='row'{_kind(found.columns[0], name)}>{_path(name)}</th>"
+        row = (
+            f"<td{_kind(column, cell)}>{_text('–' if cell is None else cell)}</td>"
+            for column, cell in columns
+        )
+        yield f"<tr{place}{about}>{head}{''.join(row)}</tr>"
+    yield "</tbody></table></div>"
+
+
+def _path(layer: str) -> str:
+    """Return a layer's path, its own name standing out."""
+    *around, name = layer.split("/")
+    if not around:
+        return _text(name)
+    slash = "/<wbr>" if len(layer) > LONG else "/"
+    before = "".join(_text(one) + slash for one in around)
+    return f'<span class="initlab-around">{before}</span>{_text(name)}'
+
+
+def _link(layer: str, places: Mapping[str, str]) -> str:
+    if layer not in places:
+        return _text(layer)
+    return f'<a href="#{places[layer]}">{_text(layer)}</a>'
+
+
+def _kind(column: Column, cell: str | None = None) -> str:
+    """Return the class of a cell."""
+    if column.number:
+        return ' class="initlab-number"'
+    return ' class="initlab-long"' if cell and len(cell) > LONG else ""
+
+
+def _lines(header: str) -> str:
+    return "<br>".join(map(_text, header.split("\n")))
+
+
+def _text(text: str) -> str:
+    """Return text as HTML; what no page may hold is shown as a replacement."""
+    usable = (
+        one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}"
+        for one in text
+    )
+    return escape("".join(usable), quote=True)
+
+
+def _read(name: str) -> str:
+    return (files("keras_initlab.report") / name).read_text(encoding="utf-8")

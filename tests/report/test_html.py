@@ -1,0 +1,188 @@
+import base64
+import builtins
+import hashlib
+import re
+import xml.etree.ElementTree as ElementTree
+from html import escape
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.report import inspections
+from tests.report.inspections import EVIL, NAMES, bare, inspection
+
+CASES = {
+    "small": inspections.small,
+    "deep": inspections.deep,
+    "named": inspections.named,
+    "empty": lambda: inspection(data=None),
+}
+VOID = {"meta", "img", "br", "wbr"}
+ALLOWED = set(
+    "html head meta title style body div h1 h2 p ul li section span a code details "
+    "summary table thead tbody tr th td br wbr img".split()
+)
+
+
+class Page(HTMLParser):
+    """A page's tags, attributes and text; every tag that is opened must be closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.texts, self.open = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *one) for one in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return "".join(self.texts)
+
+
+FORMS = {"page": lambda one: one.html(), "notebook": lambda one: one._repr_html_()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_runs_and_nothing_is_loaded(case, form):
+    text = FORMS[form](CASES[case]())
+    page = Page(text)
+    assert set(page.tags) <= ALLOWED
+    assert "<script" not in text.lower()
+    assert not re.search(r"https?://|@import|url\(", text)
+    for _, name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href"):
+            assert value.startswith(("data:image/svg+xml;base64,", "#"))
+    assert ("style", "id") not in {(tag, name) for tag, name, _ in page.attributes}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_names_are_escaped_and_shown(form):
+    text = FORMS[form](inspections.named())
+    assert EVIL not in text
+    assert escape(EVIL) in text
+    shown = Page(text).text
+    for name in NAMES[:-1]:
+        assert name in shown
+    assert "\x1b" not in text
+
+
+def test_the_policy_allows_the_page_its_own_style_and_pictures_alone():
+    text = inspections.small().html()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert dict(one.split(" ", 1) for one in policy.split("; ")) == {
+        "default-src": "'none'",
+        "style-src": f"'sha256-{digest}'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    # It would block a style that stands at an element.
+    assert not any(name == "style" for _, name, _ in Page(text).attributes)
+
+
+def test_a_page_is_whole_and_a_notebook_gets_a_part():
+    page, part = inspections.small().html(), inspections.small()._repr_html_()
+    assert page.startswith('<!DOCTYPE html>\n<html lang="en">')
+    assert '<meta charset="utf-8">' in page
+    outer = {"html", "head", "body", "meta", "title", "h1", "h2"}
+    assert not outer & set(Page(part).tags)
+    assert outer < set(Page(page).tags)
+
+
+def test_the_style_in_a_notebook_speaks_of_the_report_alone():
+    style = re.search(r"<style>(.*?)</style>", inspections.small()._repr_html_(), re.S)
+    rules = re.sub(r"/\*.*?\*/", "", style[1], flags=re.DOTALL)
+    rules = re.sub(r"@media[^{]*\{", "", rules)
+    selectors = re.findall(r"([^{}]+)\{", rules)
+    assert len(selectors) > 20
+    for one in ",".join(selectors).split(","):
+        assert one.strip().startswith(".initlab-report")
+
+
+def test_light_and_dark():
+    assert "prefers-color-scheme: dark" in inspections.small().html()
+
+
+def test_the_table_has_a_row_a_layer_and_marks_what_was_found():
+    page = Page(inspections.deep().html())
+    assert page.tags.count("tr") == 301
+    marked = [
+        value for tag, name, value in page.attributes if (tag, name) == ("tr", "class")
+    ]
+    assert marked.count("initlab-error") == 1
+    assert marked.count("initlab-warning") == 249
+
+
+def test_links_lead_to_layers():
+    page = Page(inspections.deep().html())
+    places = {value for _, name, value in page.attributes if name == "id"}
+    links = [value for _, name, value in page.attributes if name == "href"]
+    assert len(places) == 300
+    assert len(links) == 251
+    assert {one.removeprefix("#") for one in links} <= places
+    # Two reports in one notebook must not share ids.
+    notebook = Page(inspections.deep()._repr_html_())
+    assert not any(name in ("id", "href") for _, name, _ in notebook.attributes)
+
+
+def test_a_remedy_is_shown_as_code():
+    text = inspections.small().html()
+    code = escape('il.rewrite_initializers(model, scheme="isometric")')
+    assert f"Call <code>{code}</code> before training." in text
+
+
+def test_the_plot_is_well_formed_and_holds_the_names():
+    text = inspections.named().html()
+    (data,) = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', text)
+    svg = base64.b64decode(data).decode()
+    shown = "".join(ElementTree.fromstring(svg).itertext())
+    for name in NAMES[:6]:
+        assert name in shown
+    assert "<script" not in svg
+
+
+def test_the_same_inspection_makes_the_same_page():
+    assert inspections.small().html() == inspections.small().html()
+
+
+def test_where_there_is_nothing_to_plot_there_is_no_plot():
+    assert "<img" not in inspection(bare("a")).html()
+
+
+def test_without_matplotlib_the_page_says_how_to_get_it(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    page = Page(inspections.small().html())
+    assert "img" not in page.tags
+    assert 'pip install "keras-initlab[plots]"' in page.text
+
+
+def test_save(tmp_path):
+    path = tmp_path / "report.html"
+    one = inspection(bare("half \ud800 a pair"))
+    one.save_html(path)
+    assert path.read_text(encoding="utf-8") == one.html()
+    one.save_html(str(path))
