@@ -212,6 +212,30 @@ def few_digits() -> tuple[Any, Any]:
     return np.tile(x[:64], (16, 1)), np.tile(y[:64], 16)
 
 
+def rescaled(first: str) -> Any:
+    """Return a network that scales its own inputs: bytes, from 0 to 255."""
+    scale = {
+        "Rescaling": lambda: layers.Rescaling(1 / 255),
+        "BatchNormalization": layers.BatchNormalization,
+    }
+    return stack(scale[first](), layers.Dense(48, "relu"), head(), shape=(64,))
+
+
+def decoder() -> Any:
+    """Return transposed convolutions, each scaled to its own fans."""
+    options: dict[str, Any] = {"kernel_initializer": "initlab>auto"}
+    options |= {"strides": 2, "activation": "relu", "padding": "same"}
+    rows = [
+        layers.Dense(64, "relu", kernel_initializer="initlab>auto"),
+        layers.Reshape((2, 2, 16)),
+        layers.Conv2DTranspose(16, 3, **options),
+        layers.Conv2DTranspose(16, 3, **options),
+        layers.Conv2D(1, 3, padding="same"),
+        layers.Flatten(),
+    ]
+    return stack(*rows, shape=(64,), loss="values")
+
+
 def recurrent(name: str, **options: Any) -> Any:
     """Return one recurrent layer that reads an image's rows."""
     return stack(getattr(layers, name)(32, **options), head(), shape=(8, 8), rate=0.01)
@@ -221,6 +245,14 @@ def recurrent(name: str, **options: Any) -> Any:
 TRAINED: dict[str, Any] = {"phase": "training", "epochs": 4}
 
 
+def bags() -> tuple[Any, Any]:
+    """Return which of 40 tokens are in a sequence: mostly zeros."""
+    x, y = cases.tokens()
+    present = np.zeros((len(x), 40), "float32")
+    np.put_along_axis(present, x, 1, axis=1)
+    return present, y
+
+
 def of(name: str, build: Any, data: Any = cases.digits, **rest: Any) -> Case:
     """Return a case; by default of digits, before training."""
     return Case(name, build, data, **{"epochs": 4, **rest})
@@ -228,18 +260,23 @@ def of(name: str, build: Any, data: Any = cases.digits, **rest: Any) -> Case:
 
 def _plain() -> tuple[Case, ...]:
     few = {"inputs": 8, "outputs": 1}
+    bag = {"inputs": 40, "outputs": 2}
     he = "he_normal"
     return (
         of("shallow tanh", seeded(plain, "tanh", 1)),
         of("tanh, Glorot, six layers", seeded(plain, "tanh", 6)),
         of("tanh, Glorot, six layers, trained", seeded(plain, "tanh", 6), **TRAINED),
         of("tanh, orthogonal, ten layers", seeded(plain, "tanh", 10, "orthogonal")),
+        of("tanh, He, three layers", seeded(plain, "tanh", 3, he)),
         of("SELU, LeCun, ten layers", seeded(plain, "selu", 10, "lecun_normal")),
         of("ReLU, He", seeded(plain, "relu", 4, he)),
         of("ReLU, He, trained", seeded(plain, "relu", 4, he), **TRAINED),
         of("ReLU, Keras's default", seeded(plain, "relu", 3)),
         of("ReLU, He, dropout", seeded(plain, "relu", 3, he, dropout=0.3)),
         of("pixels from 0 to 1", seeded(plain, "relu", 3), cases.fractions),
+        of("bytes, rescaled", seeded(rescaled, "Rescaling"), cases.pixels),
+        of("bytes, normalised", seeded(rescaled, "BatchNormalization"), cases.pixels),
+        of("bags of tokens", seeded(plain, "relu", 2, **bag), bags),
         of("regression", seeded(plain, "relu", 3, **few), cases.regression),
         of(
             "regression, trained",
@@ -286,6 +323,7 @@ def _convolutions() -> tuple[Case, ...]:
         of("BatchNormalization", normalised, cases.images),
         of("BatchNormalization, trained", normalised, cases.images, **TRAINED),
         of("depthwise and separable", seeded(depthwise), cases.images),
+        of("decoder", seeded(decoder), cases.digits_to_digits, epochs=10),
         of("depthwise with normalisation", seeded(mobile), cases.images),
     )
 

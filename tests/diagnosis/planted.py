@@ -167,28 +167,26 @@ def separable() -> Any:
 
 
 def transposed() -> Any:
-    """Return a decoder; of a transposed kernel one tap in nine meets an output."""
+    """Return a vector made an image; of a kernel one tap in nine meets an output."""
     options: dict[str, Any] = {"strides": 3, "activation": "relu"}
     options |= {"kernel_initializer": "he_normal"}
     rows = [
         layers.Dense(16, "relu", kernel_initializer="he_normal"),
         layers.Reshape((1, 1, 16)),
-        layers.Conv2DTranspose(16, 3, **options),
-        layers.Conv2DTranspose(16, 3, **options),
-        layers.Cropping2D(((0, 1), (0, 1))),
-        layers.Conv2D(1, 3, padding="same"),
+        *[layers.Conv2DTranspose(16, 3, **options) for _ in range(3)],
+        layers.AveragePooling2D(9),
         layers.Flatten(),
     ]
-    return stack(*rows, shape=(64,), loss="values")
+    return stack(*rows, head(), shape=(64,))
 
 
 def by_equation() -> Any:
     """Return EinsumDense layers whose kernels' second axis is no input."""
     rows: list[Any] = []
-    for _ in range(3):
+    for _ in range(5):
         rows += [
             layers.EinsumDense(
-                "abc,cde->abde", (8, 4, 8), "relu", kernel_initializer=HeOfShape()
+                "abc,cde->abde", (8, 8, 4), "relu", kernel_initializer=HeOfShape()
             ),
             layers.Reshape((8, 32)),
         ]
