@@ -6,6 +6,9 @@ import pytest
 from tests.diagnosis.networks import FAULTY, HEALTHY, Case, alarms, found
 from tests.helpers import kernels
 
+# Training takes seconds; these two are always run.
+ALWAYS = ("constants, trained", "ReLU, He, trained")
+
 
 def parameters(some: tuple[Case, ...]):
     return [
@@ -15,7 +18,8 @@ def parameters(some: tuple[Case, ...]):
 
 
 def _marks(case: Case):
-    return [pytest.mark.slow] if case.phase == "training" else []
+    slow = case.phase == "training" and case.name not in ALWAYS
+    return [pytest.mark.slow] if slow else []
 
 
 @pytest.mark.parametrize("case", parameters(FAULTY))
