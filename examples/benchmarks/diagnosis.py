@@ -11,8 +11,9 @@ epoch, always with data; all their alarms count. Of a faulty network is told
 - misnamed: only what is not the case;
 - missed: nothing;
 
-and of a healthy one the errors and warnings raised on it. A "+" lists what was told
-beside the fault and does not follow from it.
+and of a healthy one whether an error or warning was raised on it. A "+" counts (of
+keras-initlab, lists) the codes that were told and are not the case; diagnosis.json
+has all of them.
 
     KERAS_BACKEND=jax python examples/benchmarks/diagnosis.py [--quick]
         [--cases TEXT …] [--out FOLDER]
@@ -109,12 +110,12 @@ def run(case: Case) -> dict[str, Any]:
     }
 
 
-def cell(answer: dict[str, Any]) -> str:
-    """Return a tool's answer for the table."""
-    verdict, false = answer["verdict"], ", ".join(answer["false"])
-    if verdict in ("false alarm", "misnamed"):
-        return f"{verdict}: {false}"
-    return f"{verdict} + {false}" if false else verdict
+def cell(tool: str, answer: dict[str, Any]) -> str:
+    """Return a tool's answer for the table; of rivals' untrue codes, how many."""
+    verdict, false = answer["verdict"], answer["false"]
+    if not false:
+        return str(verdict)
+    return f"{verdict} +{len(false) if tool != OURS else ' ' + ', '.join(false)}"
 
 
 def summary(results: list[dict[str, Any]]) -> list[list[str]]:
@@ -165,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         [
             one["case"],
             ", ".join(one["codes"]) or "–",
-            *(cell(one["answers"][tool]) for tool in TOOLS),
+            *(cell(tool, one["answers"][tool]) for tool in TOOLS),
         ]
         for one in results
     ]
