@@ -41,19 +41,26 @@ from keras_initlab.initializers import (
 )
 
 if TYPE_CHECKING:
+    from keras_initlab.diagnosis import Finding
+    from keras_initlab.inspection import diagnose, inspect
     from keras_initlab.measurement import measure
     from keras_initlab.monitor import VarianceMonitor
     from keras_initlab.plan import Plan
     from keras_initlab.propagation import propagate
+    from keras_initlab.report import Inspection
     from keras_initlab.rewrite import rewrite_initializers
     from keras_initlab.stats import LayerStats
 
 # Where the names are that register nothing: imported when first asked for, so that
 # `import keras_initlab` costs little.
 _LATER = {
+    "Finding": "diagnosis",
+    "Inspection": "report",
     "LayerStats": "stats",
     "Plan": "plan",
     "VarianceMonitor": "monitor",
+    "diagnose": "inspection",
+    "inspect": "inspection",
     "measure": "measurement",
     "propagate": "propagation",
     "rewrite_initializers": "rewrite",
@@ -65,12 +72,14 @@ __all__ = [
     "ConstantBias",
     "DeltaOrthogonal",
     "Fans",
+    "Finding",
     "ForgetGateBias",
     "GlorotNormal",
     "GlorotUniform",
     "HeNormal",
     "HeUniform",
     "Identity",
+    "Inspection",
     "KernelLayout",
     "LayerStats",
     "LecunNormal",
@@ -82,6 +91,8 @@ __all__ = [
     "Sparse",
     "VarianceMonitor",
     "__version__",
+    "diagnose",
+    "inspect",
     "kernel_fans",
     "kernel_layout",
     "measure",

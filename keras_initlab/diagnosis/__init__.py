@@ -1,5 +1,19 @@
-"""What is wrong with a network's signals, from what is known of them."""
+"""What is wrong with a network, from what is known of it.
 
-from keras_initlab.diagnosis.finding import Finding, check
+Each module of `checks` holds rules, which are found by themselves.
+"""
 
-__all__ = ["Finding", "check"]
+from keras_initlab.diagnosis.facts import Facts, InputFacts, KernelFacts, LayerFacts
+from keras_initlab.diagnosis.finding import SEVERITIES, Finding, Severity
+from keras_initlab.diagnosis.rules import findings_of
+
+__all__ = [
+    "SEVERITIES",
+    "Facts",
+    "Finding",
+    "InputFacts",
+    "KernelFacts",
+    "LayerFacts",
+    "Severity",
+    "findings_of",
+]

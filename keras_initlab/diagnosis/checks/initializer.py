@@ -1,0 +1,99 @@
+"""Initializers that do not fit: the nonlinearity that follows, or the layer's fans."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from keras_initlab.diagnosis import wording
+from keras_initlab.diagnosis.facts import Facts, KernelFacts
+from keras_initlab.diagnosis.finding import Finding, Severity
+from keras_initlab.diagnosis.rules import check
+
+# Decades of variance lost or won between one normalisation and the next. Of one
+# kernel less than this is told as no more than worth knowing.
+RISKY, LOST = 3.0, 8.0
+NOTED = math.log10(1.5)
+# Variances by wrong fans that are told as a warning, and at all.
+WRONG, OFF = 4.0, 1.5
+
+
+@check
+def initializer_mismatch(facts: Facts) -> Iterator[Finding]:
+    """Report kernels drawn too small or too large for what follows, taken together.
+
+    A normalisation mends it, and a residual branch has a stream beside it: the count
+    of decades starts anew there.
+    """
+    most: list[KernelFacts] = []
+    decades, run, total = 0.0, [], 0.0
+    for kernel in facts.kernels:
+        if _is_counted(kernel):
+            off = math.log10(kernel.scale or 1.0)
+            if abs(off) > NOTED:
+                run, total = [*run, kernel], total + off
+            if abs(total) > abs(decades):
+                decades, most = total, run
+        if kernel.normalised or kernel.branch_end:
+            run, total = [], 0.0
+    if not most:
+        return
+    first = most[0]
+    size = "small" if decades < 0 else "large"
+    yield Finding(
+        "initializer-mismatch",
+        _severity(abs(decades), RISKY, LOST),
+        first.layer,
+        f"{first.initializer} draws its {first.weight} with "
+        f"{wording.number(first.scale or 1)} times the variance that fits "
+        f"{first.nonlinearity}{wording.others([one.layer for one in most])}: together "
+        f"10^{decades:.1f}, too {size}.",
+        'Use kernel_initializer="initlab>auto", or call il.rewrite_initializers(model) '
+        "before training.",
+    )
+
+
+def _is_counted(kernel: KernelFacts) -> bool:
+    aside = kernel.head or kernel.guarded or kernel.normalised or kernel.branch_end
+    return kernel.scale is not None and kernel.constant is None and not aside
+
+
+def _severity(value: float, risky: float, lost: float) -> Severity:
+    if value < risky:
+        return "info"
+    return "error" if value > lost else "warning"
+
+
+@check
+def wrong_fans(facts: Facts) -> Iterator[Finding]:
+    """Report kernels drawn by fans that are not those of their layer."""
+    known = [one for one in facts.kernels if _off(one) > math.log(OFF)]
+    serious = [one for one in known if _is_serious(one)]
+    yield from _fans(serious, "warning")
+    yield from _fans([one for one in known if one not in serious], "info")
+
+
+def _fans(kernels: Sequence[KernelFacts], severity: Severity) -> Iterator[Finding]:
+    if not kernels:
+        return
+    worst = max(kernels, key=_off)
+    yield Finding(
+        "wrong-fans",
+        severity,
+        worst.layer,
+        f"{worst.initializer} counts the fans of its {worst.weight} by the shape "
+        f"alone: the variance is {wording.number(worst.by_wrong_fans or 1)} times that "
+        f"by the layer's own{wording.others([one.layer for one in kernels])}.",
+        'Use an initlab> initializer, such as "initlab>he_normal": it counts the fans '
+        "by the layer.",
+    )
+
+
+def _off(kernel: KernelFacts) -> float:
+    ratio = kernel.by_wrong_fans
+    return 0.0 if ratio is None or kernel.constant is not None else abs(math.log(ratio))
+
+
+def _is_serious(kernel: KernelFacts) -> bool:
+    aside = kernel.head or kernel.guarded or kernel.normalised or kernel.branch_end
+    return _off(kernel) >= math.log(WRONG) - 1e-9 and not aside

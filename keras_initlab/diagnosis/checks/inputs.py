@@ -1,0 +1,53 @@
+"""Data of another scale than the zero mean and unit variance that weights are for.
+
+LeCun, Bottou, Orr & Müller, "Efficient BackProp", 1998, section 4.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from keras_initlab.diagnosis import wording
+from keras_initlab.diagnosis.facts import Facts, InputFacts
+from keras_initlab.diagnosis.finding import Finding
+from keras_initlab.diagnosis.rules import check
+
+# Root mean squares of which data are still near enough to 1; how far the mean may lie
+# from 0, in deviations; how much one feature may vary more than the others.
+SMALLEST, LARGEST = 0.01, 30.0
+OFFSET = 10.0
+SPREAD = 300.0
+
+_REMEDY = (
+    "Standardise it: layers.Normalization() with .adapt(x) as the first layer, or "
+    "x = (x - x.mean(axis=0)) / x.std(axis=0)."
+)
+
+
+@check
+def input_scale(facts: Facts) -> Iterator[Finding]:
+    """Report each input that is far from mean 0 and variance 1."""
+    for one in facts.inputs:
+        evidence = None if one.scaled else _fault(one)
+        if evidence is not None:
+            yield Finding("input-scale", "warning", one.name, evidence, _REMEDY)
+
+
+def _fault(data: InputFacts) -> str | None:
+    rms = (data.mean**2 + data.deviation**2) ** 0.5
+    if rms == 0:
+        return None
+    told = (
+        f"The data have mean {wording.number(data.mean)} and deviation "
+        f"{wording.number(data.deviation)}"
+    )
+    if not SMALLEST <= rms <= LARGEST and data.spread <= SPREAD:
+        return f"{told}, where weights are drawn for 0 and 1."
+    if abs(data.mean) > OFFSET * data.deviation:
+        return f"{told}: hardly anything but an offset."
+    if data.spread > SPREAD:
+        return (
+            f"Feature {data.largest} varies {wording.number(data.spread)} times as "
+            "much as the median one: it drowns the others."
+        )
+    return None

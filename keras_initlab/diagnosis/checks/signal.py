@@ -1,0 +1,132 @@
+"""Signals that vanish, explode, or no longer tell inputs apart.
+
+Nothing is held against a fixed size: a signal is compared with what went into the
+first kernel, or came out of the last normalisation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from keras_initlab.diagnosis import wording
+from keras_initlab.diagnosis.facts import Facts
+from keras_initlab.diagnosis.finding import Finding, Severity
+from keras_initlab.diagnosis.rules import check
+from keras_initlab.stats import LayerStats
+
+# Second moments that have changed by more than this: of amplitudes, the root of it.
+# The weaker one is beyond what a change of width, pooling or dropout can do; at the
+# stronger one half of float32's digits are gone.
+RISKY, LOST = 1e4, 1e8
+
+# What is left of 1 - cosine between inputs. Of plain ReLU networks it falls as the
+# square of the depth, and that is slow to train beyond some 30 layers.
+ALIKE, SAME = 0.05, 1e-4
+DEEP = 10
+
+
+def severity_of(factor: float) -> Severity:
+    """Return how bad it is that a second moment changed by a factor above 1."""
+    return "error" if factor > LOST else "warning"
+
+
+@check
+def vanishing_signal(facts: Facts) -> Iterator[Finding]:
+    """Report where what tells inputs apart is gone for good on the way forward."""
+    ratios = list(_ratios(facts, "batch_variance"))
+    gone = _gone_for_good([ratio for _, ratio in ratios])
+    if gone is None:
+        return
+    layer, least = ratios[gone][0], max(ratio for _, ratio in ratios[gone:])
+    yield Finding(
+        "vanishing-signal",
+        severity_of(math.inf if least == 0 else 1 / least),
+        layer,
+        f"From here on the variance over the batch is {wording.number(least)} of what "
+        "went in, or less.",
+        wording.rewrite("isometric" if len(ratios) > 2 * DEEP else "variance"),
+    )
+
+
+@check
+def exploding_signal(facts: Facts) -> Iterator[Finding]:
+    """Report where the signal has grown out of proportion."""
+    ratios = list(_ratios(facts, "second_moment"))
+    large = [(layer, ratio) for layer, ratio in ratios if ratio > RISKY]
+    if not large:
+        return
+    most = max(ratio for _, ratio in large)
+    yield Finding(
+        "exploding-signal",
+        severity_of(most),
+        large[0][0],
+        f"The output's second moment is {wording.number(large[0][1])} times what went "
+        f"in, and grows to {wording.number(most)} times.",
+        wording.rewrite("variance"),
+    )
+
+
+def _ratios(facts: Facts, figure: str) -> Iterator[tuple[str, float]]:
+    """Yield layers and a figure of theirs over that of where their signal starts."""
+    reference = _input_of(facts, figure)
+    for one in facts.hidden:
+        value = getattr(one, figure)
+        what = facts.layer(one.layer)
+        if value is None or math.isnan(value):
+            continue
+        fresh = reference is None or (what is not None and what.starts)
+        if fresh or (what is not None and what.normalises and value > 0):
+            reference = value if value > 0 else reference
+        elif reference:
+            yield one.layer, value / reference
+
+
+def _input_of(facts: Facts, figure: str) -> float | None:
+    if len(facts.inputs) != 1 or facts.inputs[0].scaled:
+        return None
+    mean, variance = facts.inputs[0].mean, facts.inputs[0].deviation ** 2
+    found = variance + (mean**2 if figure == "second_moment" else 0)
+    return found if found > 0 else None
+
+
+def _gone_for_good(ratios: Sequence[float]) -> int | None:
+    """Return where the last run of ratios below 1 / RISKY begins, if it does."""
+    start = len(ratios)
+    while start > 0 and ratios[start - 1] * RISKY < 1:
+        start -= 1
+    return start if start < len(ratios) else None
+
+
+@check
+def collapsed_inputs(facts: Facts) -> Iterator[Finding]:
+    """Report that all inputs look alike to the last hidden layers."""
+    found = _distances(facts.hidden)
+    if len(found) < 2:
+        return
+    kernels = sum(one.weight is not None for one in facts.hidden)
+    start = median(value for _, value in found[: max(len(found) // 4, 1)])
+    last = found[-1][1]
+    if not (last < SAME or (last < ALIKE and kernels >= DEEP)):
+        return
+    if last * 10 > start:
+        return
+    where = next(key for key, value in found if value < max(2 * last, SAME))
+    yield Finding(
+        "collapsed-inputs",
+        "error" if last < SAME else "warning",
+        where,
+        f"The mean cosine between two inputs' outputs is {1 - last:.5g} before the "
+        f"head, and {1 - start:.3g} in the first layers: all inputs look alike.",
+        wording.rewrite("isometric"),
+    )
+
+
+def _distances(stats: Sequence[LayerStats]) -> list[tuple[str, float]]:
+    known = [(one.layer, one.input_cosine) for one in stats]
+    return [
+        (key, max(1 - cosine, 0.0))
+        for key, cosine in known
+        if cosine is not None and not math.isnan(cosine)
+    ]

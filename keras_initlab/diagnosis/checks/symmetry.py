@@ -1,0 +1,96 @@
+"""Units that learn the same: constant kernels, twins, layers drawn alike.
+
+Where two units read the same and are read the same, their gradients are the same, and
+no number of steps parts them: Goodfellow, Bengio & Courville, "Deep Learning", 2016,
+section 8.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from keras_initlab.diagnosis import wording
+from keras_initlab.diagnosis.facts import Facts, KernelFacts
+from keras_initlab.diagnosis.finding import Finding, Severity
+from keras_initlab.diagnosis.rules import check
+
+_REDRAW = (
+    "Draw them apart: il.rewrite_initializers(model) chooses initial weights, or use "
+    'kernel_initializer="initlab>auto".'
+)
+
+
+@check
+def constant_kernel(facts: Facts) -> Iterator[Finding]:
+    """Report kernels whose entries are all the same, where units are to differ.
+
+    Zeros are right where a branch ends that is added to a stream, and in a head.
+    """
+    found = [one for one in facts.kernels if _is_fault(one)]
+    if not found:
+        return
+    first = found[0]
+    alone = len(found) == 1 and first.constant != 0
+    severity: Severity = "warning" if alone else "error"
+    stuck = "no gradient passes it" if first.constant == 0 else "its units are all one"
+    yield Finding(
+        "constant-kernel",
+        severity,
+        first.layer,
+        f"All entries of its {first.weight} are {wording.number(first.constant or 0)}"
+        f"{wording.others([one.layer for one in found])}: {stuck}.",
+        _REDRAW,
+    )
+
+
+def _is_fault(kernel: KernelFacts) -> bool:
+    if kernel.constant is None or kernel.head or kernel.units < 2:
+        return False
+    return not (kernel.constant == 0 and kernel.branch_end)
+
+
+@check
+def symmetric_units(facts: Facts) -> Iterator[Finding]:
+    """Report units that are, and stay, copies of another."""
+    found = [
+        one
+        for one in facts.kernels
+        if one.twins and one.constant is None and one.read_alike != 0 and not one.head
+    ]
+    if not found:
+        return
+    worst = max(found, key=lambda one: (one.read_alike or one.twins) / one.units)
+    count = worst.read_alike or worst.twins
+    severity: Severity = "error" if 2 * count > worst.units else "warning"
+    same = "" if worst.read_alike is None else ", and are read the same by what follows"
+    yield Finding(
+        "symmetric-units",
+        severity,
+        worst.layer,
+        f"{count} of its {worst.units} units have the weights of another unit{same}"
+        f"{wording.others([one.layer for one in found])}: they learn the same.",
+        _REDRAW,
+    )
+
+
+@check
+def shared_draw(facts: Facts) -> Iterator[Finding]:
+    """Report layers that start from the very same kernel."""
+    drawn = [one for one in facts.kernels if one.digest is not None]
+    drawn.sort(key=lambda one: one.digest or "")
+    for _, group in groupby(drawn, key=lambda one: one.digest):
+        same = [*group]
+        if len(same) > 1:
+            names = ", ".join(one.layer for one in same[:6])
+            more = f" and {len(same) - 6} more" if len(same) > 6 else ""
+            yield Finding(
+                "shared-draw",
+                "warning",
+                same[0].layer,
+                f"The kernels of {names}{more} are the same, entry by entry: one seed "
+                "or one initializer object draws the same for each.",
+                "Give each layer an initializer of its own, or an initlab> one: "
+                "il.HeNormal(seed=0) draws another kernel in each layer.",
+            )
+            return

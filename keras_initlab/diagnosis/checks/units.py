@@ -1,0 +1,67 @@
+"""Units that do not answer any more: dead or saturated ones.
+
+By the share of units and elements, not by the size of anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from keras_initlab.diagnosis import wording
+from keras_initlab.diagnosis.facts import Facts
+from keras_initlab.diagnosis.finding import Finding
+from keras_initlab.diagnosis.rules import check
+from keras_initlab.stats import LayerStats
+
+# Shares of units that are 0 for all inputs, and of elements at an activation's ends.
+DEAD, ALL_DEAD = 0.5, 0.9
+SATURATED, ALL_SATURATED = 0.4, 0.75
+
+
+@check
+def dead_units(facts: Facts) -> Iterator[Finding]:
+    """Report the layer with the most units that are 0 whatever the input."""
+    known = [(one.dead_fraction or 0.0, one) for one in _bending(facts)]
+    found = [pair for pair in known if pair[0] > DEAD]
+    if not found:
+        return
+    share, worst = max(found, key=lambda pair: pair[0])
+    yield Finding(
+        "dead-units",
+        "error" if share >= ALL_DEAD else "warning",
+        worst.layer,
+        f"{wording.percent(share)} of its units are 0 for every input"
+        f"{wording.others([one.layer for _, one in found])}.",
+        "Use a smaller learning rate, biases of 0 or slightly above, or an activation "
+        'that is nowhere flat: activation="leaky_relu" or "gelu".',
+    )
+
+
+@check
+def saturated_units(facts: Facts) -> Iterator[Finding]:
+    """Report the layer with the most outputs at the ends of its activation."""
+    known = [(one.saturated_fraction or 0.0, one) for one in facts.hidden]
+    found = [pair for pair in known if pair[0] > SATURATED]
+    if not found:
+        return
+    share, worst = max(found, key=lambda pair: pair[0])
+    yield Finding(
+        "saturated-units",
+        "error" if share >= ALL_SATURATED else "warning",
+        worst.layer,
+        f"{wording.percent(share)} of its outputs are within 1 % of an end of the "
+        f"activation's range{wording.others([one.layer for _, one in found])}: hardly "
+        "any gradient passes.",
+        "Scale the inputs to variance 1, and "
+        f"{wording.rewrite('variance')[0].lower()}{wording.rewrite('variance')[1:]}",
+    )
+
+
+def _bending(facts: Facts) -> Iterator[LayerStats]:
+    """Yield the stats in which a unit that is always 0 is a dead one."""
+    for one in facts.hidden:
+        what = facts.layer(one.layer)
+        # Of what is not known at all, a layer with weights; a constant pixel and a
+        # branch of zeros are no units.
+        if what.bends if what is not None else one.weight is not None:
+            yield one

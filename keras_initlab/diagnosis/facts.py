@@ -1,0 +1,134 @@
+"""Facts: all that a diagnosis may go by. What is not known is None or left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from keras_initlab.stats import LayerStats
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What a layer is, apart from any signal.
+
+    Attributes:
+        kind: its class.
+        bends: whether it applies a nonlinearity to its output.
+        normalises: whether its output has a scale of its own, whatever the input's.
+        ends: whether it is the last layer with a kernel on the way to an output of
+            the model, or after that.
+        starts: whether no kernel comes before it.
+    """
+
+    kind: str
+    bends: bool = False
+    normalises: bool = False
+    ends: bool = False
+    starts: bool = False
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """What a kernel is, by its values and by its initializer.
+
+    Attributes:
+        layer, weight: where it is.
+        initializer: as text.
+        nonlinearity: what its output meets, by name.
+        units: how many outputs it tells apart.
+        constant: the value of all its entries, if they have one.
+        nonfinite: how many entries are NaN or infinite.
+        twins: units that read just what another unit reads, biases included.
+        read_alike: of these, those that all following kernels read as they read the
+            other: they have the same gradient, and stay twins.
+        digest: the same for kernels of the same values, of those that were drawn.
+        scale: E[w²] by its initializer over what fits its nonlinearity: 1 within the
+            range of the usual rules, or that times as large or small.
+        by_wrong_fans: E[w²] by its initializer's fans over that by the layer's fans.
+        normalised: whether a normalisation follows before the next kernel.
+        branch_end: whether what it makes is added to a residual stream.
+        guarded: whether its scale matters less for another reason, such as attention
+            or gates.
+        head: whether it makes an output of the model.
+    """
+
+    layer: str
+    weight: str
+    initializer: str = ""
+    nonlinearity: str = "linear"
+    units: int = 0
+    constant: float | None = None
+    nonfinite: int = 0
+    twins: int = 0
+    read_alike: int | None = None
+    digest: str | None = None
+    scale: float | None = None
+    by_wrong_fans: float | None = None
+    normalised: bool = False
+    branch_end: bool = False
+    guarded: bool = False
+    head: bool = False
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """What is known of the values of one input.
+
+    Attributes:
+        name: of the input.
+        mean, deviation: over all finite values.
+        spread: the largest deviation of a feature over the median of those that are
+            not constant.
+        largest: the feature with that deviation.
+        nonfinite: how many values are NaN or infinite.
+        scaled: whether the model scales it itself, before the first kernel.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+    spread: float = 1.0
+    largest: int = 0
+    nonfinite: int = 0
+    scaled: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that is known of a model.
+
+    Attributes:
+        stats: of the layers' signals, in call order.
+        earlier: the same of earlier windows of the training, the first one first.
+        layers: what layers are, by their paths.
+        kernels: in the order of the layers.
+        inputs: those that were measured.
+        updates: whether `stats` would hold update ratios if weights had moved.
+    """
+
+    stats: tuple[LayerStats, ...] = ()
+    earlier: tuple[tuple[LayerStats, ...], ...] = ()
+    layers: Mapping[str, LayerFacts] = field(default_factory=dict)
+    kernels: tuple[KernelFacts, ...] = ()
+    inputs: tuple[InputFacts, ...] = ()
+    updates: bool = False
+
+    def layer(self, key: str) -> LayerFacts | None:
+        """Return what the layer of a `LayerStats.layer` is."""
+        return self.layers.get(key.split("#")[0])
+
+    @property
+    def hidden(self) -> tuple[LayerStats, ...]:
+        """The stats of what comes before the model's last kernels.
+
+        Where layers are not known, all up to the last one with a weight.
+        """
+        if self.layers:
+            known = ((one, self.layer(one.layer)) for one in self.stats)
+            return tuple(one for one, what in known if what is None or not what.ends)
+        last = max(
+            (i for i, one in enumerate(self.stats) if one.weight is not None),
+            default=len(self.stats),
+        )
+        return self.stats[:last]

@@ -1,0 +1,41 @@
+"""The rules: functions from facts to findings, gathered from `checks`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from keras_initlab.diagnosis.facts import Facts
+from keras_initlab.diagnosis.finding import SEVERITIES, Finding
+
+Rule = Callable[[Facts], Iterator[Finding]]
+_RULES: list[Rule] = []
+
+
+def check(rule: Rule) -> Rule:
+    """Register a rule; it is silent where what it goes by is not known."""
+    _RULES.append(rule)
+    return rule
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """Return all rules, in the order of their modules' names."""
+    package = importlib.import_module("keras_initlab.diagnosis.checks")
+    for module in sorted(one.name for one in pkgutil.iter_modules(package.__path__)):
+        importlib.import_module(f"{package.__name__}.{module}")
+    return tuple(_RULES)
+
+
+def findings_of(facts: Facts) -> list[Finding]:
+    """Return what is wrong, errors first.
+
+    >>> from keras_initlab.stats import LayerStats
+    >>> stats = LayerStats("dense", nonfinite=3, source="monitored")
+    >>> [one.code for one in findings_of(Facts(stats=(stats,)))]
+    ['nonfinite']
+    """
+    found = [finding for rule in rules() for finding in rule(facts)]
+    return sorted(found, key=lambda one: SEVERITIES.index(one.severity))

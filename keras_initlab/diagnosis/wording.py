@@ -1,0 +1,44 @@
+"""How findings say numbers and remedies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+REWRITE = 'Call il.rewrite_initializers(model, scheme="{}") before training.'
+
+
+def rewrite(scheme: str = "variance") -> str:
+    """Return the remedy that chooses new initial weights.
+
+    >>> rewrite("isometric")
+    'Call il.rewrite_initializers(model, scheme="isometric") before training.'
+    """
+    return REWRITE.format(scheme)
+
+
+def number(value: float) -> str:
+    """Return a number as people read it.
+
+    >>> number(1234567.0), number(0.25), number(1e-9)
+    ('1.2e+06', '0.25', '1e-09')
+    """
+    return f"{value:.2g}" if value else "0"
+
+
+def percent(share: float) -> str:
+    """Return a share.
+
+    >>> percent(0.756)
+    '76 %'
+    """
+    return f"{100 * share:.0f} %"
+
+
+def others(layers: Sequence[str], singular: str = "layer") -> str:
+    """Return how many more there are than the first, "" for none.
+
+    >>> others(["a", "b", "c"])
+    ' (and 2 more layers)'
+    """
+    count = len(layers) - 1
+    return f" (and {count} more {singular}{'s' * (count > 1)})" if count > 0 else ""

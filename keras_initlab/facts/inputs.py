@@ -1,0 +1,73 @@
+"""Facts of the data that a model is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initlab.diagnosis import InputFacts
+from keras_initlab.facts.model import Anatomy
+
+
+def input_facts(anatomy: Anatomy, x: Any) -> tuple[InputFacts, ...]:
+    """Return the facts of each array in `x`, a batch as the model takes it.
+
+    Whole numbers are taken for tokens or labels, of which scales say nothing, where an
+    embedding reads them.
+    """
+    scaled = anatomy.scales_inputs()
+    leaves = [np.asarray(_numpy(leaf)) for leaf in keras.tree.flatten(x)]
+    names = [getattr(one, "name", None) for one in _inputs(anatomy.model)]
+    if len(names) != len(leaves):
+        names = [None] * len(leaves)
+    alone = len(leaves) == 1
+    return tuple(
+        _facts(name or ("x" if alone else f"x[{index}]"), leaf, scaled)
+        for index, (name, leaf) in enumerate(zip(names, leaves, strict=True))
+        if np.issubdtype(leaf.dtype, np.number) and leaf.size
+    )
+
+
+def _inputs(model: Any) -> list[Any]:
+    try:
+        return list(model.inputs or ())
+    except (AttributeError, ValueError):
+        return []
+
+
+def _numpy(leaf: Any) -> Any:
+    if isinstance(leaf, (np.ndarray, list, float, int)):
+        return leaf
+    return keras.ops.convert_to_numpy(leaf)
+
+
+def _facts(name: str, values: Any, scaled: bool) -> InputFacts:
+    values = values.astype("float64")
+    finite = np.isfinite(values)
+    known = np.where(finite, values, np.nan)
+    if not finite.any():
+        return InputFacts(name, 0.0, 0.0, nonfinite=values.size, scaled=scaled)
+    spread, largest = _spread(known)
+    return InputFacts(
+        name,
+        float(np.nanmean(known)),
+        float(np.nanstd(known)),
+        spread=spread,
+        largest=largest,
+        nonfinite=int(values.size - finite.sum()),
+        scaled=scaled,
+    )
+
+
+def _spread(values: Any) -> tuple[float, int]:
+    """Return the largest deviation of a feature over the median one, and which."""
+    if values.ndim != 2:
+        return 1.0, 0
+    # The root mean square: a feature that is far off drowns others as well.
+    sizes = np.sqrt(np.nanmean(values**2, axis=0))
+    positive = sizes[sizes > 0]
+    if len(positive) < 2:
+        return 1.0, 0
+    return float(sizes.max() / np.median(positive)), int(np.argmax(sizes))

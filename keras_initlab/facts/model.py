@@ -1,0 +1,232 @@
+"""A model's anatomy: which layers it has, and what each kernel's output meets."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import keras
+
+from keras_initlab import nonlinearity
+from keras_initlab.diagnosis import LayerFacts
+from keras_initlab.kernels import Kernel, kernels_of
+from keras_initlab.propagation import graph
+from keras_initlab.propagation.forward import Forward, run_forward
+from keras_initlab.propagation.residual import NORMALISING, Roles, roles_of
+from keras_initlab.taps.walk import is_closed, main_weight, places
+
+# Their inner kernels feed a softmax, or are added up by one: their scale is a
+# temperature, not a gain.
+ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+RESCALING = (*NORMALISING, keras.layers.Normalization, keras.layers.Rescaling)
+MAY_BEND = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.TimeDistributed,
+    *nonlinearity.ACTIVATION_LAYERS,
+    *(
+        getattr(keras.layers, f"{kind}{rank}D{suffix}")
+        for kind, ranks, suffix in (
+            ("Conv", (1, 2, 3), ""),
+            ("Conv", (1, 2, 3), "Transpose"),
+            ("DepthwiseConv", (1, 2), ""),
+            ("SeparableConv", (1, 2), ""),
+        )
+        for rank in ranks
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Readers:
+    """What reads a layer's output, up to the next kernels.
+
+    Attributes:
+        kernels: those next kernels.
+        whole: whether nothing but layers that keep units apart comes before them.
+        normalised: whether a normalisation comes before each of them.
+    """
+
+    kernels: tuple[Kernel, ...]
+    whole: bool
+    normalised: bool
+
+
+@dataclass(eq=False)
+class Anatomy:
+    """What a model is made of.
+
+    Attributes:
+        model: the model.
+        kernels: all of them, those of recurrent states included.
+        forward: the prediction from the weights' values; None where there is none.
+        problem: why there is no prediction.
+    """
+
+    model: Any
+    kernels: list[Kernel]
+    forward: Forward | None
+    problem: str | None = None
+    _inside: dict[int, list[Kernel]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for kernel in self.kernels:
+            for owner in (kernel.layer, *kernel.parents[1:]):
+                self._inside.setdefault(id(owner), []).append(kernel)
+
+    @cached_property
+    def flat(self) -> graph.Graph | None:
+        """The graph of all calls, or None."""
+        return None if self.forward is None else self.forward.propagation.flat_graph
+
+    @cached_property
+    def roles(self) -> Roles:
+        """Which kernels end branches, and which are heads."""
+        if self.flat is not None:
+            return roles_of(self.flat, self.kernels)
+        # Of a model without a graph, no more is known than which comes last.
+        last = [one for one in self.kernels if one.weight != "recurrent_kernel"][-1:]
+        return Roles(heads={(id(one.layer), one.weight) for one in last})
+
+    @cached_property
+    def layers(self) -> dict[str, LayerFacts]:
+        """What each layer is, by its path."""
+        ending, starting = self._ending, self._starting
+        return {
+            place.path: LayerFacts(
+                kind=type(place.layer).__name__,
+                bends=isinstance(place.layer, MAY_BEND)
+                and nonlinearity.own_nonlinearity(place.layer) is not None,
+                normalises=isinstance(place.layer, NORMALISING),
+                ends=id(place.layer) in ending,
+                starts=id(place.layer) in starting,
+            )
+            for place in places(self.model)
+        }
+
+    @cached_property
+    def _ending(self) -> set[int]:
+        """Ids of the layers that hold a head, and of those after them."""
+        heads = {layer for layer, _ in self.roles.heads}
+        if self.flat is None:
+            known = [place.layer for place in places(self.model)]
+            first = next((i for i, one in enumerate(known) if id(one) in heads), None)
+            return set() if first is None else {id(one) for one in known[first:]}
+        found: set[int] = set()
+        if not heads:
+            makers = {t: call for call in self.flat.calls for t in call.outputs}
+            found = {id(makers[t].operation) for t in self.flat.outputs if t in makers}
+        pending = deque(c for c in self.flat.calls if id(c.operation) in heads)
+        while pending:
+            call = pending.popleft()
+            if id(call.operation) in found and not call.outputs:
+                continue
+            found.add(id(call.operation))
+            for tensor in call.outputs:
+                pending.extend(self.flat.consumers.get(tensor, ()))
+        return found
+
+    @cached_property
+    def _starting(self) -> set[int]:
+        """Ids of the layers between the inputs and the first kernels."""
+        known = [place.layer for place in places(self.model)]
+        if self.flat is None:
+            first = next((i for i, one in enumerate(known) if main_weight(one)), 0)
+            return {id(one) for one in known[:first]}
+        fresh = set(self.flat.inputs)
+        found = set()
+        for call in self.flat.calls:
+            if not set(call.inputs) <= fresh:
+                continue
+            embeds = isinstance(call.operation, keras.layers.Embedding)
+            if id(call.operation) in self._inside and not embeds:
+                continue
+            found.add(id(call.operation))
+            fresh.update(call.outputs)
+        return found
+
+    def scales_inputs(self) -> bool:
+        """Say whether the model rescales or looks up its inputs before any kernel."""
+        kinds = (*RESCALING, keras.layers.Embedding)
+        known = [place.layer for place in places(self.model)]
+        return any(isinstance(one, kinds) for one in known if id(one) in self._starting)
+
+    def readers(self, kernel: Kernel) -> Readers | None:
+        """Return what reads the output of a kernel's layer; None if unknown."""
+        owner = kernel.layer
+        for parent in (*kernel.parents[1:],)[::-1]:
+            if nonlinearity.passes_output_on(parent, owner) or is_closed(parent):
+                owner = parent
+        if self.flat is None:
+            return None
+        pending = deque(
+            (tensor, False)
+            for call in self.flat.calls_of(owner)
+            for tensor in call.outputs
+        )
+        if not pending:
+            return None
+        found: list[Kernel] = []
+        whole, normalised, seen = True, True, set()
+        while pending:
+            tensor, behind = pending.popleft()
+            if tensor in seen:
+                continue
+            seen.add(tensor)
+            readers = self.flat.consumers.get(tensor, ())
+            whole &= bool(readers)
+            normalised &= bool(readers)
+            for call in readers:
+                held = self._inside.get(id(call.operation), [])
+                if held:
+                    found += held
+                    normalised &= behind
+                    continue
+                whole &= len(call.inputs) == 1 and _keeps_units(call.operation)
+                after = behind or isinstance(call.operation, NORMALISING)
+                pending.extend((one, after) for one in call.outputs)
+        return Readers(tuple(found), whole, normalised and bool(seen))
+
+
+_KEEPS_UNITS = (
+    *nonlinearity.ACTIVATION_LAYERS,
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+    keras.layers.AveragePooling1D,
+    keras.layers.AveragePooling2D,
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling1D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.Flatten,
+)
+
+
+def _keeps_units(operation: Any) -> bool:
+    return isinstance(operation, _KEEPS_UNITS)
+
+
+def anatomy_of(model: Any, *, mean: Any = 0.0, variance: Any = 1.0) -> Anatomy:
+    """Return a model's anatomy; with no prediction where none can be made.
+
+    Args:
+        model: a built Keras model; it is left as it is.
+        mean, variance: of the inputs, as `propagate` takes them.
+    """
+    kernels = [
+        one for one in kernels_of(model, recurrent=True) if one.variable is not None
+    ]
+    try:
+        forward = run_forward(model, mean, variance, from_weights=True)
+    except Exception as error:
+        # A prediction is one witness of several: a layer that cannot be run on
+        # symbols or on a sample must not silence the others.
+        return Anatomy(model, kernels, None, f"{type(error).__name__}: {error}")
+    return Anatomy(model, kernels, forward)

@@ -1,0 +1,247 @@
+"""Facts of kernels: what their values and their initializers say."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_initlab import activations, fans
+from keras_initlab.diagnosis import KernelFacts
+from keras_initlab.facts.model import ATTENTION, Anatomy, Readers
+from keras_initlab.initializers import Auto, Mirrored, Scaled
+from keras_initlab.kernels import Kernel, own_variables
+from keras_initlab.plan import describe
+from keras_initlab.propagation.weights import initial_moments
+from keras_initlab.schemes.choice import Finder, Followed, followed, layout_of
+
+Array = NDArray[np.float64]
+
+# Of a length, what two units may differ by and still be the same: backends sum in
+# another order for one than for the other.
+SAME = 1e-5
+
+
+def kernel_facts(anatomy: Anatomy, *, initial: bool = True) -> tuple[KernelFacts, ...]:
+    """Return the facts of a model's kernels.
+
+    Args:
+        anatomy: of the model.
+        initial: whether to look at initializers and compare the kernels, which says
+            nothing new while a model is trained.
+    """
+    finder = Finder()
+    known = [one for one in anatomy.kernels if one.weight != "recurrent_kernel"]
+    return tuple(_facts(one, anatomy, finder, initial) for one in known)
+
+
+def _facts(
+    kernel: Kernel, anatomy: Anatomy, finder: Finder, initial: bool
+) -> KernelFacts:
+    values = _values(kernel.variable)
+    key = (id(kernel.layer), kernel.weight)
+    readers = anatomy.readers(kernel)
+    constant = _constant(values)
+    units = _units(kernel, values)
+    head = key in anatomy.roles.heads
+    twins, alike = 0, None
+    if units is not None and constant is None and not head:
+        twins, alike = _twins(units, readers)
+    branch_end = key in anatomy.roles.branches
+    found: dict[str, Any] = {}
+    if initial:
+        follows = followed(kernel, finder)
+        found = {
+            "initializer": describe(kernel.initializer) or "its initializer",
+            "nonlinearity": follows.resolved.name,
+            "digest": _digest(values),
+            "scale": _scale(kernel, follows),
+            "by_wrong_fans": _by_wrong_fans(kernel, follows),
+        }
+    return KernelFacts(
+        kernel.path,
+        kernel.weight,
+        units=0 if units is None else units.shape[1],
+        constant=constant,
+        nonfinite=int(values.size - np.isfinite(values).sum()),
+        twins=twins,
+        read_alike=alike,
+        normalised=readers is not None and readers.normalised,
+        branch_end=branch_end,
+        guarded=_is_guarded(kernel),
+        head=head,
+        **found,
+    )
+
+
+def _values(variable: Any) -> Array:
+    found = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
+    return np.asarray(found)
+
+
+def _constant(values: Array) -> float | None:
+    first = values.flat[0]
+    return float(first) if values.size > 1 and (values == first).all() else None
+
+
+def _is_guarded(kernel: Kernel) -> bool:
+    recurrent = any(hasattr(one, "recurrent_activation") for one in kernel.parents)
+    inside = any(isinstance(one, ATTENTION) for one in kernel.parents)
+    return inside or recurrent or hasattr(kernel.layer, "recurrent_activation")
+
+
+def _digest(values: Array) -> str | None:
+    """Return what tells a draw from others; None of what was not drawn."""
+    # An identity and a constant are the same in each layer, rightly.
+    some = values.ravel()[:: max(values.size // 4096, 1)]
+    if len(np.unique(some)) <= 3 or np.count_nonzero(values) * 2 < values.size:
+        return None
+    head = f"{values.shape}".encode()
+    return hashlib.blake2b(head + values.tobytes(), digest_size=16).hexdigest()
+
+
+def _units(kernel: Kernel, values: Array) -> Array | None:
+    """Return what each unit reads, of shape (weights, units), or None if unknown."""
+    layout = layout_of(kernel)
+    if layout.batch or not layout.outputs:
+        return None
+    gated = hasattr(kernel.layer, "recurrent_activation")
+    if layout.blocks > 1 and not gated:
+        return None  # groups of a convolution read each its own part
+    parts = [_columns(values, layout)]
+    own = {variable.name: variable for variable in own_variables(kernel.layer)}
+    for name in ("bias", "recurrent_kernel"):
+        if name in own:
+            parts.append(_values(own[name]))
+    count = parts[0].shape[1] // (layout.blocks if gated else 1)
+    if any(part.size % count for part in parts):
+        return None
+    return np.concatenate([part.reshape(-1, count) for part in parts])
+
+
+def _columns(values: Array, layout: fans.KernelLayout) -> Array:
+    outputs = [axis % values.ndim for axis in layout.outputs]
+    rest = [axis for axis in range(values.ndim) if axis not in outputs]
+    count = math.prod(values.shape[axis] for axis in outputs)
+    return values.transpose(*rest, *outputs).reshape(-1, count)
+
+
+def _rows(kernel: Kernel, count: int) -> Array | None:
+    """Return how each of so many units is read by a kernel, or None if unknown."""
+    layout = layout_of(kernel)
+    values = _values(kernel.variable)
+    if layout.batch or not layout.inputs or (layout.blocks > 1 and _is_grouped(kernel)):
+        return None
+    inputs = [axis % values.ndim for axis in layout.inputs]
+    rest = [axis for axis in range(values.ndim) if axis not in inputs]
+    size = math.prod(values.shape[axis] for axis in inputs)
+    if size % count:
+        return None
+    # After flattening, a unit is read once at each position.
+    rows = values.transpose(*inputs, *rest).reshape(size // count, count, -1)
+    return rows.transpose(0, 2, 1).reshape(-1, count)
+
+
+def _is_grouped(kernel: Kernel) -> bool:
+    return getattr(kernel.layer, "groups", 1) > 1
+
+
+def _twins(units: Array, readers: Readers | None) -> tuple[int, int | None]:
+    """Return how many units have a twin, and how many of these are read alike."""
+    reading = _repeated(units)
+    if not reading:
+        return 0, None
+    if readers is None or not readers.whole or not readers.kernels:
+        return reading, None
+    parts = [units]
+    for kernel in readers.kernels:
+        if kernel.weight == "recurrent_kernel":
+            continue
+        rows = _rows(kernel, units.shape[1])
+        if rows is None:
+            return reading, None
+        parts.append(rows)
+    return reading, _repeated(np.concatenate(parts))
+
+
+def _repeated(units: Array) -> int:
+    """Return how many columns equal one before them, those of zeros left out.
+
+    By random projections, sorted, as all pairs would be too many; what they say is
+    then confirmed entry by entry.
+    """
+    if not np.isfinite(units).all():
+        return 0
+    direction = np.random.default_rng(0).standard_normal(len(units)).astype("float32")
+    lengths = np.linalg.norm(units, axis=0)
+    places = direction @ units
+    order = np.argsort(places, kind="stable")
+    order = order[lengths[order] > 0]
+    near = np.abs(np.diff(places[order])) <= SAME * lengths[order][1:] * 4
+    count = 0
+    for index in np.flatnonzero(near):
+        one, other = units[:, order[index]], units[:, order[index + 1]]
+        count += bool(np.abs(one - other).max() <= SAME * np.abs(one).max())
+    return count
+
+
+def _scale(kernel: Kernel, follows: Followed) -> float | None:
+    """Return E[w²] by the initializer over what fits; 1 within the usual rules."""
+    drawn = _drawn(kernel)
+    if not drawn or isinstance(kernel.initializer, (Auto, Mirrored, Scaled)):
+        return None
+    known = fans.kernel_fans(tuple(kernel.variable.shape), kernel.layer, kernel.weight)
+    fitting = [follows.rule.gain**2 / known.over(follows.rule.mode)]
+    if follows.resolved.family != "relu":
+        fitting.append(1 / known.fan_in)
+    if follows.resolved.function is not None and follows.resolved.family != "linear":
+        fitting.append(activations.gain(follows.resolved) ** 2 / known.fan_in)
+    if drawn > max(fitting):
+        return drawn / max(fitting)
+    return min(1.0, drawn / min(fitting))
+
+
+def _drawn(kernel: Kernel) -> float | None:
+    """Return E[w²] by the initializer."""
+    initializer = kernel.initializer
+    if initializer is None:
+        return None
+    shape = tuple(kernel.variable.shape)
+    try:
+        moments = initial_moments(
+            initializer, shape, kernel.layer, kernel.weight, kernel.parents
+        )
+    except (TypeError, ValueError):
+        return None
+    found = moments.second_moment
+    return found if math.isfinite(found) and found > 0 else None
+
+
+def _by_wrong_fans(kernel: Kernel, follows: Followed) -> float | None:
+    """Return the variance by a shape's fans over that by the layer's.
+
+    Of Keras's own initializers it is known which fans they go by; of one that somebody
+    wrote, its variance may show it.
+    """
+    shape = tuple(kernel.variable.shape)
+    own = fans.kernel_fans(shape, kernel.layer, kernel.weight)
+    plain = fans.kernel_fans(shape) if len(shape) > 1 else own
+    initializer = kernel.initializer
+    if isinstance(initializer, keras.initializers.VarianceScaling):
+        return own.over(initializer.mode) / plain.over(initializer.mode)
+    if type(initializer).__module__.startswith(("keras.", "keras_initlab.")):
+        return None
+    drawn = _drawn(kernel)
+    usual = {1.0, 2.0, follows.rule.gain**2}
+    if drawn is None or any(_near(drawn * own.fan_in, one) for one in usual):
+        return None
+    by_shape = any(_near(drawn * plain.fan_in, one) for one in usual)
+    return own.fan_in / plain.fan_in if by_shape else None
+
+
+def _near(value: float, other: float) -> bool:
+    return abs(value / other - 1) < 0.1

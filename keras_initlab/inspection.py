@@ -1,0 +1,229 @@
+"""diagnose and inspect: what is wrong with a model, and all that is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initlab import diagnosis
+from keras_initlab.diagnosis import Facts, Finding, KernelFacts
+from keras_initlab.facts import Anatomy, anatomy_of, input_facts, kernel_facts
+from keras_initlab.fans import kernel_fans
+from keras_initlab.measurement import measure
+from keras_initlab.report import InspectedLayer, Inspection
+from keras_initlab.stats import LayerStats
+
+__all__ = ["diagnose", "inspect"]
+
+
+def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
+    """Say what is wrong with a network, where, what shows it, and what to do.
+
+    Each rule uses what is known and is silent where it is not. Of a model alone these
+    are its weights, its initializers and what `propagate` predicts from its weights as
+    they are now; with a batch, what `measure` finds on it takes the place of the
+    prediction, and the data are looked at too. Signals are compared along the network,
+    not with fixed sizes: a normalisation starts the count anew, and what is added to a
+    residual stream is not taken for the stream.
+
+    The codes: `symmetric-units`, `constant-kernel`, `shared-draw` (kernels),
+    `initializer-mismatch`, `wrong-fans` (initializers), `vanishing-signal`,
+    `exploding-signal`, `collapsed-inputs`, `vanishing-gradient`, `exploding-gradient`,
+    `dead-units`, `saturated-units`, `nonfinite` (signals), `update-too-large`,
+    `update-too-small` (of a monitor's stats), `input-scale` (data).
+
+    Args:
+        model_or_stats: a built `keras.Model`, compiled or not, which is left as it is;
+            or a list of `LayerStats` in call order, such as `measure` and `propagate`
+            return and `VarianceMonitor.stats` holds.
+        x: a batch as `model(x)` takes it, of shape (batch, ...).
+
+    Returns:
+        A list of `Finding`, errors first: `code`, `severity` ("error", "warning" or
+        "info"), `layer`, `evidence`, `remedy`. Empty if nothing is found.
+
+    Raises:
+        TypeError: neither a model nor stats, or `x` given with stats.
+        ValueError: a model that is not built, with no `x` to build it.
+
+    >>> model = keras.Sequential([keras.Input((64,))])
+    >>> for _ in range(3):
+    ...     model.add(keras.layers.Dense(64, "tanh", kernel_initializer="zeros"))
+    >>> model.add(keras.layers.Dense(10, "softmax"))
+    >>> [finding.code for finding in diagnose(model) if finding.severity == "error"]
+    ['constant-kernel', 'vanishing-signal']
+    """
+    if not isinstance(model_or_stats, keras.Model):
+        return diagnosis.findings_of(_facts_of_stats(model_or_stats, x))
+    _build(model_or_stats, x)
+    anatomy = _anatomy(model_or_stats, x)
+    return diagnosis.findings_of(_facts(anatomy, kernel_facts(anatomy), x)[0])
+
+
+def inspect(model: Any, x: Any = None) -> Inspection:
+    """Return all that is known of a model, layer by layer, and what is wrong with it.
+
+    Args:
+        model: a built `keras.Model`; it is left as it is.
+        x: a batch as `model(x)` takes it; None leaves out what takes data.
+
+    Returns:
+        An `Inspection`: `print` it, show it in a notebook, or call its `html()`,
+        `json()` or `plot()`. For each call of a layer: class, kernel shape, fans,
+        nonlinearity, initializer, and the signal and gradient at its output as
+        predicted from the weights' values (with inputs of mean 0 and variance 1, or
+        those of `x`) and, with `x`, as measured. See `diagnose` for the findings.
+
+    Raises:
+        TypeError: `model` is no `keras.Model`.
+        ValueError: it is not built, and there is no `x` to build it.
+
+    >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
+    >>> inspect(model).layers[0].kernel_shape
+    (64, 10)
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a keras.Model. Received: {model!r} of type "
+            f"{type(model).__name__}. For a list of LayerStats, use il.diagnose(stats)."
+        )
+    _build(model, x)
+    anatomy = _anatomy(model, x)
+    kernels = kernel_facts(anatomy)
+    facts, measured = _facts(anatomy, kernels, x)
+    predicted = [] if anatomy.forward is None else anatomy.forward.stats
+    return Inspection(
+        model.name,
+        tuple(_layers(anatomy, kernels, predicted, measured)),
+        tuple(diagnosis.findings_of(facts)),
+        data=None if x is None else _described(x),
+        notes=tuple(_notes(anatomy, facts)),
+    )
+
+
+def _build(model: Any, x: Any) -> None:
+    if model.built and model.weights is not None:
+        return
+    if x is None:
+        raise ValueError(
+            f"The model {model.name!r} is not built, so it has no weights to look at. "
+            "Call it on a batch, give it a keras.Input, or pass a batch: "
+            "il.diagnose(model, x)."
+        )
+    model(keras.tree.map_structure(keras.ops.convert_to_tensor, x))
+
+
+def _anatomy(model: Any, x: Any) -> Anatomy:
+    if x is None:
+        return anatomy_of(model)
+    leaves = [np.asarray(keras.ops.convert_to_numpy(one)) for one in _leaves(x)]
+    if not all(np.issubdtype(one.dtype, np.floating) for one in leaves):
+        return anatomy_of(model)
+    means = [float(np.nan_to_num(one.astype("float64").mean())) for one in leaves]
+    variances = [float(np.nan_to_num(one.astype("float64").var())) for one in leaves]
+    found = anatomy_of(model, mean=means, variance=variances)
+    return anatomy_of(model) if found.forward is None else found
+
+
+def _leaves(x: Any) -> list[Any]:
+    found: list[Any] = keras.tree.flatten(x)
+    return found
+
+
+def _facts(
+    anatomy: Anatomy, kernels: tuple[KernelFacts, ...], x: Any
+) -> tuple[Facts, list[LayerStats]]:
+    inputs = () if x is None else input_facts(anatomy, x)
+    measured: list[LayerStats] = []
+    stats: list[LayerStats] = []
+    if x is not None:
+        stats = measured = measure(anatomy.model, x)
+    elif anatomy.forward is not None and not any(one.nonfinite for one in kernels):
+        stats = anatomy.forward.stats
+    facts = Facts(
+        stats=tuple(stats), layers=anatomy.layers, kernels=kernels, inputs=inputs
+    )
+    return facts, measured
+
+
+def _facts_of_stats(stats: Any, x: Any) -> Facts:
+    if isinstance(stats, LayerStats):
+        stats = [stats]
+    known = isinstance(stats, Sequence) and all(
+        isinstance(one, LayerStats) for one in stats
+    )
+    if not known:
+        raise TypeError(
+            "Expected a keras.Model or a list of LayerStats, as il.measure and "
+            f"il.propagate return and monitor.stats holds. Received: {stats!r} of type "
+            f"{type(stats).__name__}."
+        )
+    if x is not None:
+        raise TypeError(
+            "`x` goes with a model, not with stats: they are of a batch already. "
+            "Call il.diagnose(stats), or il.diagnose(model, x)."
+        )
+    return Facts(stats=tuple(stats))
+
+
+def _layers(
+    anatomy: Anatomy,
+    kernels: tuple[KernelFacts, ...],
+    predicted: Sequence[LayerStats],
+    measured: Sequence[LayerStats],
+) -> list[InspectedLayer]:
+    by_prediction = {one.layer: one for one in predicted}
+    by_measurement = {one.layer: one for one in measured}
+    keys = [*by_measurement] or [*by_prediction] or [*anatomy.layers]
+    facts = {(one.layer, one.weight): one for one in kernels}
+    # The first of a layer's kernels: of a separable convolution, the depthwise one.
+    held = {one.path: one for one in anatomy.kernels[::-1]}
+    found = []
+    for key in keys:
+        path = key.split("#")[0]
+        what, kernel = anatomy.layers.get(path), held.get(path)
+        known = {}
+        if kernel is not None:
+            shape = tuple(int(size) for size in kernel.variable.shape)
+            fans = kernel_fans(shape, kernel.layer, kernel.weight)
+            about = facts.get((path, kernel.weight))
+            known = {
+                "weight": kernel.weight,
+                "kernel_shape": shape,
+                "fan_in": fans.fan_in,
+                "fan_out": fans.fan_out,
+                "nonlinearity": None if about is None else about.nonlinearity,
+                "initializer": None if about is None else about.initializer,
+            }
+        found.append(
+            InspectedLayer(
+                key,
+                "" if what is None else what.kind,
+                predicted=by_prediction.get(key),
+                measured=by_measurement.get(key),
+                **known,
+            )
+        )
+    return found
+
+
+def _described(x: Any) -> str:
+    shapes = [str(tuple(np.shape(leaf))) for leaf in _leaves(x)]
+    return f"x of shape {', '.join(shapes)}"
+
+
+def _notes(anatomy: Anatomy, facts: Facts) -> list[str]:
+    notes = []
+    if anatomy.problem is not None:
+        notes.append(f"Nothing is predicted. {anatomy.problem}")
+    else:
+        notes.append(
+            "Predictions follow the moments of the weights' values, taken for "
+            "independent; gradients start from 1 at the outputs."
+        )
+    if not facts.inputs:
+        notes.append("No data were given: pass a batch to measure on it.")
+    return notes
