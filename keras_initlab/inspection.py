@@ -185,7 +185,7 @@ def _layers(
     for key in keys:
         path = key.split("#")[0]
         what, kernel = anatomy.layers.get(path), held.get(path)
-        known = {}
+        known: dict[str, Any] = {}
         if kernel is not None:
             shape = tuple(int(size) for size in kernel.variable.shape)
             fans = kernel_fans(shape, kernel.layer, kernel.weight)

@@ -196,7 +196,7 @@ def _scale(kernel: Kernel, follows: Followed) -> float | None:
         return None
     known = fans.kernel_fans(tuple(kernel.variable.shape), kernel.layer, kernel.weight)
     fitting = [follows.rule.gain**2 / known.over(follows.rule.mode)]
-    if follows.resolved.family != "relu":
+    if follows.resolved.family in ("linear", "saturating", "selu"):
         fitting.append(1 / known.fan_in)
     if follows.resolved.function is not None and follows.resolved.family != "linear":
         fitting.append(activations.gain(follows.resolved) ** 2 / known.fan_in)

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_initlab import diagnosis, nonlinearity, taps
 from keras_initlab.monitor import options
+from keras_initlab.monitor.judge import Judge
 from keras_initlab.stats import LayerStats
 from keras_initlab.tables import render_table
 from keras_initlab.taps.walk import main_weight, places
@@ -66,10 +67,11 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             `gradient/<layer>`); "none" adds nothing.
         sinks: functions that are given the epoch's records, a list of dicts; see
             `keras_initlab.monitor.sinks`.
-        on_finding: what to do when something goes wrong (non-finite values, vanishing
-            signals or gradients): "warn", "stop" training, "raise" a `FindingError`,
-            "ignore", or call a function with the `Finding`. Each fault is told once
-            for each fit, and kept in `findings`.
+        on_finding: what to do when something goes wrong, by the rules of `diagnose`:
+            "warn"; "stop" training or "raise" a `FindingError` at an error, where a
+            warning only warns; "ignore"; or call a function with the `Finding`. Each
+            fault is told once for each fit, and kept in `findings`. What is only worth
+            knowing ("info") is kept there and not told.
 
     Attributes:
         every, window: as given; `window` is None where it is the epoch.
@@ -134,6 +136,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             weight=main_weight,
         )
         self._tap: taps.Tap | None = None
+        self._judge: Judge | None = None
         self.stats: list[LayerStats] = []
         self._forget()
 
@@ -147,6 +150,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         )
         if self._tap.is_chief:
             self._tell_sinks("open")
+        self._judge = Judge(self.model, "update_ratio" in self._request.statistics)
         if self._tap.unsupported:
             warnings.warn(
                 f"VarianceMonitor measures nothing in this fit: "
@@ -186,7 +190,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 sink(new)
             if self.samples:
                 self._tell_sinks("samples", epoch, self.samples, self.gradient_samples)
-        self._judge(epoch)
+        self._tell(epoch)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leave the model as it was."""
@@ -311,22 +315,26 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             if self._log == "layers":
                 logs |= {f"{name}/{_for_logs(k)}": v for k, v in known.items()}
 
-    def _judge(self, epoch: int) -> None:
-        # The layer where a fault begins may move; it is the same fault.
-        known = {finding.code for _, finding in self.findings}
-        for finding in diagnosis.check(self.stats):
-            if finding.code not in known:
-                self.findings.append((epoch, finding))
+    def _tell(self, epoch: int) -> None:
+        if self._judge is None or not self.stats:
+            return
+        for finding in self._judge.findings(self.stats):
+            self.findings.append((epoch, finding))
+            # What is only worth knowing is there to be read.
+            if finding.severity != "info":
                 self._act_on(epoch, finding)
 
     def _act_on(self, epoch: int, finding: diagnosis.Finding) -> None:
         if callable(self._on_finding):
             self._on_finding(finding)
-        elif self._on_finding == "raise":
+            return
+        if self._on_finding == "ignore":
+            return
+        fails = finding.severity == "error"
+        if fails and self._on_finding == "raise":
             raise FindingError(f"Epoch {epoch}: {finding}")
-        elif self._on_finding != "ignore":
-            warnings.warn(f"Epoch {epoch}: {finding}", stacklevel=2)
-        if self._on_finding == "stop":
+        warnings.warn(f"Epoch {epoch}: {finding}", stacklevel=2)
+        if fails and self._on_finding == "stop":
             self.model.stop_training = True
 
     def _warn_of_nothing(self) -> None:

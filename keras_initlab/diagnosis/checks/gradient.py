@@ -7,7 +7,8 @@ change of width or the pooling of an image does to single elements drops out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from statistics import median
 
 from keras_initlab.diagnosis import wording
@@ -15,6 +16,9 @@ from keras_initlab.diagnosis.checks.signal import RISKY, severity_of
 from keras_initlab.diagnosis.facts import Facts
 from keras_initlab.diagnosis.finding import Finding
 from keras_initlab.diagnosis.rules import check
+
+# Where it grows at so many layers on end, so many times in all: a slope, no accident.
+STEADY, STEADY_GROWTH = 10, 1e3
 
 _CLIP = (
     "or clip gradients (clipnorm=1.0 in the optimizer); in recurrent layers use "
@@ -26,9 +30,7 @@ _CLIP = (
 def vanishing_gradient(facts: Facts) -> Iterator[Finding]:
     """Report where no gradient worth the name comes back any more."""
     back = _energies(facts)
-    if len(back) < 2:
-        return
-    start = median(value for _, value in back[: max(len(back) // 4, 1)])
+    start = _start(back)
     if not start > 0:
         return
     first = len(back)
@@ -51,10 +53,11 @@ def vanishing_gradient(facts: Facts) -> Iterator[Finding]:
 def exploding_gradient(facts: Facts) -> Iterator[Finding]:
     """Report where the gradient has grown out of proportion on its way back."""
     back = _energies(facts)
-    if len(back) < 2:
+    start = _start(back)
+    if not start > 0:
         return
-    start = median(value for _, value in back[: max(len(back) // 4, 1)])
-    large = [(key, value / start) for key, value in back if value > RISKY * start > 0]
+    limit = STEADY_GROWTH if _longest_rise(back) >= STEADY else RISKY
+    large = [(key, value / start) for key, value in back if value > limit * start]
     if not large:
         return
     most = max(ratio for _, ratio in large)
@@ -66,6 +69,21 @@ def exploding_gradient(facts: Facts) -> Iterator[Finding]:
         f"{wording.number(most)} times.",
         f"{wording.rewrite('variance')[:-1]}, {_CLIP}",
     )
+
+
+def _start(back: Sequence[tuple[str, float]]) -> float:
+    """Return the energy at the last hidden layers, 0 if there are too few."""
+    if len(back) < 2:
+        return 0.0
+    return median(value for _, value in back[: min(max(len(back) // 4, 1), 3)])
+
+
+def _longest_rise(back: Sequence[tuple[str, float]]) -> int:
+    longest = run = 0
+    for (_, later), (_, value) in pairwise(back):
+        run = run + 1 if value > later else 0
+        longest = max(longest, run)
+    return longest
 
 
 def _energies(facts: Facts) -> list[tuple[str, float]]:

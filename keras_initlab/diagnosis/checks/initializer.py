@@ -26,7 +26,8 @@ def initializer_mismatch(facts: Facts) -> Iterator[Finding]:
     of decades starts anew there.
     """
     most: list[KernelFacts] = []
-    decades, run, total = 0.0, [], 0.0
+    run: list[KernelFacts] = []
+    decades = total = 0.0
     for kernel in facts.kernels:
         if _is_counted(kernel):
             off = math.log10(kernel.scale or 1.0)
