@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.request import Bounds, Request
+from keras_initlab.taps.tensors import ops
 
 # Entries of a weight that its update ratio is measured by, at most: all of the smaller
 # ones. The whole of every kernel, kept over each update, would cost the step more than

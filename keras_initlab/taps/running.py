@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras import ops
 
 from keras_initlab.taps.figures import Figure, Tail
+from keras_initlab.taps.tensors import ops
 
 
 class Layout(NamedTuple):
@@ -72,11 +73,17 @@ def packed(
 
 
 def _stacked(values: Sequence[Any], dtype: str) -> Any:
-    if not values:
-        return ops.zeros((0,), dtype)
-    if all(isinstance(value, float) for value in values):
-        return ops.convert_to_tensor(np.array(values), dtype)
-    return ops.stack([ops.cast(value, dtype) for value in values])
+    # What is known beforehand goes as one constant.
+    numbers = [i for i, value in enumerate(values) if isinstance(value, float)]
+    tensors = [i for i, value in enumerate(values) if not isinstance(value, float)]
+    known = ops.convert_to_tensor(np.array([values[i] for i in numbers]), dtype)
+    if not tensors:
+        return known
+    found = ops.stack([ops.cast(values[i], dtype) for i in tensors])
+    if not numbers:
+        return found
+    order = np.argsort([*numbers, *tensors]).astype("int32")
+    return ops.take(ops.concatenate([known, found]), order)
 
 
 def merge(layout: Layout, window: Any, batch: Any, xp: Any = ops) -> Any:
@@ -102,6 +109,7 @@ def merge(layout: Layout, window: Any, batch: Any, xp: Any = ops) -> Any:
     return xp.concatenate(parts)
 
 
+@lru_cache(maxsize=64)
 def _pairs(layout: Layout) -> tuple[Any, Any]:
     """Return where each variance has its mean, and which entries are variances."""
     places = {entry: index for index, entry in enumerate(layout.entries)}

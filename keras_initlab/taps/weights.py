@@ -43,6 +43,9 @@ class WeightTap:
         self._request = request
         self._recorder = recorder
         self._context = context
+        # What `keys` was asked last, and what it said.
+        self._asked: tuple[int, ...] = ()
+        self._keys: list[tuple[str, int]] = []
         # By thread, as the recorder's.
         self._open: dict[int, _Watch] = {}
         self._over: dict[int, _Watch] = {}
@@ -66,13 +69,16 @@ class WeightTap:
         """Return the layers whose main weight is in `variables`, and where there."""
         if not self._request.weights:
             return []
-        places = {id(variable): index for index, variable in enumerate(variables)}
-        found = []
-        for place in self._recorder.places:
-            weight = self._request.weight(place.layer) if place.measured else None
-            if id(weight) in places:
-                found.append((place.path, places[id(weight)]))
-        return found
+        asked = (len(self._recorder.places), *map(id, variables))
+        if asked != self._asked:
+            places = {id(variable): index for index, variable in enumerate(variables)}
+            found = []
+            for place in self._recorder.places:
+                weight = self._request.weight(place.layer) if place.measured else None
+                if id(weight) in places:
+                    found.append((place.path, places[id(weight)]))
+            self._asked, self._keys = asked, found
+        return self._keys
 
     def attach(
         self,

@@ -1,0 +1,11 @@
+"""The operations that figures are made of, for the backend in use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import keras
+
+_LEAN = {"torch": "keras_initlab.taps.torch_ops"}
+ops: Any = importlib.import_module(_LEAN.get(keras.backend.backend(), "keras.ops"))
