@@ -79,7 +79,12 @@ class Anatomy:
     @cached_property
     def flat(self) -> graph.Graph | None:
         """The graph of all calls, or None."""
-        return None if self.forward is None else self.forward.propagation.flat_graph
+        if self.forward is None:
+            return None
+        # A model that runs on a sample alone is one call, which tells nothing.
+        found = self.forward.propagation.flat_graph
+        held = any(id(call.operation) in self._inside for call in found.calls)
+        return found if held else None
 
     @cached_property
     def roles(self) -> Roles:
