@@ -183,6 +183,9 @@ def _repeated(units: Array) -> int:
     """
     if not np.isfinite(units).all():
         return 0
+    # Of a single number, some of many units are equal by chance.
+    if np.count_nonzero(units.any(axis=1)) < 2:
+        return 0
     direction = np.random.default_rng(0).standard_normal(len(units)).astype("float32")
     lengths = np.linalg.norm(units, axis=0)
     places = direction @ units
