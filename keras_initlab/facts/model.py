@@ -138,7 +138,7 @@ class Anatomy:
         """Ids of the layers between the inputs and the first kernels."""
         known = [place.layer for place in places(self.model)]
         if self.flat is None:
-            first = next((i for i, one in enumerate(known) if main_weight(one)), 0)
+            first = next((i for i, one in enumerate(known) if _has_weight(one)), 0)
             return {id(one) for one in known[:first]}
         fresh = set(self.flat.inputs)
         found = set()
@@ -193,6 +193,10 @@ class Anatomy:
                 after = behind or isinstance(call.operation, NORMALISING)
                 pending.extend((one, after) for one in call.outputs)
         return Readers(tuple(found), whole, normalised and bool(seen))
+
+
+def _has_weight(layer: Any) -> bool:
+    return main_weight(layer) is not None
 
 
 _KEEPS_UNITS = (
