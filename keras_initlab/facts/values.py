@@ -222,9 +222,11 @@ def _drawn(kernel: Kernel) -> float | None:
         return None
     shape = tuple(kernel.variable.shape)
     try:
-        moments = initial_moments(
-            initializer, shape, kernel.layer, kernel.weight, kernel.parents
-        )
+        # One that somebody wrote is called, which is not to move Keras's generators.
+        with keras.StatelessScope():
+            moments = initial_moments(
+                initializer, shape, kernel.layer, kernel.weight, kernel.parents
+            )
     except (TypeError, ValueError):
         return None
     found = moments.second_moment
