@@ -1,4 +1,8 @@
-"""What is found out about kernels, layers and data of real models."""
+"""What is found out about the kernels of real models.
+
+That is NumPy on weights' values and initializers: PyTorch, which compiles nothing, does
+all of it, other backends some.
+"""
 
 import keras
 import numpy as np
@@ -152,6 +156,7 @@ def test_convolutions_read_channels_at_each_position_of_their_field():
     assert twins(model, "a") == (1, 1)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("SimpleRNN", 1)])
 def test_recurrent_units_are_twins_in_all_their_gates(kind, gates):
     layer = getattr(layers, kind)(6, name="r")
@@ -303,6 +308,7 @@ def test_shared_and_tied_kernels_are_one():
 NORMAL = keras.initializers.RandomNormal
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("activation", "initializer", "scale"),
     [
@@ -332,6 +338,7 @@ def test_scale_of_an_initializer_over_what_fits(activation, initializer, scale):
     assert one.scale == (None if scale is None else pytest.approx(scale, rel=2e-3))
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("layer", "shape", "ratio"),
     [
