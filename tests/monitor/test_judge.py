@@ -82,7 +82,7 @@ TWINS = (0, "symmetric-units", "warning", "first")
 
 def twins():
     """Return a model of which a third of the first units have a twin, for good."""
-    model = net("relu")
+    model = net()
     kernel, bias = model.layers[0].get_weights()
     kernel[:, :5] = kernel[:, 5:10]
     model.layers[0].set_weights([kernel, bias])
@@ -96,7 +96,7 @@ def twins():
 def test_an_error_stops_or_raises(what):
     called = []
     handler = called.append if what == "call" else what
-    model, wild = net("relu"), Rate(2, float("inf"))
+    model, wild = net(), Rate(2, float("inf"))
     if what == "raise":
         with pytest.raises(FindingError, match=r"Epoch 2: nonfinite in first: \d+ "):
             watched(model, wild, epochs=5, on_finding=handler)
