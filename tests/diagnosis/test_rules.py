@@ -196,6 +196,11 @@ FIRES = {
         ("collapsed-inputs", "warning", "dense_8"),
         ("0.96",),
     ),
+    "nearly the same from early on": (
+        alike(0.5, 0.7, 0.8, *[0.98] * 57),
+        ("collapsed-inputs", "warning", "dense_3"),
+        ("0.98", "0.7 in the first"),
+    ),
     # Gradients
     "no gradient comes back": (
         chain("gradient_second_moment", [0, 0, 0, 1, 1]),
