@@ -176,6 +176,11 @@ FIRES = {
         ("vanishing-signal", "warning", "dense_2"),
         ("2e-05",),
     ),
+    "a normalisation of nothing": (
+        chain("batch_variance", [1, 1, 0.0], kinds={2: {"normalises": True}}),
+        ("vanishing-signal", "error", "dense_2"),
+        ("is 0 of what",),
+    ),
     "grown by more than 1e4": (
         chain("second_moment", [1, 2e4, 3e5]),
         ("exploding-signal", "warning", "dense_1"),
