@@ -122,8 +122,14 @@ def _anatomy(model: Any, x: Any) -> Anatomy:
     leaves = [np.asarray(keras.ops.convert_to_numpy(one)) for one in _leaves(x)]
     if not all(np.issubdtype(one.dtype, np.floating) for one in leaves):
         return anatomy_of(model)
-    means = [float(np.nan_to_num(one.astype("float64").mean())) for one in leaves]
-    variances = [float(np.nan_to_num(one.astype("float64").var())) for one in leaves]
+    means: Any = [float(np.nan_to_num(one.astype("float64").mean())) for one in leaves]
+    variances: Any = [
+        float(np.nan_to_num(one.astype("float64").var())) for one in leaves
+    ]
+    if isinstance(x, dict) and len(x) == len(leaves):
+        # Its arrays come in the order of their names.
+        means = dict(zip(sorted(x), means, strict=True))
+        variances = dict(zip(sorted(x), variances, strict=True))
     found = anatomy_of(model, mean=means, variance=variances)
     return anatomy_of(model) if found.forward is None else found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -151,10 +152,14 @@ def describe(initializer: Any, without: str | None = None) -> str:
     if not hasattr(initializer, "get_config"):
         return getattr(initializer, "__name__", name)
     config = initializer.get_config()
+    # Keras's draw a seed for themselves.
+    state = random.getstate()
     try:
         default = type(initializer)().get_config()
     except TypeError:
         default = {}
+    finally:
+        random.setstate(state)
     shown = [
         f"{key}={_short(value)}"
         for key, value in config.items()

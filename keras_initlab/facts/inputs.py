@@ -20,6 +20,8 @@ def input_facts(anatomy: Anatomy, x: Any) -> tuple[InputFacts, ...]:
     scaled = anatomy.scales_inputs()
     leaves = [np.asarray(_numpy(leaf)) for leaf in keras.tree.flatten(x)]
     names = [getattr(one, "name", None) for one in _inputs(anatomy.model)]
+    if isinstance(x, dict):
+        names = sorted(x)
     if len(names) != len(leaves):
         names = [None] * len(leaves)
     alone = len(leaves) == 1

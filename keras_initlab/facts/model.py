@@ -79,7 +79,12 @@ class Anatomy:
     @cached_property
     def flat(self) -> graph.Graph | None:
         """The graph of all calls, or None."""
-        return None if self.forward is None else self.forward.propagation.flat_graph
+        if self.forward is None:
+            return None
+        # A model that runs on a sample alone is one call, which tells nothing.
+        found = self.forward.propagation.flat_graph
+        held = any(id(call.operation) in self._inside for call in found.calls)
+        return found if held else None
 
     @cached_property
     def roles(self) -> Roles:
@@ -133,7 +138,7 @@ class Anatomy:
         """Ids of the layers between the inputs and the first kernels."""
         known = [place.layer for place in places(self.model)]
         if self.flat is None:
-            first = next((i for i, one in enumerate(known) if main_weight(one)), 0)
+            first = next((i for i, one in enumerate(known) if _has_weight(one)), 0)
             return {id(one) for one in known[:first]}
         fresh = set(self.flat.inputs)
         found = set()
@@ -188,6 +193,10 @@ class Anatomy:
                 after = behind or isinstance(call.operation, NORMALISING)
                 pending.extend((one, after) for one in call.outputs)
         return Readers(tuple(found), whole, normalised and bool(seen))
+
+
+def _has_weight(layer: Any) -> bool:
+    return main_weight(layer) is not None
 
 
 _KEEPS_UNITS = (

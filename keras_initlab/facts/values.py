@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -50,7 +51,8 @@ def _facts(
     head = key in anatomy.roles.heads
     twins, alike = 0, None
     if units is not None and constant is None and not head:
-        twins, alike = _twins(units, readers)
+        own = [one for one in anatomy.kernels if one.layer is kernel.layer]
+        twins, alike = _twins(units, own, readers)
     branch_end = key in anatomy.roles.branches
     found: dict[str, Any] = {}
     if initial:
@@ -150,17 +152,22 @@ def _is_grouped(kernel: Kernel) -> bool:
     return getattr(kernel.layer, "groups", 1) > 1
 
 
-def _twins(units: Array, readers: Readers | None) -> tuple[int, int | None]:
-    """Return how many units have a twin, and how many of these are read alike."""
+def _twins(
+    units: Array, own: Sequence[Kernel], readers: Readers | None
+) -> tuple[int, int | None]:
+    """Return how many units have a twin, and how many of these are read alike.
+
+    By the layer's own recurrent kernel, too.
+    """
     reading = _repeated(units)
     if not reading:
         return 0, None
     if readers is None or not readers.whole or not readers.kernels:
         return reading, None
     parts = [units]
-    for kernel in readers.kernels:
-        if kernel.weight == "recurrent_kernel":
-            continue
+    reading_on = [one for one in readers.kernels if one.weight != "recurrent_kernel"]
+    reading_on += [one for one in own if one.weight == "recurrent_kernel"]
+    for kernel in reading_on:
         rows = _rows(kernel, units.shape[1])
         if rows is None:
             return reading, None
@@ -175,6 +182,9 @@ def _repeated(units: Array) -> int:
     then confirmed entry by entry.
     """
     if not np.isfinite(units).all():
+        return 0
+    # Of a single number, some of many units are equal by chance.
+    if np.count_nonzero(units.any(axis=1)) < 2:
         return 0
     direction = np.random.default_rng(0).standard_normal(len(units)).astype("float32")
     lengths = np.linalg.norm(units, axis=0)
@@ -212,9 +222,11 @@ def _drawn(kernel: Kernel) -> float | None:
         return None
     shape = tuple(kernel.variable.shape)
     try:
-        moments = initial_moments(
-            initializer, shape, kernel.layer, kernel.weight, kernel.parents
-        )
+        # One that somebody wrote is called, which is not to move Keras's generators.
+        with keras.StatelessScope():
+            moments = initial_moments(
+                initializer, shape, kernel.layer, kernel.weight, kernel.parents
+            )
     except (TypeError, ValueError):
         return None
     found = moments.second_moment

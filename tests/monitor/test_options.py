@@ -7,28 +7,12 @@ import re
 import keras
 import numpy as np
 import pytest
-from keras import layers
 
 import keras_initlab as il
-from keras_initlab.monitor import CSV, FindingError, JSONLines
+from keras_initlab.monitor import CSV, JSONLines
 from keras_initlab.taps.request import FORWARD
 
 from .models import data, fit, frozen, mlp, nested_and_shared
-
-
-def dense(units, **settings):
-    return layers.Dense(
-        units,
-        kernel_initializer=keras.initializers.RandomNormal(
-            stddev=settings.pop("deviation", 0.3)
-        ),
-        **settings,
-    )
-
-
-def vanishing():
-    hidden = [dense(8, deviation=1e-3, activation="tanh") for _ in range(8)]
-    return keras.Sequential([keras.Input((6,)), *hidden, dense(2)])
 
 
 @pytest.mark.parametrize(
@@ -142,50 +126,6 @@ def test_sinks_are_opened_fed_and_closed(tmp_path):
     assert sink.told[0] == "open"
     assert sink.told[-1] == "close"
     assert sink.told.count("close") == 1
-
-
-@pytest.mark.parametrize("gradients", [False, True])
-def test_vanishing_is_told_once(gradients):
-    monitor = il.VarianceMonitor(1, gradients=gradients)
-    with pytest.warns(UserWarning, match="vanishing-signal") as caught:
-        fit(frozen(vanishing()), *data(32), [monitor], epochs=3)
-    assert sum("vanishing-signal" in str(one.message) for one in caught) == 1
-    codes = {"vanishing-signal"} | ({"vanishing-gradient"} if gradients else set())
-    assert {(epoch, finding.code) for epoch, finding in monitor.findings} == {
-        (0, code) for code in codes
-    }
-
-
-def test_what_a_finding_may_lead_to():
-    told = []
-    history = fit(
-        frozen(vanishing()),
-        *data(32),
-        [il.VarianceMonitor(1, on_finding=told.append)],
-        epochs=2,
-    )
-    assert [finding.code for finding in told] == ["vanishing-signal"]
-    assert len(history.history["loss"]) == 2
-    with pytest.warns(UserWarning, match="vanishing-signal"):
-        history = fit(
-            frozen(vanishing()),
-            *data(32),
-            [il.VarianceMonitor(1, on_finding="stop")],
-            epochs=3,
-        )
-    assert len(history.history["loss"]) == 1
-    model = frozen(vanishing())
-    with pytest.raises(FindingError, match=r"Epoch 0: vanishing-signal in dense"):
-        fit(model, *data(32), [il.VarianceMonitor(1, on_finding="raise")])
-    assert not any("call" in layer.__dict__ for layer in model.layers)
-
-
-def test_healthy_networks_are_not_warned_of():
-    hidden = [dense(16, deviation=0.35, activation="relu") for _ in range(8)]
-    model = keras.Sequential([keras.Input((6,)), *hidden, dense(2)])
-    monitor = il.VarianceMonitor(1, gradients=True)
-    fit(frozen(model), *data(64), [monitor], epochs=2)
-    assert monitor.findings == []
 
 
 @pytest.mark.parametrize("kind", ["variance", "depth", "histograms", "updates"])

@@ -9,7 +9,6 @@ import pytest
 from keras import layers
 
 import keras_initlab as il
-from keras_initlab.diagnosis import check
 from keras_initlab.report import InspectedLayer, Inspection
 from tests.report.test_html import Page
 from tests.report.test_jsonform import SCHEMA, strict
@@ -37,7 +36,7 @@ def real():
         )
         for name in names
     ]
-    findings = tuple(check(list(measured.values())))
+    findings = tuple(il.diagnose(list(measured.values())))
     return Inspection("real", tuple(found), findings, data=f"x of shape {x.shape}")
 
 

@@ -45,9 +45,12 @@ def constant_kernel(facts: Facts) -> Iterator[Finding]:
 
 
 def _is_fault(kernel: KernelFacts) -> bool:
-    if kernel.constant is None or kernel.head or kernel.units < 2:
+    if kernel.constant is None or kernel.head or kernel.units == 1:
         return False
-    return not (kernel.constant == 0 and kernel.branch_end)
+    if kernel.constant == 0:
+        return not kernel.branch_end
+    # Of a depthwise kernel each unit reads an input of its own.
+    return kernel.units > 1
 
 
 @check

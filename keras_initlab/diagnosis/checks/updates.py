@@ -50,7 +50,8 @@ def update_too_small(facts: Facts) -> Iterator[Finding]:
     if not facts.updates or not any(_has_gradient(one) for one in facts.stats):
         return
     ratios = [list(_ratios(window).values()) for window in windows]
-    if any(window and max(window) > SMALL for window in ratios):
+    # NaN is neither large nor small.
+    if not all(ratio <= SMALL for window in ratios for ratio in window):
         return
     layer = next(one.layer for one in facts.stats if _has_gradient(one))
     usual = median(ratios[-1]) if ratios[-1] else 0.0
@@ -65,7 +66,7 @@ def update_too_small(facts: Facts) -> Iterator[Finding]:
 
 
 def _has_gradient(stats: LayerStats) -> bool:
-    return bool(stats.weight_gradient_second_moment)
+    return (stats.weight_gradient_second_moment or 0.0) > 0
 
 
 def _ratios(stats: Sequence[LayerStats]) -> dict[str, float]:

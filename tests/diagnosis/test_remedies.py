@@ -1,0 +1,201 @@
+"""What a finding says is to be done mends what it found.
+
+The first part is the table of what happens if the initial weights are wrong: the fault
+is named, the network does not learn, and with the remedy it does. The second part goes
+through the planted faults that lie in initial weights. PyTorch, which compiles nothing,
+does all of it; other backends some of each, as the figures are the same there.
+"""
+
+import re
+
+import keras
+import pytest
+
+import keras_initlab as il
+from tests.diagnosis.cases import (
+    alarms,
+    batch,
+    constant,
+    digits,
+    fit,
+    normal,
+    pixels,
+    plain,
+    seeded,
+)
+from tests.diagnosis.networks import FAULTY, HEALTHY
+
+BACKEND = keras.backend.backend()
+CALL = re.compile(r'il\.rewrite_initializers\(model(, scheme="\w+")?\)')
+
+ABOUT_STARTS = {
+    *("constant-kernel", "symmetric-units", "shared-draw"),
+    *("vanishing-signal", "exploding-signal", "collapsed-inputs"),
+    *("vanishing-gradient", "exploding-gradient"),
+    *("initializer-mismatch", "wrong-fans", "saturated-units"),
+}
+
+
+def remedied(model, finding):
+    """Return the model after what the finding says, to the letter."""
+    call = CALL.search(finding.remedy)
+    if call is not None:
+        eval(call[0], {"il": il, "model": model})
+        return model
+    if "il.HeNormal(seed=0)" in finding.remedy:
+        return rebuilt(model, il.HeNormal(seed=0))
+    assert '"initlab>he_normal"' in finding.remedy
+    return rebuilt(model, "initlab>he_normal")
+
+
+def rebuilt(model, initializer):
+    """Return the model built anew with another initializer for all kernels."""
+    for layer in model.layers:
+        for name in ("kernel", "depthwise", "pointwise"):
+            if hasattr(layer, f"{name}_initializer"):
+                chosen = keras.initializers.get(initializer)
+                setattr(layer, f"{name}_initializer", chosen)
+    return keras.models.clone_model(model)
+
+
+# Initial weights that are wrong -------------------------------------------------------
+
+STARTS = {
+    "zeros": ("zeros", {"constant-kernel"}),
+    "constants": (constant(0.05), {"constant-kernel"}),
+    "too large": (normal(2.0), {"initializer-mismatch"}),
+    "too small": (normal(0.01), {"vanishing-signal", "initializer-mismatch"}),
+}
+TABLE = [(start, activation) for start in STARTS for activation in ("tanh", "relu")]
+SOME = [("constants", "relu")]
+
+
+@pytest.mark.parametrize(("start", "activation"), TABLE if BACKEND == "torch" else SOME)
+def test_what_happens_if_the_initial_weights_are_wrong(start, activation):
+    kernel, codes = STARTS[start]
+    if start == "too large":
+        also = {"tanh": "saturated-units", "relu": "exploding-signal"}
+        codes = codes | {also[activation]}
+    build = seeded(plain, activation, 6, kernel, optimizer="sgd", rate=0.05)
+    x, y = digits()
+    model = build()
+    findings = il.diagnose(model, batch(x))
+    assert codes <= alarms(findings)
+    assert any(one.code in codes and one.severity == "error" for one in findings)
+    assert max(fit(model, x, y, 8).history["accuracy"]) < 0.75
+    for one in findings:
+        if one.code in codes:
+            model = remedied(build(), one)
+            assert alarms(il.diagnose(model, batch(x))) == set()
+    assert fit(model, x, y, 8).history["accuracy"][-1] > 0.9
+
+
+# Planted faults -----------------------------------------------------------------------
+
+# A rewrite leaves recurrent kernels and biases as they are.
+NOT_CURED = {
+    "recurrent ReLU, gain 2": "recurrent kernels are not rewritten",
+    "recurrent tanh, N(0, 1)": "recurrent kernels are not rewritten",
+    "saturated by their bias": "biases are not rewritten",
+}
+ELSEWHERE = (
+    *("constants in the middle", "half of the units twice", "one seed"),
+    *("GELU, Glorot, 20 layers", "depthwise, He"),
+)
+TO_CURE = [
+    pytest.param(
+        case,
+        code,
+        id=f"{case.name}: {code}",
+        marks=[pytest.mark.xfail(reason=NOT_CURED[case.name], strict=True)]
+        if case.name in NOT_CURED
+        else [],
+    )
+    for case in FAULTY
+    if case.phase != "training" and "input-scale" not in case.codes
+    if BACKEND == "torch" or case.name in ELSEWHERE
+    for code in case.codes
+    if code in ABOUT_STARTS
+]
+
+
+def diagnosed(case, model):
+    x, _ = case.data()
+    return il.diagnose(model, None if case.phase == "model" else batch(x))
+
+
+@pytest.mark.parametrize(("case", "code"), TO_CURE)
+def test_the_remedy_cures_what_was_planted(case, code):
+    model = case.build()
+    [finding, *_] = [one for one in diagnosed(case, model) if one.code == code]
+    assert finding.severity in ("error", "warning")
+    assert code not in alarms(diagnosed(case, remedied(model, finding)))
+
+
+def test_every_code_about_initial_weights_has_a_cure():
+    cured = {
+        code
+        for case in FAULTY
+        if case.name not in NOT_CURED
+        for code in case.codes
+        if case.phase != "training"
+    }
+    assert cured >= ABOUT_STARTS
+    assert {case.name for case in FAULTY} >= {*NOT_CURED, *ELSEWHERE}
+
+
+def named(name, some=FAULTY):
+    return next(case for case in some if case.name == name)
+
+
+# What would: another initializer of what a rewrite leaves alone.
+OTHERWISE = {
+    "recurrent ReLU, gain 2": ("recurrent_initializer", "orthogonal"),
+    "recurrent tanh, N(0, 1)": ("recurrent_initializer", "orthogonal"),
+    "saturated by their bias": ("bias_initializer", "zeros"),
+    "dead by their bias": ("bias_initializer", "zeros"),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_a_rewrite_leaves_alone_is_cured_at_its_source(name):
+    case = named(name)
+    model = case.build()
+    assert set(case.codes) <= alarms(diagnosed(case, model))
+    attribute, initializer = OTHERWISE[name]
+    for layer in model.layers:
+        holder = getattr(layer, "cell", layer)
+        if hasattr(holder, attribute):
+            setattr(holder, attribute, keras.initializers.get(initializer))
+    model = keras.models.clone_model(model)
+    assert not set(case.codes) & alarms(diagnosed(case, model))
+
+
+def test_scaled_inputs_cure_what_comes_of_unscaled_ones():
+    case = named("pixels from 0 to 255")
+    x, _ = pixels()
+    model = case.build()
+    found = {one.code: one for one in il.diagnose(model, batch(x))}
+    assert {"input-scale", "saturated-units"} <= set(found)
+    assert "x = (x - x.mean(axis=0)) / x.std(axis=0)" in found["input-scale"].remedy
+    x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-7)
+    assert alarms(il.diagnose(model, batch(x))) == set()
+
+
+def test_a_layer_that_scales_inputs_cures_them_too():
+    x, _ = pixels()
+    model = named("pixels from 0 to 255").build()
+    scaling = keras.layers.Normalization()
+    scaling.adapt(x)
+    model = keras.Sequential([keras.Input((64,)), scaling, *model.layers])
+    assert alarms(il.diagnose(model, batch(x))) == set()
+
+
+@pytest.mark.torch
+def test_remedies_do_no_harm_to_healthy_networks():
+    for name in ("LSTM", "convolutions"):
+        case = named(name, HEALTHY)
+        model = case.build()
+        il.rewrite_initializers(model)
+        assert alarms(diagnosed(case, model)) == set()

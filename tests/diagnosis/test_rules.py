@@ -1,0 +1,497 @@
+"""Each rule on facts made by hand: at its thresholds, and where it must be silent."""
+
+from dataclasses import replace
+
+import pytest
+
+import keras_initlab as il
+from keras_initlab.diagnosis import SEVERITIES, Facts, InputFacts, findings_of
+from keras_initlab.stats import LayerStats
+from tests.diagnosis.byhand import (
+    NAN,
+    alike,
+    chain,
+    data,
+    kernel,
+    kernels,
+    many,
+    steps,
+)
+
+CODES = {
+    *("symmetric-units", "constant-kernel", "shared-draw"),
+    *("initializer-mismatch", "wrong-fans"),
+    *("vanishing-signal", "exploding-signal", "collapsed-inputs"),
+    *("vanishing-gradient", "exploding-gradient"),
+    *("dead-units", "saturated-units"),
+    *("nonfinite", "input-scale"),
+    *("update-too-large", "update-too-small"),
+}
+
+
+# A row: the facts, the code, its severity, the layer, and what the evidence holds.
+FIRES = {
+    # Kernels of one value
+    "all zeros": (
+        kernels({"constant": 0.0}),
+        ("constant-kernel", "error", "dense_0"),
+        ("its kernel are 0:", "no gradient passes it"),
+    ),
+    "one kernel of a constant": (
+        kernels({}, {"constant": 0.25}),
+        ("constant-kernel", "warning", "dense_1"),
+        ("0.25", "its units are all one"),
+    ),
+    "two kernels of a constant": (
+        kernels({}, {"constant": 0.25}, {}, {"constant": 0.5}),
+        ("constant-kernel", "error", "dense_1"),
+        ("0.25", "and 1 more layer)"),
+    ),
+    "a branch that ends in a constant": (
+        kernels({"constant": 0.25, "branch_end": True}),
+        ("constant-kernel", "warning", "dense_0"),
+        ("0.25",),
+    ),
+    # Twins
+    "half of the units twice": (
+        kernels({"twins": 4}),
+        ("symmetric-units", "warning", "dense_0"),
+        ("4 of its 8 units",),
+    ),
+    "more than half": (
+        kernels({"twins": 5}),
+        ("symmetric-units", "error", "dense_0"),
+        ("5 of its 8 units",),
+    ),
+    "only those that are read alike": (
+        kernels({"twins": 7, "read_alike": 3}),
+        ("symmetric-units", "warning", "dense_0"),
+        ("3 of its 8 units", "read the same by what follows"),
+    ),
+    "the layer with the most twins": (
+        kernels({"twins": 5, "units": 50}, {"twins": 4}),
+        ("symmetric-units", "warning", "dense_1"),
+        ("4 of its 8 units", "and 1 more layer)"),
+    ),
+    # Drawn twice
+    "drawn alike": (
+        kernels({"digest": "b"}, {"digest": "a"}, {"digest": "b"}),
+        ("shared-draw", "warning", "dense_0"),
+        ("dense_0, dense_2 are",),
+    ),
+    "nine drawn alike": (
+        many(9, digest="a"),
+        ("shared-draw", "warning", "dense_0"),
+        ("dense_5 and 3 more",),
+    ),
+    # Initializers
+    "one kernel a little small": (
+        kernels({}, {"scale": 0.6}),
+        ("initializer-mismatch", "info", "dense_1"),
+        ("glorot", "0.6 times", "relu", "10^-0.2", "too small"),
+    ),
+    "three decades lost": (
+        many(10, scale=0.5),
+        ("initializer-mismatch", "warning", "dense_0"),
+        ("0.5 times", "and 9 more layers", "10^-3.0"),
+    ),
+    "not yet three": (
+        many(9, scale=0.5),
+        ("initializer-mismatch", "info", "dense_0"),
+        ("10^-2.7",),
+    ),
+    "nine decades won": (
+        many(9, scale=10.0),
+        ("initializer-mismatch", "error", "dense_0"),
+        ("10 times", "10^9.0", "too large"),
+    ),
+    "not more than eight": (
+        many(7, scale=10.0),
+        ("initializer-mismatch", "warning", "dense_0"),
+        ("10^7.0",),
+    ),
+    "won and lost again": (
+        kernels(*[{"scale": 10.0}] * 4, *[{"scale": 0.1}] * 4),
+        ("initializer-mismatch", "warning", "dense_0"),
+        ("10^4.0", "and 3 more layers", "too large"),
+    ),
+    "the count starts anew at a normalisation": (
+        kernels(*[{"scale": 0.5}] * 6, {"normalised": True}, *[{"scale": 0.5}] * 7),
+        ("initializer-mismatch", "info", "dense_7"),
+        ("10^-2.1", "and 6 more layers"),
+    ),
+    "the count starts anew where a branch ends": (
+        kernels(*[{"scale": 0.5}] * 8, {"branch_end": True}, *[{"scale": 0.5}] * 7),
+        ("initializer-mismatch", "info", "dense_0"),
+        ("10^-2.4", "and 7 more layers"),
+    ),
+    # Fans
+    "a quarter of the variance": (
+        kernels({"by_wrong_fans": 0.25}),
+        ("wrong-fans", "warning", "dense_0"),
+        ("glorot", "0.25 times"),
+    ),
+    "four times the variance": (
+        kernels({"by_wrong_fans": 1.4}, {"by_wrong_fans": 4.0}),
+        ("wrong-fans", "warning", "dense_1"),
+        ("4 times",),
+    ),
+    "twice the variance": (
+        kernels({"by_wrong_fans": 2.0}),
+        ("wrong-fans", "info", "dense_0"),
+        ("2 times",),
+    ),
+    "wrong fans before a normalisation": (
+        kernels({"by_wrong_fans": 0.01, "normalised": True}),
+        ("wrong-fans", "info", "dense_0"),
+        ("0.01 times",),
+    ),
+    # Signals
+    "nothing is left": (
+        chain("batch_variance", [1, 1, 0.0, 0.0]),
+        ("vanishing-signal", "error", "dense_2"),
+        ("is 0 of what",),
+    ),
+    "less than 1e-4 is left": (
+        chain("batch_variance", [1, 0.1, 9e-5, 2e-6]),
+        ("vanishing-signal", "warning", "dense_2"),
+        ("9e-05",),
+    ),
+    "gone for good from the last time on": (
+        chain("batch_variance", [1, 1e-6, 1, 1e-9, 1e-9]),
+        ("vanishing-signal", "error", "dense_3"),
+        ("1e-09",),
+    ),
+    "against what went in": (
+        chain(
+            "batch_variance",
+            [9e-5, 9e-5],
+            inputs=(InputFacts("x", mean=3.0, deviation=1.0),),
+        ),
+        ("vanishing-signal", "warning", "dense_0"),
+        ("9e-05",),
+    ),
+    "after a normalisation": (
+        chain("batch_variance", [1, 50, 1e-3], kinds={1: {"normalises": True}}),
+        ("vanishing-signal", "warning", "dense_2"),
+        ("2e-05",),
+    ),
+    "a normalisation of nothing": (
+        chain("batch_variance", [1, 1, 0.0], kinds={2: {"normalises": True}}),
+        ("vanishing-signal", "error", "dense_2"),
+        ("is 0 of what",),
+    ),
+    "grown by more than 1e4": (
+        chain("second_moment", [1, 2e4, 3e5]),
+        ("exploding-signal", "warning", "dense_1"),
+        ("2e+04", "3e+05"),
+    ),
+    "grown by more than 1e8": (
+        chain("second_moment", [0.1, 2e4, 3e8, 1]),
+        ("exploding-signal", "error", "dense_1"),
+        ("2e+05", "3e+09"),
+    ),
+    "all inputs the same": (
+        alike(0.5, 0.9, 0.99995),
+        ("collapsed-inputs", "error", "dense_2"),
+        ("0.99995", "0.5 in the first"),
+    ),
+    "nearly the same after ten layers": (
+        alike(*[0.5] * 8, 0.94, 0.96),
+        ("collapsed-inputs", "warning", "dense_8"),
+        ("0.96",),
+    ),
+    "nearly the same from early on": (
+        alike(0.5, 0.7, 0.8, *[0.98] * 57),
+        ("collapsed-inputs", "warning", "dense_3"),
+        ("0.98", "0.7 in the first"),
+    ),
+    # Gradients
+    "no gradient comes back": (
+        chain("gradient_second_moment", [0, 0, 0, 1, 1]),
+        ("vanishing-gradient", "error", "dense_2"),
+        ("is 0 of that",),
+    ),
+    "less than 1e-4 comes back": (
+        chain("gradient_second_moment", [1e-6, 9e-5, 1, 1]),
+        ("vanishing-gradient", "warning", "dense_1"),
+        ("9e-05",),
+    ),
+    "the gradient grows by more than 1e4": (
+        chain("gradient_second_moment", [1, 3e4, 2e4, 1]),
+        ("exploding-gradient", "warning", "dense_2"),
+        ("3e+04",),
+    ),
+    "the gradient grows by more than 1e8": (
+        chain("gradient_second_moment", [2e8, 2e4, 1]),
+        ("exploding-gradient", "error", "dense_1"),
+        ("2e+08",),
+    ),
+    "the gradient grows steadily": (
+        chain("gradient_second_moment", [2.0**i for i in range(14)][::-1]),
+        ("exploding-gradient", "warning", "dense_2"),
+        ("4.1e+03",),
+    ),
+    # Units
+    "more than half are dead": (
+        chain("dead_fraction", [0.2, 0.51, 0.6]),
+        ("dead-units", "warning", "dense_2"),
+        ("60 %", "and 1 more layer)"),
+    ),
+    "nearly all are dead": (
+        chain("dead_fraction", [0.9]),
+        ("dead-units", "error", "dense_0"),
+        ("90 %",),
+    ),
+    "many are saturated": (
+        chain("saturated_fraction", [0.41, 0.1]),
+        ("saturated-units", "warning", "dense_0"),
+        ("41 %",),
+    ),
+    "most are saturated": (
+        chain("saturated_fraction", [0.41, 0.75]),
+        ("saturated-units", "error", "dense_1"),
+        ("75 %", "and 1 more layer)"),
+    ),
+    # NaN and data
+    "NaN in the data": (
+        data(nonfinite=3),
+        ("nonfinite", "error", "x"),
+        ("3 of the input's values",),
+    ),
+    "NaN in a kernel": (
+        kernels({}, {"nonfinite": 2}),
+        ("nonfinite", "error", "dense_1"),
+        ("2 entries of its kernel",),
+    ),
+    "NaN in an output": (
+        chain("nonfinite", [0, 5, 7]),
+        ("nonfinite", "error", "dense_1"),
+        ("5 elements",),
+    ),
+    "large data": (
+        data(deviation=31.0),
+        ("input-scale", "warning", "x"),
+        ("mean 0", "deviation 31"),
+    ),
+    "small data": (
+        data(deviation=0.0099),
+        ("input-scale", "warning", "x"),
+        ("0.0099",),
+    ),
+    "data with an offset": (
+        data(mean=-11.0),
+        ("input-scale", "warning", "x"),
+        ("mean -11", "deviation 1", "offset"),
+    ),
+    "a feature that drowns others": (
+        data(spread=301.0, largest=4, deviation=90.0),
+        ("input-scale", "warning", "x"),
+        ("Feature 4", "3e+02 times"),
+    ),
+    # Steps
+    "a wild step": (
+        steps(0.1, 0.41),
+        ("update-too-large", "warning", "dense_1"),
+        ("41 %",),
+    ),
+    "large steps in two windows": (
+        steps(0.31, 0.1, before=[(0.35, 0.1)]),
+        ("update-too-large", "warning", "dense_0"),
+        ("31 %",),
+    ),
+    "no step has moved weights": (
+        steps(1e-7, 3e-8, 0.0, before=[(1e-8, 0.0, 0.0)], updates=True),
+        ("update-too-small", "warning", "dense_0"),
+        ("3e-08",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIRES)
+def test_it_fires(name):
+    facts, (code, severity, layer), says = FIRES[name]
+    [found] = findings_of(facts)
+    assert (found.code, found.severity, found.layer) == (code, severity, layer)
+    assert all(part in found.evidence for part in says), found.evidence
+    assert found.evidence.endswith(".")
+    assert found.remedy.endswith(".")
+
+
+def test_every_code_of_the_list_has_a_rule_and_no_rule_another():
+    assert {code for _, (code, *_), _ in FIRES.values()} == CODES
+    told = il.diagnose.__doc__.split("The codes:")[1].split("Args:")[0]
+    assert {part for part in told.split("`") if "-" in part or part in CODES} == CODES
+
+
+# Facts of which nothing must be said.
+SILENT = {
+    "nothing is known": Facts(),
+    # Kernels
+    "nothing known of a kernel": Facts(kernels=(kernel(units=0),)),
+    "a head of zeros": kernels({"constant": 0.0, "head": True}),
+    "a branch that ends in zeros": kernels({"constant": 0.0, "branch_end": True}),
+    "one unit": kernels({"constant": 0.25, "units": 1}),
+    "twins that are read apart": kernels({"twins": 4, "read_alike": 0}),
+    "twins in a head": kernels({"twins": 4, "head": True}),
+    "drawn apart": kernels({"digest": "a"}, {"digest": "b"}, {}, {}),
+    # Initializers
+    "a scale near enough": many(50, scale=1.5),
+    "no scale is known": many(50, scale=None),
+    **{
+        f"a scale that matters less: {role}": many(50, **{"scale": 0.01, role: True})
+        for role in ("head", "guarded", "normalised", "branch_end")
+    },
+    "fans near enough": kernels({"by_wrong_fans": 1.5}, {"by_wrong_fans": 1 / 1.49}),
+    "fans that are right": kernels({"by_wrong_fans": 1.0}, {"by_wrong_fans": None}),
+    # Signals
+    "just enough is left": chain("batch_variance", [1, 1.1e-4, 1e-3]),
+    "it comes back": chain("batch_variance", [1, 1e-9, 0.1]),
+    "gone in the head alone": chain(
+        "batch_variance", [1, 1e-9], kinds={1: {"ends": 1}}
+    ),
+    "a normalisation brings it back": chain(
+        "batch_variance", [1, 1e-3, 1, 1e-3], kinds={2: {"normalises": True}}
+    ),
+    "a normalisation may lower it": chain(
+        "batch_variance", [1, 1e-9, 1e-9], kinds={1: {"normalises": True}}
+    ),
+    "small data, scaled by the model": chain(
+        "batch_variance",
+        [1, 1],
+        inputs=(InputFacts("x", mean=0.0, deviation=1e6, scaled=True),),
+    ),
+    "before the first kernel": chain(
+        "batch_variance", [1e6, 1, 1], kinds={1: {"starts": True}}
+    ),
+    "grown just enough": chain("second_moment", [1, 1e4]),
+    "a normalisation starts anew": chain(
+        "second_moment", [1, 1e3, 1e3, 1e6], kinds={2: {"normalises": True}}
+    ),
+    "inputs told apart": alike(0.5, 0.9, 0.9998),
+    "few layers": alike(*[0.5] * 8, 0.96),
+    "not so near": alike(*[0.5] * 9, 0.94),
+    "alike from the beginning": alike(*[0.9999] * 9, 0.99995),
+    # Gradients
+    "enough comes back": chain("gradient_second_moment", [1.1e-4, 1.1e-4, 1, 1]),
+    "some comes back in the end": chain("gradient_second_moment", [1, 0, 0, 1]),
+    "layers before the first kernel": chain(
+        "gradient_second_moment", [1e-9, 1, 1], kinds={0: {"starts": True}}
+    ),
+    "the gradient grows just enough": chain("gradient_second_moment", [1e4, 1]),
+    "by accident, not steadily": chain("gradient_second_moment", [5e3, 1, 1, 1, 1]),
+    "one layer": chain("gradient_second_moment", [1.0]),
+    # Units
+    "half are dead": chain("dead_fraction", [0.5, 0.5]),
+    "dead in the head": chain("dead_fraction", [1.0], kinds={0: {"ends": True}}),
+    "zeros that are no units": chain(
+        "dead_fraction", [1.0], kinds={0: {"bends": False}}
+    ),
+    "some are saturated": chain("saturated_fraction", [0.4, 0.4]),
+    # Data
+    "data near enough": data(deviation=30.0),
+    "small data near enough": data(deviation=0.01),
+    "an offset near enough": data(mean=10.0),
+    "features near enough": data(spread=300.0),
+    "data of zeros": data(deviation=0.0),
+    "data that the model scales": data(mean=9e5, spread=1e4, scaled=True),
+    # Steps
+    "a large step": steps(0.4),
+    "a large step for once": steps(0.35, before=[(0.35,), (0.3,)]),
+    "a large step in another layer": steps(0.35, 0.1, before=[(0.1, 0.35)]),
+    "weights have moved": steps(0.0, 0.0, before=[(0.0, 2e-7)], updates=True),
+    "one layer moves": steps(0.0, 2e-7, updates=True),
+    "not measured": steps(None, None),
+    "steps of NaN": steps(NAN, NAN, updates=True, gradient=NAN),
+    "one step of NaN": steps(NAN, 2e-7, updates=True),
+    "nothing to learn": steps(0.0, 0.0, updates=True, gradient=0.0),
+    "no gradient known": steps(0.0, 0.0, updates=True, gradient=None),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_it_is_silent(name):
+    assert findings_of(SILENT[name]) == []
+
+
+FIGURES = (
+    "variance batch_variance second_moment input_cosine dead_fraction "
+    "saturated_fraction gradient_second_moment update_ratio"
+).split()
+
+
+@pytest.mark.parametrize("value", [None, NAN])
+@pytest.mark.parametrize("figure", FIGURES)
+def test_what_is_not_known_says_nothing(figure, value):
+    assert findings_of(chain(figure, [value] * 12)) == []
+    assert findings_of(chain(figure, [value] * 12, kinds={0: {"starts": True}})) == []
+
+
+@pytest.mark.parametrize("value", [None, NAN])
+@pytest.mark.parametrize(
+    ("figure", "values", "code"),
+    [
+        ("batch_variance", [1, 1e-6], "vanishing-signal"),
+        ("second_moment", [1, 1e6], "exploding-signal"),
+        ("input_cosine", [0.5, 0.99999], "collapsed-inputs"),
+        ("gradient_second_moment", [1e-6, 1], "vanishing-gradient"),
+        ("gradient_second_moment", [1e6, 1], "exploding-gradient"),
+        ("dead_fraction", [0.6], "dead-units"),
+        ("saturated_fraction", [0.6], "saturated-units"),
+        ("update_ratio", [0.6], "update-too-large"),
+    ],
+)
+def test_what_is_not_known_hides_nothing(figure, values, code, value):
+    gaps = [part for one in values for part in (value, one)]
+    for some in ([*gaps, value], gaps):
+        assert [one.code for one in findings_of(chain(figure, some))] == [code]
+
+
+def test_the_first_place_with_nan_stands_for_all():
+    stats = chain("nonfinite", [4]).stats
+    facts = Facts(
+        stats, kernels=(kernel(nonfinite=2),), inputs=data(nonfinite=1).inputs
+    )
+    for place in ("x", "dense", "dense_0"):
+        [found] = findings_of(facts)
+        assert found.layer == place
+        facts = replace(facts, **{"inputs": ()} if facts.inputs else {"kernels": ()})
+
+
+def test_serious_and_slight_wrong_fans_are_told_apart():
+    facts = kernels({"by_wrong_fans": 9.0}, {"by_wrong_fans": 9.0, "guarded": True})
+    found = [(one.severity, one.layer) for one in findings_of(facts)]
+    assert found == [("warning", "dense_0"), ("info", "dense_1")]
+
+
+def test_errors_come_first():
+    facts = Facts(
+        stats=(*chain("saturated_fraction", [0.5]).stats,),
+        kernels=(
+            kernel("a", by_wrong_fans=2.0),
+            kernel("b", digest="d"),
+            kernel("c", digest="d", nonfinite=1),
+        ),
+    )
+    found = findings_of(facts)
+    assert [one.code for one in found] == [
+        *("nonfinite", "shared-draw", "saturated-units", "wrong-fans")
+    ]
+    ranks = [SEVERITIES.index(one.severity) for one in found]
+    assert ranks == [0, 1, 1, 2]
+
+
+def test_stats_alone_are_diagnosed():
+    stats = chain("batch_variance", [1, 1, 1e-9]).stats
+    [found] = il.diagnose(list(stats))
+    assert (found.code, found.layer) == ("vanishing-signal", "dense_2")
+    assert il.diagnose(stats) == [found]
+    assert il.diagnose([]) == []
+    one = LayerStats("dense", "kernel", saturated_fraction=0.9, source="measured")
+    assert il.diagnose(replace(one, nonfinite=1))[0].code == "nonfinite"
+
+
+def test_calls_of_a_shared_layer_are_known_by_their_path():
+    facts = chain("dead_fraction", [0.6], kinds={0: {"bends": False}})
+    calls = tuple(replace(facts.stats[0], layer=f"dense_0#{i}") for i in range(2))
+    assert findings_of(replace(facts, stats=calls)) == []

@@ -1,0 +1,263 @@
+"""What a monitor says of a training, when, and what it may lead to.
+
+A judge sees figures alone, which are the same on all backends: those that compile each
+model do some of the trainings, PyTorch all.
+"""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_initlab as il
+from keras_initlab.diagnosis import Finding
+from keras_initlab.monitor import FindingError
+from keras_initlab.monitor.judge import Judge
+from keras_initlab.stats import LayerStats
+
+from .models import BACKEND, data, fit, frozen, mlp
+
+EVERY = ["raise", "stop", "warn", "ignore", "call"]
+HANDLERS = EVERY if BACKEND == "torch" else EVERY[:1]
+
+
+def net(activation="tanh", rate=0.01, units=16, bias="zeros", kernel="he_normal"):
+    """Return a compiled model: hidden layers `first` and `second`, and a head."""
+    settings = {"kernel_initializer": kernel, "bias_initializer": bias}
+    hidden = (
+        layers.Dense(units, activation, name=name, **settings)
+        for name in ("first", "second")
+    )
+    model = keras.Sequential([keras.Input((6,)), *hidden, layers.Dense(2, name="head")])
+    model.compile(keras.optimizers.SGD(rate), "mse")
+    return model
+
+
+def vanishing(layer_count=8):
+    tiny = {"class_name": "RandomNormal", "config": {"stddev": 1e-4}}
+    hidden = [
+        layers.Dense(8, "tanh", kernel_initializer=tiny, name=f"dense_{i}")
+        for i in range(layer_count)
+    ]
+    return keras.Sequential([keras.Input((6,)), *hidden, layers.Dense(2, name="head")])
+
+
+class Rate(keras.callbacks.Callback):
+    """Sets another learning rate when an epoch begins."""
+
+    def __init__(self, epoch, rate):
+        super().__init__()
+        self.epoch, self.rate = epoch, rate
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            self.model.optimizer.learning_rate = self.rate
+
+
+def watched(model, *callbacks, epochs=1, gradients=False, **settings):
+    """Train; return the monitor, how many epochs there were, and what was warned of."""
+    settings.setdefault("on_finding", "warn")
+    monitor = il.VarianceMonitor(1, gradients=gradients, **settings)
+    x, y = data(32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = fit(model, x / 2, y, [*callbacks, monitor], epochs=epochs)
+    told = [str(one.message) for one in caught if "Epoch" in str(one.message)]
+    return monitor, len(history.epoch), told
+
+
+def codes(monitor):
+    return [
+        (epoch, one.code, one.severity, one.layer) for epoch, one in monitor.findings
+    ]
+
+
+# What it may lead to ------------------------------------------------------------------
+
+NAN = (2, "nonfinite", "error", "first")
+TWINS = (0, "symmetric-units", "warning", "first")
+
+
+def twins():
+    """Return a model of which a third of the first units have a twin, for good."""
+    model = net()
+    kernel, bias = model.layers[0].get_weights()
+    kernel[:, :5] = kernel[:, 5:10]
+    model.layers[0].set_weights([kernel, bias])
+    kernel, bias = model.layers[1].get_weights()
+    kernel[:5] = kernel[5:10]
+    model.layers[1].set_weights([kernel, bias])
+    return model
+
+
+@pytest.mark.parametrize("what", HANDLERS)
+def test_an_error_stops_or_raises(what):
+    called = []
+    handler = called.append if what == "call" else what
+    model, wild = net(), Rate(2, float("inf"))
+    if what == "raise":
+        with pytest.raises(FindingError, match=r"Epoch 2: nonfinite in first: \d+ "):
+            watched(model, wild, epochs=5, on_finding=handler)
+        assert not any("call" in vars(layer) for layer in model.layers)
+        return
+    monitor, epochs, told = watched(model, wild, epochs=5, on_finding=handler)
+    assert codes(monitor) == [NAN]
+    assert epochs == (3 if what == "stop" else 5)
+    assert len(told) == (what in ("warn", "stop"))
+    assert all(one.startswith("Epoch 2: nonfinite in first: ") for one in told)
+    assert called == ([monitor.findings[0][1]] if what == "call" else [])
+
+
+@pytest.mark.parametrize("what", HANDLERS)
+def test_a_warning_only_warns(what):
+    called = []
+    handler = called.append if what == "call" else what
+    monitor, epochs, told = watched(twins(), epochs=2, on_finding=handler)
+    assert codes(monitor) == [TWINS]
+    assert epochs == 2
+    assert len(told) == (what in ("warn", "stop", "raise"))
+    assert "5 of its 16 units" in monitor.findings[0][1].evidence
+    assert [one.code for one in called] == ["symmetric-units"] * (what == "call")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("what", ["warn", "stop", "raise", "call"])
+def test_what_is_only_worth_knowing_is_kept_and_not_told(monkeypatch, what):
+    note = Finding("wrong-fans", "info", "first", "Some.", "Look.")
+    monkeypatch.setattr("keras_initlab.diagnosis.rules.rules", lambda: (one_note,))
+
+    def one_note(facts):
+        yield note
+
+    called = []
+    handler = called.append if what == "call" else what
+    monitor, epochs, told = watched(net(), epochs=3, on_finding=handler)
+    assert monitor.findings == [(0, note)]
+    assert (epochs, told, called) == (3, [], [])
+
+
+@pytest.mark.torch
+def test_each_fit_begins_anew():
+    model = twins()
+    monitor = il.VarianceMonitor(1, on_finding="ignore")
+    for _ in range(2):
+        fit(model, *data(32), [monitor], epochs=2)
+        assert codes(monitor) == [TWINS]
+
+
+# When --------------------------------------------------------------------------------
+
+
+def test_findings_are_told_once_with_the_epoch_in_which_they_began():
+    model = twins()
+    monitor, _, told = watched(model, Rate(1, float("inf")), epochs=4)
+    assert codes(monitor)[0] == TWINS
+    assert [one[:3] for one in codes(monitor)[1:]] == [(1, "nonfinite", "error")]
+    assert [one.split(" in ")[0] for one in told] == [
+        "Epoch 0: symmetric-units",
+        "Epoch 1: nonfinite",
+    ]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("gradients", [False, True])
+def test_vanishing_is_told_once(gradients):
+    monitor, _, told = watched(frozen(vanishing()), epochs=3, gradients=gradients)
+    found = {one[:2] for one in codes(monitor)}
+    backward = {(0, "vanishing-gradient")} if gradients else set()
+    assert found == {(0, "vanishing-signal"), *backward}
+    assert sum("vanishing-signal" in one for one in told) == 1
+
+
+@pytest.mark.torch
+def test_steps_that_move_nothing():
+    monitor, *_ = watched(net(rate=1e-12), epochs=3, gradients=True)
+    assert codes(monitor) == [(0, "update-too-small", "warning", "first")]
+    # What has moved once is done, not stuck.
+    later = Rate(1, 0.0)
+    monitor, *_ = watched(net(), later, epochs=3, gradients=True)
+    assert codes(monitor) == []
+    monitor, *_ = watched(net(rate=1e-12), epochs=2)
+    assert codes(monitor) == []
+
+
+@pytest.mark.torch
+def test_steps_that_replace_weights():
+    monitor, *_ = watched(net(), Rate(1, 30.0), epochs=2, gradients=True)
+    assert ("update-too-large", "warning") in {one[1:3] for one in codes(monitor)}
+    assert {one[0] for one in codes(monitor)} == {1}
+
+
+@pytest.mark.torch
+def test_dead_units():
+    bias = keras.initializers.Constant(-50.0)
+    monitor, *_ = watched(net("relu", bias=bias), epochs=2)
+    found = {code: (epoch, level) for epoch, code, level, _ in codes(monitor)}
+    assert found["dead-units"] == (0, "error")
+    # A tanh that is 0 is none.
+    monitor, *_ = watched(net("tanh"), epochs=1)
+    assert codes(monitor) == []
+
+
+def test_symmetric_units_are_found_after_steps():
+    constant = keras.initializers.Constant(0.05)
+    model = net(kernel=constant)
+    model.layers[-1].set_weights([np.full((16, 2), 0.1), np.zeros(2)])
+    monitor, *_ = watched(model, epochs=3)
+    found = {
+        code: (epoch, level, layer) for epoch, code, level, layer in codes(monitor)
+    }
+    assert found["symmetric-units"] == (0, "error", "first")
+    assert [one.code for one in il.diagnose(model)].count("symmetric-units") == 1
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
+def test_healthy_networks_are_not_warned_of(activation):
+    assert codes(watched(net(activation), epochs=3, gradients=True)[0]) == []
+
+
+def test_a_model_that_is_not_built_is_judged_as_well():
+    model = keras.Sequential([layers.Dense(8, "relu"), layers.Dense(2)])
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    monitor, *_ = watched(model, Rate(1, float("inf")), epochs=2)
+    assert [one[:3] for one in codes(monitor)] == [(1, "nonfinite", "error")]
+
+
+# The judge by himself ----------------------------------------------------------------
+
+
+def saturated(*shares):
+    return [
+        LayerStats(name, "kernel", saturated_fraction=share, source="monitored")
+        for name, share in zip(("hidden", "norm", "out"), shares, strict=True)
+    ]
+
+
+def test_a_fault_that_moves_is_the_same_fault():
+    judge = Judge(mlp(), updates=False)
+    assert judge.findings(saturated(0.1, 0.1, 0.1)) == []
+    [found] = judge.findings(saturated(0.5, 0.1, 0.1))
+    assert found.layer == "hidden"
+    assert judge.findings(saturated(0.6, 0.9, 0.1)) == []
+
+
+def test_what_is_not_known_of_a_model_silences_no_rule_of_signals():
+    judge = Judge(object(), updates=False)
+    [found] = judge.findings(saturated(0.5, 0.1, 0.1))
+    assert found.code == "saturated-units"
+
+
+def test_weights_are_looked_at_in_windows_that_double():
+    model = mlp()
+    judge = Judge(model, updates=False)
+    seen = []
+    for window in range(1, 9):
+        if window == 5:
+            model.get_layer("hidden").set_weights(
+                [np.full((6, 8), np.nan), np.zeros(8)]
+            )
+        seen += [(window, one.code) for one in judge.findings(saturated(0, 0, 0))]
+    assert seen == [(8, "nonfinite")]
