@@ -16,6 +16,8 @@ class LayerFacts:
         kind: its class.
         bends: whether it applies a nonlinearity to its output.
         normalises: whether its output has a scale of its own, whatever the input's.
+        rescaled: whether all that reads its output normalises it first: how large it
+            is then makes no difference, and its gradient is inversely as large.
         ends: whether it is the last layer with a kernel on the way to an output of
             the model, or after that.
         starts: whether no kernel comes before it.
@@ -24,6 +26,7 @@ class LayerFacts:
     kind: str
     bends: bool = False
     normalises: bool = False
+    rescaled: bool = False
     ends: bool = False
     starts: bool = False
 

@@ -93,13 +93,14 @@ class Anatomy:
     @cached_property
     def layers(self) -> dict[str, LayerFacts]:
         """What each layer is, by its path."""
-        ending, starting = self._ending, self._starting
+        ending, starting, rescaled = self._ending, self._starting, self._rescaled
         return {
             place.path: LayerFacts(
                 kind=type(place.layer).__name__,
                 bends=isinstance(place.layer, MAY_BEND)
                 and nonlinearity.own_nonlinearity(place.layer) is not None,
                 normalises=isinstance(place.layer, NORMALISING),
+                rescaled=id(place.layer) in rescaled,
                 ends=id(place.layer) in ending,
                 starts=id(place.layer) in starting,
             )
@@ -145,6 +146,43 @@ class Anatomy:
                 continue
             found.add(id(call.operation))
             fresh.update(call.outputs)
+        return found
+
+    @cached_property
+    def _rescaled(self) -> set[int]:
+        """Ids of the layers whose output nothing reads but through a normalisation."""
+        if self.flat is None:
+            return set()
+        tensors: set[int] = set()
+        by_layer: dict[int, bool] = {}
+        made = set(self.flat.outputs)
+        for call in self.flat.calls[::-1]:
+            for tensor in call.outputs:
+                readers = self.flat.consumers.get(tensor, ())
+                if (
+                    readers
+                    and tensor not in made
+                    and all(
+                        isinstance(one.operation, NORMALISING)
+                        or (
+                            id(one.operation) not in self._inside
+                            and tensors.issuperset(one.outputs)
+                        )
+                        for one in readers
+                    )
+                ):
+                    tensors.add(tensor)
+            known = by_layer.get(id(call.operation), True)
+            by_layer[id(call.operation)] = known and tensors.issuperset(call.outputs)
+        found = {layer for layer, known in by_layer.items() if known}
+        last = {id(call.operation): i for i, call in enumerate(self.flat.calls)}
+        for place in places(self.model):
+            # Of a layer that holds others, what the last one of them makes.
+            if id(place.layer) not in last:
+                parts = [id(one) for one in place.layer._flatten_layers()]
+                called = [one for one in parts if one in last]
+                if called and max(called, key=lambda one: last[one]) in found:
+                    found.add(id(place.layer))
         return found
 
     def scales_inputs(self) -> bool:

@@ -79,7 +79,7 @@ def _ratios(facts: Facts, figure: str) -> Iterator[tuple[str, float]]:
         fresh = reference is None or (what is not None and what.starts)
         if fresh or (what is not None and what.normalises and value > 0):
             reference = value if value > 0 else reference
-        elif reference:
+        elif reference and not (what is not None and what.rescaled):
             yield one.layer, value / reference
 
 
