@@ -19,7 +19,7 @@ def input_facts(anatomy: Anatomy, x: Any) -> tuple[InputFacts, ...]:
     """
     scaled = anatomy.scales_inputs()
     leaves = [np.asarray(_numpy(leaf)) for leaf in keras.tree.flatten(x)]
-    names = [getattr(one, "name", None) for one in _inputs(anatomy.model)]
+    names = [_given_name(one) for one in _inputs(anatomy.model)]
     if len(names) != len(leaves):
         names = [None] * len(leaves)
     alone = len(leaves) == 1
@@ -35,6 +35,12 @@ def _inputs(model: Any) -> list[Any]:
         return list(model.inputs or ())
     except (AttributeError, ValueError):
         return []
+
+
+def _given_name(symbol: Any) -> str | None:
+    """Return the name of an input; None of the number that Keras gives to others."""
+    name = getattr(symbol, "name", None) or ""
+    return None if name.startswith("keras_tensor") else name or None
 
 
 def _numpy(leaf: Any) -> Any:

@@ -79,7 +79,9 @@ class Anatomy:
     @cached_property
     def flat(self) -> graph.Graph | None:
         """The graph of all calls, or None."""
-        return None if self.forward is None else self.forward.propagation.flat_graph
+        if self.forward is not None:
+            return self.forward.propagation.flat_graph
+        return graph.graph_of(self.model) if graph.has_graph(self.model) else None
 
     @cached_property
     def roles(self) -> Roles:
@@ -134,7 +136,9 @@ class Anatomy:
         """Ids of the layers between the inputs and the first kernels."""
         known = [place.layer for place in places(self.model)]
         if self.flat is None:
-            first = next((i for i, one in enumerate(known) if main_weight(one)), 0)
+            first = next(
+                (i for i, one in enumerate(known) if main_weight(one) is not None), 0
+            )
             return {id(one) for one in known[:first]}
         fresh = set(self.flat.inputs)
         found = set()

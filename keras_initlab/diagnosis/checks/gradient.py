@@ -119,7 +119,9 @@ def _energies(facts: Facts) -> list[tuple[str, float]]:
         if value is None or not math.isfinite(value):
             continue
         what = facts.layer(one.layer)
-        if what is not None and (what.starts or what.rescaled):
+        # Of data there is no gradient to wait for; of embeddings there is.
+        data = what is not None and what.starts and one.weight is None
+        if data or (what is not None and what.rescaled):
             continue
         sizes = [size for size in (one.shape or ())[1:] if size is not None]
         found.append((one.layer, value * math.prod(sizes)))

@@ -21,6 +21,9 @@ from keras_initlab.stats import LayerStats
 # stronger one half of float32's digits are gone.
 RISKY, LOST = 1e4, 1e8
 
+# What is no more than a shift, of one layer or of the whole network.
+SOUND = 10.0
+
 # What is left of 1 - cosine between inputs. Of plain ReLU networks it falls as the
 # square of the depth, and that is slow to train beyond some 30 layers.
 ALIKE, SAME = 0.05, 1e-4
@@ -68,6 +71,15 @@ def exploding_signal(facts: Facts) -> Iterator[Finding]:
     )
 
 
+def is_sound(facts: Facts) -> bool | None:
+    """Say whether signals stay within a factor of SOUND; None if unknown."""
+    spread = [ratio for _, ratio in _ratios(facts, "batch_variance")]
+    size = [ratio for _, ratio in _ratios(facts, "second_moment")]
+    if not spread or not size:
+        return None
+    return min(spread) * SOUND > 1 and max(size) < SOUND
+
+
 def _ratios(facts: Facts, figure: str) -> Iterator[tuple[str, float]]:
     """Yield layers and a figure of theirs over that of where their signal starts."""
     reference = _input_of(facts, figure)
@@ -102,10 +114,10 @@ def _gone_for_good(ratios: Sequence[float]) -> int | None:
 @check
 def collapsed_inputs(facts: Facts) -> Iterator[Finding]:
     """Report that all inputs look alike to the last hidden layers."""
-    found = _distances(facts.hidden)
+    found = _distances([one for one in facts.hidden if _has_angles(facts, one)])
     if len(found) < 2:
         return
-    kernels = sum(one.weight is not None for one in facts.hidden)
+    kernels = _since_centred(facts)
     start = median(value for _, value in found[: max(len(found) // 4, 1)])
     last = found[-1][1]
     if not (last < SAME or (last < ALIKE and kernels >= DEEP)):
@@ -123,6 +135,17 @@ def collapsed_inputs(facts: Facts) -> Iterator[Finding]:
     )
 
 
+def _since_centred(facts: Facts) -> int:
+    """Return how many kernels there are since what inputs share was last taken off."""
+    count = 0
+    for one in facts.hidden[::-1]:
+        what = facts.layer(one.layer)
+        if what is not None and what.kind == "BatchNormalization":
+            break
+        count += one.weight is not None
+    return count
+
+
 def _distances(stats: Sequence[LayerStats]) -> list[tuple[str, float]]:
     known = [(one.layer, one.input_cosine) for one in stats]
     return [
@@ -130,3 +153,16 @@ def _distances(stats: Sequence[LayerStats]) -> list[tuple[str, float]]:
         for key, cosine in known
         if cosine is not None and not math.isnan(cosine)
     ]
+
+
+def _has_angles(facts: Facts, stats: LayerStats) -> bool:
+    """Say whether the angles between a layer's outputs say what inputs it tells apart.
+
+    A mean over positions makes all inputs alike, and yet a head can read it; and of
+    single numbers the cosine is 1 or -1, whatever they are.
+    """
+    sizes = (stats.shape or (None, None))[1:]
+    if sizes and math.prod(size or 2 for size in sizes) == 1:
+        return False
+    what = facts.layer(stats.layer)
+    return what is None or what.bends or stats.weight is not None
