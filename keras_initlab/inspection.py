@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_initlab import diagnosis
-from keras_initlab.diagnosis import Facts, Finding, KernelFacts
+from keras_initlab.diagnosis import Facts, Finding, InputFacts, KernelFacts
+from keras_initlab.diagnosis.checks.inputs import is_constant
 from keras_initlab.facts import Anatomy, anatomy_of, input_facts, kernel_facts
 from keras_initlab.fans import kernel_fans
 from keras_initlab.measurement import measure
@@ -17,6 +19,9 @@ from keras_initlab.report import InspectedLayer, Inspection
 from keras_initlab.stats import LayerStats
 
 __all__ = ["diagnose", "inspect"]
+
+# How many inputs it takes to call a unit dead: by chance, one of 256 is 0 for eight.
+SURE = 8
 
 
 def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
@@ -119,13 +124,21 @@ def _build(model: Any, x: Any) -> None:
 def _anatomy(model: Any, x: Any) -> Anatomy:
     if x is None:
         return anatomy_of(model)
-    leaves = [np.asarray(keras.ops.convert_to_numpy(one)) for one in _leaves(x)]
-    if not all(np.issubdtype(one.dtype, np.floating) for one in leaves):
+    moments = [_moments(one) for one in _leaves(x)]
+    if not all(moments):
         return anatomy_of(model)
-    means = [float(np.nan_to_num(one.astype("float64").mean())) for one in leaves]
-    variances = [float(np.nan_to_num(one.astype("float64").var())) for one in leaves]
+    means, variances = zip(*moments, strict=True)
     found = anatomy_of(model, mean=means, variance=variances)
     return anatomy_of(model) if found.forward is None else found
+
+
+def _moments(leaf: Any) -> tuple[float, float] | None:
+    """Return mean and variance of what is finite; None of tokens, of bits, of text."""
+    values = np.asarray(keras.ops.convert_to_numpy(leaf))
+    if not np.issubdtype(values.dtype, np.floating):
+        return None
+    finite = values[np.isfinite(values)].astype("float64")
+    return (float(finite.mean()), float(finite.var())) if finite.size else (0.0, 1.0)
 
 
 def _leaves(x: Any) -> list[Any]:
@@ -140,13 +153,27 @@ def _facts(
     measured: list[LayerStats] = []
     stats: list[LayerStats] = []
     if x is not None:
-        stats = measured = measure(anatomy.model, x)
+        measured = measure(anatomy.model, x)
+        stats = _telling(measured, inputs, x)
     elif anatomy.forward is not None and not any(one.nonfinite for one in kernels):
         stats = anatomy.forward.stats
     facts = Facts(
         stats=tuple(stats), layers=anatomy.layers, kernels=kernels, inputs=inputs
     )
     return facts, measured
+
+
+def _telling(
+    measured: list[LayerStats], inputs: Sequence[InputFacts], x: Any
+) -> list[LayerStats]:
+    """Return what a batch says of the model: of a few inputs, not all is said."""
+    if is_constant(inputs):
+        # Whatever the model, its inputs are alike, and no gradient reaches a zero.
+        return [one for one in measured if one.nonfinite]
+    if min(len(leaf) for leaf in _leaves(x) if np.ndim(leaf)) >= SURE:
+        return measured
+    # A unit that is 0 for half of all inputs is 0 for a single one by chance.
+    return [replace(one, dead_fraction=None) for one in measured]
 
 
 def _facts_of_stats(stats: Any, x: Any) -> Facts:

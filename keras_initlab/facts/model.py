@@ -262,9 +262,13 @@ def anatomy_of(model: Any, *, mean: Any = 0.0, variance: Any = 1.0) -> Anatomy:
         model: a built Keras model; it is left as it is.
         mean, variance: of the inputs, as `propagate` takes them.
     """
-    kernels = [
+    held = [
         one for one in kernels_of(model, recurrent=True) if one.variable is not None
     ]
+    # Whole numbers stand for weights by scales that are kept elsewhere.
+    kernels = [one for one in held if keras.backend.is_float_dtype(one.variable.dtype)]
+    if len(kernels) < len(held):
+        return Anatomy(model, kernels, None, "Weights are quantised.")
     try:
         forward = run_forward(model, mean, variance, from_weights=True)
     except Exception as error:

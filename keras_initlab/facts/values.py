@@ -25,6 +25,14 @@ Array = NDArray[np.float64]
 # another order for one than for the other.
 SAME = 1e-5
 
+_KNOWN_WEIGHTS = {
+    "kernel",
+    "bias",
+    "recurrent_kernel",
+    "depthwise_kernel",
+    "pointwise_kernel",
+}
+
 
 def kernel_facts(anatomy: Anatomy, *, initial: bool = True) -> tuple[KernelFacts, ...]:
     """Return the facts of a model's kernels.
@@ -114,6 +122,8 @@ def _units(kernel: Kernel, values: Array) -> Array | None:
         return None  # groups of a convolution read each its own part
     parts = [_columns(values, layout)]
     own = {variable.name: variable for variable in own_variables(kernel.layer)}
+    if any(len(own[name].shape) > 1 for name in own.keys() - _KNOWN_WEIGHTS):
+        return None  # a layer that reads with other weights as well
     for name in ("bias", "recurrent_kernel"):
         if name in own:
             parts.append(_values(own[name]))

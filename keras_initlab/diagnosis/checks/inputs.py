@@ -5,7 +5,7 @@ LeCun, Bottou, Orr & Müller, "Efficient BackProp", 1998, section 4.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from keras_initlab.diagnosis import wording
 from keras_initlab.diagnosis.facts import Facts, InputFacts
@@ -23,6 +23,11 @@ _REMEDY = (
     "x = (x - x.mean(axis=0)) / x.std(axis=0)."
 )
 _SAME = "Look at how the batch is made: with it, nothing can be learnt."
+
+
+def is_constant(inputs: Sequence[InputFacts]) -> bool:
+    """Say whether there are inputs, and all values of each are the same."""
+    return bool(inputs) and all(one.deviation == one.nonfinite == 0 for one in inputs)
 
 
 @check
