@@ -12,7 +12,13 @@ import numpy as np
 from keras_initlab import diagnosis
 from keras_initlab.diagnosis import Facts, Finding, InputFacts, KernelFacts
 from keras_initlab.diagnosis.checks.inputs import is_constant
-from keras_initlab.facts import Anatomy, anatomy_of, input_facts, kernel_facts
+from keras_initlab.facts import (
+    Anatomy,
+    anatomy_of,
+    broken_weights,
+    input_facts,
+    kernel_facts,
+)
 from keras_initlab.fans import kernel_fans
 from keras_initlab.measurement import measure
 from keras_initlab.report import InspectedLayer, Inspection
@@ -150,15 +156,22 @@ def _facts(
     anatomy: Anatomy, kernels: tuple[KernelFacts, ...], x: Any
 ) -> tuple[Facts, list[LayerStats]]:
     inputs = () if x is None else input_facts(anatomy, x)
+    others = broken_weights(anatomy)
+    # What is predicted from NaN is nonsense.
+    broken = others or any(one.nonfinite for one in kernels)
     measured: list[LayerStats] = []
     stats: list[LayerStats] = []
     if x is not None:
         measured = measure(anatomy.model, x)
         stats = _telling(measured, inputs, x)
-    elif anatomy.forward is not None and not any(one.nonfinite for one in kernels):
+    elif anatomy.forward is not None and not broken:
         stats = anatomy.forward.stats
     facts = Facts(
-        stats=tuple(stats), layers=anatomy.layers, kernels=kernels, inputs=inputs
+        stats=tuple(stats),
+        layers=anatomy.layers,
+        kernels=kernels,
+        inputs=inputs,
+        broken=others,
     )
     return facts, measured
 

@@ -107,6 +107,8 @@ class Facts:
         layers: what layers are, by their paths.
         kernels: in the order of the layers.
         inputs: those that were measured.
+        broken: layers and other weights of theirs that hold NaN or infinity, and how
+            many entries.
         updates: whether `stats` would hold update ratios if weights had moved.
     """
 
@@ -115,6 +117,7 @@ class Facts:
     layers: Mapping[str, LayerFacts] = field(default_factory=dict)
     kernels: tuple[KernelFacts, ...] = ()
     inputs: tuple[InputFacts, ...] = ()
+    broken: tuple[tuple[str, str, int], ...] = ()
     updates: bool = False
 
     def layer(self, key: str) -> LayerFacts | None:

@@ -2,6 +2,6 @@
 
 from keras_initlab.facts.inputs import input_facts
 from keras_initlab.facts.model import Anatomy, anatomy_of
-from keras_initlab.facts.values import kernel_facts
+from keras_initlab.facts.values import broken_weights, kernel_facts
 
-__all__ = ["Anatomy", "anatomy_of", "input_facts", "kernel_facts"]
+__all__ = ["Anatomy", "anatomy_of", "broken_weights", "input_facts", "kernel_facts"]

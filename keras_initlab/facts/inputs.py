@@ -17,14 +17,14 @@ def input_facts(anatomy: Anatomy, x: Any) -> tuple[InputFacts, ...]:
     Whole numbers are taken for tokens or labels, of which scales say nothing, where an
     embedding reads them.
     """
-    scaled = anatomy.scales_inputs()
     leaves = [np.asarray(_numpy(leaf)) for leaf in keras.tree.flatten(x)]
+    scaled = anatomy.scales_inputs(len(leaves))
     names = [_given_name(one) for one in _inputs(anatomy.model)]
     if len(names) != len(leaves):
         names = [None] * len(leaves)
     alone = len(leaves) == 1
     return tuple(
-        _facts(name or ("x" if alone else f"x[{index}]"), leaf, scaled)
+        _facts(name or ("x" if alone else f"x[{index}]"), leaf, scaled[index])
         for index, (name, leaf) in enumerate(zip(names, leaves, strict=True))
         if np.issubdtype(leaf.dtype, np.number) and leaf.size
     )

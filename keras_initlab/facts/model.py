@@ -189,11 +189,23 @@ class Anatomy:
                     found.add(id(place.layer))
         return found
 
-    def scales_inputs(self) -> bool:
-        """Say whether the model rescales or looks up its inputs before any kernel."""
+    def scales_inputs(self, count: int) -> list[bool]:
+        """Say of each input whether it is rescaled or looked up before any kernel."""
         kinds = (*RESCALING, keras.layers.Embedding)
-        known = [place.layer for place in places(self.model)]
-        return any(isinstance(one, kinds) for one in known if id(one) in self._starting)
+        if self.flat is None or len(self.flat.inputs) != count:
+            known = [one.layer for one in places(self.model)]
+            starting = [one for one in known if id(one) in self._starting]
+            return [any(isinstance(one, kinds) for one in starting)] * count
+        found = []
+        for tensor in self.flat.inputs:
+            pending, scaled = deque([tensor]), False
+            while pending and not scaled:
+                for call in self.flat.consumers.get(pending.popleft(), ()):
+                    scaled |= isinstance(call.operation, kinds)
+                    if id(call.operation) in self._starting:
+                        pending.extend(call.outputs)
+            found.append(scaled)
+        return found
 
     def readers(self, kernel: Kernel) -> Readers | None:
         """Return what reads the output of a kernel's layer; None if unknown."""

@@ -18,6 +18,7 @@ from keras_initlab.kernels import Kernel, own_variables
 from keras_initlab.plan import describe
 from keras_initlab.propagation.weights import initial_moments
 from keras_initlab.schemes.choice import Finder, Followed, followed, layout_of
+from keras_initlab.taps.walk import is_closed, places
 
 Array = NDArray[np.float64]
 
@@ -43,8 +44,32 @@ def kernel_facts(anatomy: Anatomy, *, initial: bool = True) -> tuple[KernelFacts
             nothing new while a model is trained.
     """
     finder = Finder()
-    known = [one for one in anatomy.kernels if one.weight != "recurrent_kernel"]
+    known = [one for one in anatomy.kernels if not _is_recurrent(one)]
     return tuple(_facts(one, anatomy, finder, initial) for one in known)
+
+
+def broken_weights(anatomy: Anatomy) -> tuple[tuple[str, str, int], ...]:
+    """Return where weights other than kernels hold NaN or infinity, and how many."""
+    known = {id(one.variable) for one in anatomy.kernels if not _is_recurrent(one)}
+    found = []
+    for place in places(anatomy.model):
+        layer = place.layer
+        held = layer.variables if is_closed(layer) else own_variables(layer)
+        for variable in held:
+            if id(variable) in known:
+                continue
+            known.add(id(variable))
+            if not keras.backend.is_float_dtype(variable.dtype):
+                continue
+            values = _values(variable)
+            count = int(values.size - np.isfinite(values).sum())
+            if count:
+                found.append((place.path, variable.name, count))
+    return tuple(found)
+
+
+def _is_recurrent(kernel: Kernel) -> bool:
+    return kernel.weight == "recurrent_kernel"
 
 
 def _facts(
@@ -169,7 +194,7 @@ def _twins(units: Array, readers: Readers | None) -> tuple[int, int | None]:
         return reading, None
     parts = [units]
     for kernel in readers.kernels:
-        if kernel.weight == "recurrent_kernel":
+        if _is_recurrent(kernel):
             continue
         rows = _rows(kernel, units.shape[1])
         if rows is None:

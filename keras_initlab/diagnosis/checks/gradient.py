@@ -46,8 +46,10 @@ def vanishing_gradient(facts: Facts) -> Iterator[Finding]:
         "vanishing-gradient",
         severity_of(math.inf if most == 0 else 1 / most),
         back[first][0],
-        f"From here back to the input the gradient's energy is {wording.number(most)} "
-        "of that at the last hidden layers, or less.",
+        "From here back to the input no gradient arrives."
+        if most == 0
+        else "From here back to the input the squared gradient, summed over a layer, "
+        f"is {wording.number(most)} of that at the last hidden layers, or less.",
         wording.rewrite("isometric"),
     )
 
@@ -68,8 +70,8 @@ def exploding_gradient(facts: Facts) -> Iterator[Finding]:
         "exploding-gradient",
         severity_of(most),
         large[0][0],
-        f"Back from the last hidden layers the gradient's energy grows to "
-        f"{wording.number(most)} times.",
+        "Back from the last hidden layers the squared gradient, summed over a layer, "
+        f"grows to {wording.number(most)} times.",
         f"{wording.rewrite('variance')[:-1]}, {_CLIP}",
     )
 

@@ -15,8 +15,16 @@ from keras_initlab.diagnosis.rules import check
 # a signal. Less than NOTED of one kernel is not told.
 RISKY, LOST = math.log10(signal.RISKY), math.log10(signal.LOST)
 NOTED = math.log10(1.5)
+# Gates and attention whose inputs are so many times as large are shut or open from the
+# start: of N(0, 25), a third is beyond ±5, where a sigmoid's slope is below 0.7 %.
+SATURATING = 25.0
 # Variances by wrong fans that are told as a warning, and at all.
 WRONG, OFF = 4.0, 1.5
+
+_FITTING = (
+    'Use kernel_initializer="initlab>auto", or call il.rewrite_initializers(model) '
+    "before training."
+)
 
 
 @check
@@ -51,8 +59,30 @@ def initializer_mismatch(facts: Facts) -> Iterator[Finding]:
         f"{wording.number(first.scale or 1)} times the variance that fits "
         f"{first.nonlinearity}{wording.others([one.layer for one in most])}: together "
         f"10^{decades:.1f}, too {size}.",
-        'Use kernel_initializer="initlab>auto", or call il.rewrite_initializers(model) '
-        "before training.",
+        _FITTING,
+    )
+
+
+@check
+def saturating_gates(facts: Facts) -> Iterator[Finding]:
+    """Report kernels of gates and attention that are drawn far too large."""
+    found = [
+        one
+        for one in facts.kernels
+        if one.guarded and one.constant is None and (one.scale or 0.0) > SATURATING
+    ]
+    if not found:
+        return
+    worst = max(found, key=lambda one: one.scale or 0.0)
+    yield Finding(
+        "initializer-mismatch",
+        "warning",
+        worst.layer,
+        f"{worst.initializer} draws its {worst.weight} with "
+        f"{wording.number(worst.scale or 1)} times the variance that fits"
+        f"{wording.others([one.layer for one in found])}: gates and attention are "
+        "saturated from the start.",
+        _FITTING,
     )
 
 

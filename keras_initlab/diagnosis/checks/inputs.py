@@ -37,8 +37,8 @@ def input_scale(facts: Facts) -> Iterator[Finding]:
         one.deviation == one.nonfinite == 0 for one in facts.inputs
     ):
         first = facts.inputs[0]
-        evidence = f"All of its values are {wording.number(first.mean)}."
-        yield Finding("input-scale", "warning", first.name, evidence, _SAME)
+        same = f"All of its values are {wording.number(first.mean)}."
+        yield Finding("input-scale", "warning", first.name, same, _SAME)
         return
     for one in facts.inputs:
         # One that is the same for all, beside others, is a mask or a first state.

@@ -47,8 +47,10 @@ def vanishing_signal(facts: Facts) -> Iterator[Finding]:
         "vanishing-signal",
         severity_of(math.inf if least == 0 else 1 / least),
         layer,
-        f"From here on the variance over the batch is {wording.number(least)} of what "
-        "went in, or less.",
+        "From here on all inputs have the same output."
+        if least == 0
+        else f"From here on the variance between inputs is {wording.number(least)} of "
+        "what went in, or less.",
         wording.rewrite("isometric" if len(ratios) > 2 * DEEP else "variance"),
     )
 

@@ -39,7 +39,11 @@ def constant_kernel(facts: Facts) -> Iterator[Finding]:
     first = found[0]
     alone = len(found) == 1 and first.constant != 0
     severity: Severity = "warning" if alone else "error"
-    stuck = "no gradient passes it" if first.constant == 0 else "its units are all one"
+    stuck = (
+        "no gradient passes it"
+        if first.constant == 0
+        else "all its units compute the same"
+    )
     yield Finding(
         "constant-kernel",
         severity,

@@ -5,6 +5,7 @@ A usual step changes weights by about 1/1000 of their length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from statistics import median
 
@@ -50,6 +51,8 @@ def update_too_small(facts: Facts) -> Iterator[Finding]:
     if not facts.updates or not any(_has_gradient(one) for one in facts.stats):
         return
     ratios = [list(_ratios(window).values()) for window in windows]
+    if any(math.isnan(ratio) for window in ratios for ratio in window):
+        return  # weights are NaN: another rule's fault
     if any(window and max(window) > SMALL for window in ratios):
         return
     layer = next(one.layer for one in facts.stats if _has_gradient(one))
