@@ -62,7 +62,9 @@ def broken_weights(anatomy: Anatomy) -> tuple[tuple[str, str, int], ...]:
             if not keras.backend.is_float_dtype(variable.dtype):
                 continue
             values = _values(variable)
-            count = int(values.size - np.isfinite(values).sum())
+            # A mask that is not trained may rightly hold -inf.
+            wrong = np.isnan(values) | (np.isinf(values) & variable.trainable)
+            count = int(wrong.sum())
             if count:
                 found.append((place.path, variable.name, count))
     return tuple(found)

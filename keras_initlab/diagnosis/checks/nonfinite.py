@@ -33,8 +33,8 @@ def nonfinite(facts: Facts) -> Iterator[Finding]:
     kernels = [(one.layer, one.weight, one.nonfinite) for one in facts.kernels]
     for layer, weight, count in (*kernels, *facts.broken):
         if count:
-            entries = "entry" if count == 1 else "entries"
-            evidence = f"{count} {entries} of its {weight} NaN or infinite."
+            entries, are = ("entry", "is") if count == 1 else ("entries", "are")
+            evidence = f"{count} {entries} of its {weight} {are} NaN or infinite."
             yield Finding("nonfinite", "error", layer, evidence, _WEIGHTS)
             return
     for stats in facts.stats:

@@ -28,6 +28,11 @@ SOUND = 10.0
 # square of the depth, and that is slow to train beyond some 30 layers.
 ALIKE, SAME = 0.05, 1e-4
 DEEP = 10
+_SLOWER = (
+    "Use a smaller learning rate or clipnorm=1.0 in the optimizer; if it was so from "
+    'the first epoch on, call il.rewrite_initializers(model, scheme="variance") before '
+    "training."
+)
 
 
 def severity_of(factor: float) -> Severity:
@@ -69,7 +74,9 @@ def exploding_signal(facts: Facts) -> Iterator[Finding]:
         large[0][0],
         f"The output's second moment is {wording.number(large[0][1])} times what went "
         f"in, and grows to {wording.number(most)} times.",
-        wording.rewrite("variance"),
+        _SLOWER
+        if facts.stats[0].source == "monitored"
+        else wording.rewrite("variance"),
     )
 
 
