@@ -15,6 +15,7 @@ from keras_initlab.diagnosis.checks.inputs import is_constant
 from keras_initlab.facts import (
     Anatomy,
     anatomy_of,
+    biased_layers,
     broken_weights,
     input_facts,
     kernel_facts,
@@ -172,6 +173,7 @@ def _facts(
         kernels=kernels,
         inputs=inputs,
         broken=others,
+        biased=biased_layers(anatomy),
     )
     return facts, measured
 

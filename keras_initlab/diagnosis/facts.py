@@ -109,6 +109,7 @@ class Facts:
         inputs: those that were measured.
         broken: layers and other weights of theirs that hold NaN or infinity, and how
             many entries.
+        biased: hidden layers whose biases are far from 0.
         updates: whether `stats` would hold update ratios if weights had moved.
     """
 
@@ -118,6 +119,7 @@ class Facts:
     kernels: tuple[KernelFacts, ...] = ()
     inputs: tuple[InputFacts, ...] = ()
     broken: tuple[tuple[str, str, int], ...] = ()
+    biased: tuple[str, ...] = ()
     updates: bool = False
 
     def layer(self, key: str) -> LayerFacts | None:

@@ -18,7 +18,6 @@ from keras_initlab.kernels import Kernel, own_variables
 from keras_initlab.plan import describe
 from keras_initlab.propagation.weights import initial_moments
 from keras_initlab.schemes.choice import Finder, Followed, followed, layout_of
-from keras_initlab.taps.walk import is_closed, places
 
 Array = NDArray[np.float64]
 
@@ -48,28 +47,6 @@ def kernel_facts(anatomy: Anatomy, *, initial: bool = True) -> tuple[KernelFacts
     return tuple(_facts(one, anatomy, finder, initial) for one in known)
 
 
-def broken_weights(anatomy: Anatomy) -> tuple[tuple[str, str, int], ...]:
-    """Return where weights other than kernels hold NaN or infinity, and how many."""
-    known = {id(one.variable) for one in anatomy.kernels if not _is_recurrent(one)}
-    found = []
-    for place in places(anatomy.model):
-        layer = place.layer
-        held = layer.variables if is_closed(layer) else own_variables(layer)
-        for variable in held:
-            if id(variable) in known:
-                continue
-            known.add(id(variable))
-            if not keras.backend.is_float_dtype(variable.dtype):
-                continue
-            values = _values(variable)
-            # A mask that is not trained may rightly hold -inf.
-            wrong = np.isnan(values) | (np.isinf(values) & variable.trainable)
-            count = int(wrong.sum())
-            if count:
-                found.append((place.path, variable.name, count))
-    return tuple(found)
-
-
 def _is_recurrent(kernel: Kernel) -> bool:
     return kernel.weight == "recurrent_kernel"
 
@@ -77,7 +54,7 @@ def _is_recurrent(kernel: Kernel) -> bool:
 def _facts(
     kernel: Kernel, anatomy: Anatomy, finder: Finder, initial: bool
 ) -> KernelFacts:
-    values = _values(kernel.variable)
+    values = values_of(kernel.variable)
     key = (id(kernel.layer), kernel.weight)
     readers = anatomy.readers(kernel)
     constant = _constant(values)
@@ -113,7 +90,8 @@ def _facts(
     )
 
 
-def _values(variable: Any) -> Array:
+def values_of(variable: Any) -> Array:
+    """Return a variable's values."""
     found = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
     return np.asarray(found)
 
@@ -153,7 +131,7 @@ def _units(kernel: Kernel, values: Array) -> Array | None:
         return None  # a layer that reads with other weights as well
     for name in ("bias", "recurrent_kernel"):
         if name in own:
-            parts.append(_values(own[name]))
+            parts.append(values_of(own[name]))
     count = parts[0].shape[1] // (layout.blocks if gated else 1)
     if any(part.size % count for part in parts):
         return None
@@ -170,7 +148,7 @@ def _columns(values: Array, layout: fans.KernelLayout) -> Array:
 def _rows(kernel: Kernel, count: int) -> Array | None:
     """Return how each of so many units is read by a kernel, or None if unknown."""
     layout = layout_of(kernel)
-    values = _values(kernel.variable)
+    values = values_of(kernel.variable)
     if layout.batch or not layout.inputs or (layout.blocks > 1 and _is_grouped(kernel)):
         return None
     inputs = [axis % values.ndim for axis in layout.inputs]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from statistics import median
 
-from keras_initlab.diagnosis import wording
+from keras_initlab.diagnosis import remedies, wording
 from keras_initlab.diagnosis.checks.signal import LOST, RISKY, severity_of
 from keras_initlab.diagnosis.facts import Facts
 from keras_initlab.diagnosis.finding import Finding
@@ -23,10 +23,7 @@ STEADY, STEADY_GROWTH = 10, 1e3
 # ReLU layer (Yang et al., "A Mean Field Theory of Batch Normalization", 2019), and the
 # weights before them take smaller steps the larger they are: there it counts from LOST.
 
-_CLIP = (
-    "or clip gradients (clipnorm=1.0 in the optimizer); in recurrent layers use "
-    'recurrent_initializer="orthogonal".'
-)
+_CLIP = "Or clip gradients: clipnorm=1.0 in the optimizer."
 
 
 @check
@@ -50,7 +47,7 @@ def vanishing_gradient(facts: Facts) -> Iterator[Finding]:
         if most == 0
         else "From here back to the input the squared gradient, summed over a layer, "
         f"is {wording.number(most)} of that at the last hidden layers, or less.",
-        wording.rewrite("isometric"),
+        remedies.redraw(facts, "isometric"),
     )
 
 
@@ -72,7 +69,7 @@ def exploding_gradient(facts: Facts) -> Iterator[Finding]:
         large[0][0],
         "Back from the last hidden layers the squared gradient, summed over a layer, "
         f"grows to {wording.number(most)} times.",
-        f"{wording.rewrite('variance')[:-1]}, {_CLIP}",
+        f"{remedies.redraw(facts, 'variance')} {_CLIP}",
     )
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from keras_initlab.diagnosis import wording
+from keras_initlab.diagnosis import remedies, wording
 from keras_initlab.diagnosis.facts import Facts
 from keras_initlab.diagnosis.finding import Finding, Severity
 from keras_initlab.diagnosis.rules import check
@@ -56,7 +56,7 @@ def vanishing_signal(facts: Facts) -> Iterator[Finding]:
         if least == 0
         else f"From here on the variance between inputs is {wording.number(least)} of "
         "what went in, or less.",
-        wording.rewrite("isometric" if len(ratios) > 2 * DEEP else "variance"),
+        remedies.redraw(facts, "isometric"),
     )
 
 
@@ -76,7 +76,7 @@ def exploding_signal(facts: Facts) -> Iterator[Finding]:
         f"in, and grows to {wording.number(most)} times.",
         _SLOWER
         if facts.stats[0].source == "monitored"
-        else wording.rewrite("variance"),
+        else remedies.redraw(facts, "variance"),
     )
 
 
@@ -140,7 +140,7 @@ def collapsed_inputs(facts: Facts) -> Iterator[Finding]:
         where,
         f"The mean cosine between two inputs' outputs is {1 - last:.5g} before the "
         f"head, and {1 - start:.3g} in the first layers: all inputs look alike.",
-        wording.rewrite("isometric"),
+        remedies.redraw(facts, "isometric"),
     )
 
 
