@@ -123,7 +123,7 @@ def _gone_for_good(ratios: Sequence[float]) -> int | None:
 @check
 def collapsed_inputs(facts: Facts) -> Iterator[Finding]:
     """Report that all inputs look alike to the last hidden layers."""
-    found = _distances([one for one in facts.hidden if _has_angles(facts, one)])
+    found = _distances([*_with_angles(facts)])
     if len(found) < 2:
         return
     kernels = _since_centred(facts)
@@ -164,14 +164,20 @@ def _distances(stats: Sequence[LayerStats]) -> list[tuple[str, float]]:
     ]
 
 
-def _has_angles(facts: Facts, stats: LayerStats) -> bool:
-    """Say whether the angles between a layer's outputs say what inputs it tells apart.
+def _with_angles(facts: Facts) -> Iterator[LayerStats]:
+    """Yield the stats whose angles say how far inputs are told apart.
 
     A mean over positions makes all inputs alike, and yet a head can read it; and of
     single numbers the cosine is 1 or -1, whatever they are.
     """
-    sizes = (stats.shape or (None, None))[1:]
-    if sizes and math.prod(size or 2 for size in sizes) == 1:
-        return False
-    what = facts.layer(stats.layer)
-    return what is None or what.bends or stats.weight is not None
+    averaged = False
+    for one in facts.hidden:
+        what = facts.layer(one.layer)
+        if what is not None and "AveragePooling" in what.kind:
+            averaged = True
+        elif one.weight is not None:
+            averaged = False
+        sizes = (one.shape or (None, None))[1:]
+        number = bool(sizes) and math.prod(size or 2 for size in sizes) == 1
+        if not (averaged or number):
+            yield one
