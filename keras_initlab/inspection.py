@@ -66,7 +66,7 @@ def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
     ...     model.add(keras.layers.Dense(64, "tanh", kernel_initializer="zeros"))
     >>> model.add(keras.layers.Dense(10, "softmax"))
     >>> [finding.code for finding in diagnose(model) if finding.severity == "error"]
-    ['constant-kernel', 'vanishing-signal']
+    ['vanishing-gradient', 'constant-kernel']
     """
     if not isinstance(model_or_stats, keras.Model):
         return diagnosis.findings_of(_facts_of_stats(model_or_stats, x))
