@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_initlab import diagnosis
-from keras_initlab.diagnosis import Facts, Finding, KernelFacts
-from keras_initlab.facts import Anatomy, anatomy_of, input_facts, kernel_facts
+from keras_initlab.diagnosis import Facts, Finding, InputFacts, KernelFacts
+from keras_initlab.diagnosis.checks.inputs import is_constant
+from keras_initlab.facts import (
+    Anatomy,
+    anatomy_of,
+    biased_layers,
+    broken_weights,
+    input_facts,
+    kernel_facts,
+)
 from keras_initlab.fans import kernel_fans
 from keras_initlab.measurement import measure
 from keras_initlab.report import InspectedLayer, Inspection
 from keras_initlab.stats import LayerStats
 
 __all__ = ["diagnose", "inspect"]
+
+# How many inputs it takes to call a unit dead: by chance, one of 256 is 0 for eight.
+SURE = 8
 
 
 def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
@@ -54,7 +66,7 @@ def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
     ...     model.add(keras.layers.Dense(64, "tanh", kernel_initializer="zeros"))
     >>> model.add(keras.layers.Dense(10, "softmax"))
     >>> [finding.code for finding in diagnose(model) if finding.severity == "error"]
-    ['constant-kernel', 'vanishing-signal']
+    ['vanishing-gradient', 'constant-kernel']
     """
     if not isinstance(model_or_stats, keras.Model):
         return diagnosis.findings_of(_facts_of_stats(model_or_stats, x))
@@ -119,19 +131,27 @@ def _build(model: Any, x: Any) -> None:
 def _anatomy(model: Any, x: Any) -> Anatomy:
     if x is None:
         return anatomy_of(model)
-    leaves = [np.asarray(keras.ops.convert_to_numpy(one)) for one in _leaves(x)]
-    if not all(np.issubdtype(one.dtype, np.floating) for one in leaves):
+    moments = [_moments(one) for one in _leaves(x)]
+    if not all(moments):
         return anatomy_of(model)
-    means: Any = [float(np.nan_to_num(one.astype("float64").mean())) for one in leaves]
-    variances: Any = [
-        float(np.nan_to_num(one.astype("float64").var())) for one in leaves
-    ]
-    if isinstance(x, dict) and len(x) == len(leaves):
+    means: Any
+    variances: Any
+    means, variances = zip(*moments, strict=True)
+    if isinstance(x, dict) and len(x) == len(moments):
         # Its arrays come in the order of their names.
         means = dict(zip(sorted(x), means, strict=True))
         variances = dict(zip(sorted(x), variances, strict=True))
     found = anatomy_of(model, mean=means, variance=variances)
     return anatomy_of(model) if found.forward is None else found
+
+
+def _moments(leaf: Any) -> tuple[float, float] | None:
+    """Return mean and variance of what is finite; None of tokens, of bits, of text."""
+    values = np.asarray(keras.ops.convert_to_numpy(leaf))
+    if not np.issubdtype(values.dtype, np.floating):
+        return None
+    finite = values[np.isfinite(values)].astype("float64")
+    return (float(finite.mean()), float(finite.var())) if finite.size else (0.0, 1.0)
 
 
 def _leaves(x: Any) -> list[Any]:
@@ -143,16 +163,38 @@ def _facts(
     anatomy: Anatomy, kernels: tuple[KernelFacts, ...], x: Any
 ) -> tuple[Facts, list[LayerStats]]:
     inputs = () if x is None else input_facts(anatomy, x)
+    others = broken_weights(anatomy)
+    # What is predicted from NaN is nonsense.
+    broken = others or any(one.nonfinite for one in kernels)
     measured: list[LayerStats] = []
     stats: list[LayerStats] = []
     if x is not None:
-        stats = measured = measure(anatomy.model, x)
-    elif anatomy.forward is not None and not any(one.nonfinite for one in kernels):
+        measured = measure(anatomy.model, x)
+        stats = _telling(measured, inputs, x)
+    elif anatomy.forward is not None and not broken:
         stats = anatomy.forward.stats
     facts = Facts(
-        stats=tuple(stats), layers=anatomy.layers, kernels=kernels, inputs=inputs
+        stats=tuple(stats),
+        layers=anatomy.layers,
+        kernels=kernels,
+        inputs=inputs,
+        broken=others,
+        biased=biased_layers(anatomy),
     )
     return facts, measured
+
+
+def _telling(
+    measured: list[LayerStats], inputs: Sequence[InputFacts], x: Any
+) -> list[LayerStats]:
+    """Return what a batch says of the model: of a few inputs, not all is said."""
+    if is_constant(inputs):
+        # Whatever the model, its inputs are alike, and no gradient reaches a zero.
+        return [one for one in measured if one.nonfinite]
+    if min(len(leaf) for leaf in _leaves(x) if np.ndim(leaf)) >= SURE:
+        return measured
+    # A unit that is 0 for half of all inputs is 0 for a single one by chance.
+    return [replace(one, dead_fraction=None) for one in measured]
 
 
 def _facts_of_stats(stats: Any, x: Any) -> Facts:

@@ -16,6 +16,8 @@ class LayerFacts:
         kind: its class.
         bends: whether it applies a nonlinearity to its output.
         normalises: whether its output has a scale of its own, whatever the input's.
+        rescaled: whether all that reads its output normalises it first: how large it
+            is then makes no difference, and its gradient is inversely as large.
         ends: whether it is the last layer with a kernel on the way to an output of
             the model, or after that.
         starts: whether no kernel comes before it.
@@ -24,6 +26,7 @@ class LayerFacts:
     kind: str
     bends: bool = False
     normalises: bool = False
+    rescaled: bool = False
     ends: bool = False
     starts: bool = False
 
@@ -104,6 +107,9 @@ class Facts:
         layers: what layers are, by their paths.
         kernels: in the order of the layers.
         inputs: those that were measured.
+        broken: layers and other weights of theirs that hold NaN or infinity, and how
+            many entries.
+        biased: hidden layers whose biases are far from 0.
         updates: whether `stats` would hold update ratios if weights had moved.
     """
 
@@ -112,6 +118,8 @@ class Facts:
     layers: Mapping[str, LayerFacts] = field(default_factory=dict)
     kernels: tuple[KernelFacts, ...] = ()
     inputs: tuple[InputFacts, ...] = ()
+    broken: tuple[tuple[str, str, int], ...] = ()
+    biased: tuple[str, ...] = ()
     updates: bool = False
 
     def layer(self, key: str) -> LayerFacts | None:

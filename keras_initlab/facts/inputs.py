@@ -17,16 +17,19 @@ def input_facts(anatomy: Anatomy, x: Any) -> tuple[InputFacts, ...]:
     Whole numbers are taken for tokens or labels, of which scales say nothing, where an
     embedding reads them.
     """
-    scaled = anatomy.scales_inputs()
     leaves = [np.asarray(_numpy(leaf)) for leaf in keras.tree.flatten(x)]
-    names = [getattr(one, "name", None) for one in _inputs(anatomy.model)]
+    scaled = anatomy.scales_inputs(len(leaves))
+    names = [_given_name(one) for one in _inputs(anatomy.model)]
     if isinstance(x, dict):
+        # Its arrays come in the order of their names.
+        if set(x) <= set(names):
+            scaled = [scaled[names.index(name)] for name in sorted(x)]
         names = sorted(x)
     if len(names) != len(leaves):
         names = [None] * len(leaves)
     alone = len(leaves) == 1
     return tuple(
-        _facts(name or ("x" if alone else f"x[{index}]"), leaf, scaled)
+        _facts(name or ("x" if alone else f"x[{index}]"), leaf, scaled[index])
         for index, (name, leaf) in enumerate(zip(names, leaves, strict=True))
         if np.issubdtype(leaf.dtype, np.number) and leaf.size
     )
@@ -37,6 +40,12 @@ def _inputs(model: Any) -> list[Any]:
         return list(model.inputs or ())
     except (AttributeError, ValueError):
         return []
+
+
+def _given_name(symbol: Any) -> str | None:
+    """Return the name of an input; None of the number that Keras gives to others."""
+    name = getattr(symbol, "name", None) or ""
+    return None if name.startswith("keras_tensor") else name or None
 
 
 def _numpy(leaf: Any) -> Any:

@@ -80,7 +80,7 @@ class Anatomy:
     def flat(self) -> graph.Graph | None:
         """The graph of all calls, or None."""
         if self.forward is None:
-            return None
+            return graph.graph_of(self.model) if graph.has_graph(self.model) else None
         # A model that runs on a sample alone is one call, which tells nothing.
         found = self.forward.propagation.flat_graph
         held = any(id(call.operation) in self._inside for call in found.calls)
@@ -98,13 +98,14 @@ class Anatomy:
     @cached_property
     def layers(self) -> dict[str, LayerFacts]:
         """What each layer is, by its path."""
-        ending, starting = self._ending, self._starting
+        ending, starting, rescaled = self._ending, self._starting, self._rescaled
         return {
             place.path: LayerFacts(
                 kind=type(place.layer).__name__,
                 bends=isinstance(place.layer, MAY_BEND)
                 and nonlinearity.own_nonlinearity(place.layer) is not None,
                 normalises=isinstance(place.layer, NORMALISING),
+                rescaled=id(place.layer) in rescaled,
                 ends=id(place.layer) in ending,
                 starts=id(place.layer) in starting,
             )
@@ -152,11 +153,60 @@ class Anatomy:
             fresh.update(call.outputs)
         return found
 
-    def scales_inputs(self) -> bool:
-        """Say whether the model rescales or looks up its inputs before any kernel."""
+    @cached_property
+    def _rescaled(self) -> set[int]:
+        """Ids of the layers whose output nothing reads but through a normalisation."""
+        if self.flat is None:
+            return set()
+        tensors: set[int] = set()
+        by_layer: dict[int, bool] = {}
+        made = set(self.flat.outputs)
+        for call in self.flat.calls[::-1]:
+            for tensor in call.outputs:
+                readers = self.flat.consumers.get(tensor, ())
+                if (
+                    readers
+                    and tensor not in made
+                    and all(
+                        isinstance(one.operation, NORMALISING)
+                        or (
+                            id(one.operation) not in self._inside
+                            and tensors.issuperset(one.outputs)
+                        )
+                        for one in readers
+                    )
+                ):
+                    tensors.add(tensor)
+            known = by_layer.get(id(call.operation), True)
+            by_layer[id(call.operation)] = known and tensors.issuperset(call.outputs)
+        found = {layer for layer, known in by_layer.items() if known}
+        last = {id(call.operation): i for i, call in enumerate(self.flat.calls)}
+        for place in places(self.model):
+            # Of a layer that holds others, what the last one of them makes.
+            if id(place.layer) not in last:
+                parts = [id(one) for one in place.layer._flatten_layers()]
+                called = [one for one in parts if one in last]
+                if called and max(called, key=lambda one: last[one]) in found:
+                    found.add(id(place.layer))
+        return found
+
+    def scales_inputs(self, count: int) -> list[bool]:
+        """Say of each input whether it is rescaled or looked up before any kernel."""
         kinds = (*RESCALING, keras.layers.Embedding)
-        known = [place.layer for place in places(self.model)]
-        return any(isinstance(one, kinds) for one in known if id(one) in self._starting)
+        if self.flat is None or len(self.flat.inputs) != count:
+            known = [one.layer for one in places(self.model)]
+            starting = [one for one in known if id(one) in self._starting]
+            return [any(isinstance(one, kinds) for one in starting)] * count
+        found = []
+        for tensor in self.flat.inputs:
+            pending, scaled = deque([tensor]), False
+            while pending and not scaled:
+                for call in self.flat.consumers.get(pending.popleft(), ()):
+                    scaled |= isinstance(call.operation, kinds)
+                    if id(call.operation) in self._starting:
+                        pending.extend(call.outputs)
+            found.append(scaled)
+        return found
 
     def readers(self, kernel: Kernel) -> Readers | None:
         """Return what reads the output of a kernel's layer; None if unknown."""
@@ -229,9 +279,13 @@ def anatomy_of(model: Any, *, mean: Any = 0.0, variance: Any = 1.0) -> Anatomy:
         model: a built Keras model; it is left as it is.
         mean, variance: of the inputs, as `propagate` takes them.
     """
-    kernels = [
+    held = [
         one for one in kernels_of(model, recurrent=True) if one.variable is not None
     ]
+    # Whole numbers stand for weights by scales that are kept elsewhere.
+    kernels = [one for one in held if keras.backend.is_float_dtype(one.variable.dtype)]
+    if len(kernels) < len(held):
+        return Anatomy(model, kernels, None, "Weights are quantised.")
     try:
         forward = run_forward(model, mean, variance, from_weights=True)
     except Exception as error:

@@ -26,6 +26,14 @@ Array = NDArray[np.float64]
 # another order for one than for the other.
 SAME = 1e-5
 
+_KNOWN_WEIGHTS = {
+    "kernel",
+    "bias",
+    "recurrent_kernel",
+    "depthwise_kernel",
+    "pointwise_kernel",
+}
+
 
 def kernel_facts(anatomy: Anatomy, *, initial: bool = True) -> tuple[KernelFacts, ...]:
     """Return the facts of a model's kernels.
@@ -36,14 +44,18 @@ def kernel_facts(anatomy: Anatomy, *, initial: bool = True) -> tuple[KernelFacts
             nothing new while a model is trained.
     """
     finder = Finder()
-    known = [one for one in anatomy.kernels if one.weight != "recurrent_kernel"]
+    known = [one for one in anatomy.kernels if not _is_recurrent(one)]
     return tuple(_facts(one, anatomy, finder, initial) for one in known)
+
+
+def _is_recurrent(kernel: Kernel) -> bool:
+    return kernel.weight == "recurrent_kernel"
 
 
 def _facts(
     kernel: Kernel, anatomy: Anatomy, finder: Finder, initial: bool
 ) -> KernelFacts:
-    values = _values(kernel.variable)
+    values = values_of(kernel.variable)
     key = (id(kernel.layer), kernel.weight)
     readers = anatomy.readers(kernel)
     constant = _constant(values)
@@ -80,7 +92,8 @@ def _facts(
     )
 
 
-def _values(variable: Any) -> Array:
+def values_of(variable: Any) -> Array:
+    """Return a variable's values."""
     found = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
     return np.asarray(found)
 
@@ -116,9 +129,11 @@ def _units(kernel: Kernel, values: Array) -> Array | None:
         return None  # groups of a convolution read each its own part
     parts = [_columns(values, layout)]
     own = {variable.name: variable for variable in own_variables(kernel.layer)}
+    if any(len(own[name].shape) > 1 for name in own.keys() - _KNOWN_WEIGHTS):
+        return None  # a layer that reads with other weights as well
     for name in ("bias", "recurrent_kernel"):
         if name in own:
-            parts.append(_values(own[name]))
+            parts.append(values_of(own[name]))
     count = parts[0].shape[1] // (layout.blocks if gated else 1)
     if any(part.size % count for part in parts):
         return None
@@ -135,7 +150,7 @@ def _columns(values: Array, layout: fans.KernelLayout) -> Array:
 def _rows(kernel: Kernel, count: int) -> Array | None:
     """Return how each of so many units is read by a kernel, or None if unknown."""
     layout = layout_of(kernel)
-    values = _values(kernel.variable)
+    values = values_of(kernel.variable)
     if layout.batch or not layout.inputs or (layout.blocks > 1 and _is_grouped(kernel)):
         return None
     inputs = [axis % values.ndim for axis in layout.inputs]
@@ -165,8 +180,8 @@ def _twins(
     if readers is None or not readers.whole or not readers.kernels:
         return reading, None
     parts = [units]
-    reading_on = [one for one in readers.kernels if one.weight != "recurrent_kernel"]
-    reading_on += [one for one in own if one.weight == "recurrent_kernel"]
+    reading_on = [one for one in readers.kernels if not _is_recurrent(one)]
+    reading_on += [one for one in own if _is_recurrent(one)]
     for kernel in reading_on:
         rows = _rows(kernel, units.shape[1])
         if rows is None:

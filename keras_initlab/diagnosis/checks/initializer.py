@@ -6,16 +6,25 @@ import math
 from collections.abc import Iterator, Sequence
 
 from keras_initlab.diagnosis import wording
+from keras_initlab.diagnosis.checks import signal
 from keras_initlab.diagnosis.facts import Facts, KernelFacts
 from keras_initlab.diagnosis.finding import Finding, Severity
 from keras_initlab.diagnosis.rules import check
 
-# Decades of variance lost or won between one normalisation and the next. Of one
-# kernel less than this is told as no more than worth knowing.
-RISKY, LOST = 3.0, 8.0
+# Decades of variance lost or won between one normalisation and the next: as much as of
+# a signal. Less than NOTED of one kernel is not told.
+RISKY, LOST = math.log10(signal.RISKY), math.log10(signal.LOST)
 NOTED = math.log10(1.5)
+# Gates and attention whose inputs are so many times as large are shut or open from the
+# start: of N(0, 25), a third is beyond ±5, where a sigmoid's slope is below 0.7 %.
+SATURATING = 25.0
 # Variances by wrong fans that are told as a warning, and at all.
 WRONG, OFF = 4.0, 1.5
+
+_FITTING = (
+    'Use kernel_initializer="initlab>auto", or call il.rewrite_initializers(model) '
+    "before training."
+)
 
 
 @check
@@ -23,7 +32,8 @@ def initializer_mismatch(facts: Facts) -> Iterator[Finding]:
     """Report kernels drawn too small or too large for what follows, taken together.
 
     A normalisation mends it, and a residual branch has a stream beside it: the count
-    of decades starts anew there.
+    of decades starts anew there. Where the signals are known and sound all the same,
+    by other ways round or by training, it is no more than worth knowing.
     """
     most: list[KernelFacts] = []
     run: list[KernelFacts] = []
@@ -43,14 +53,36 @@ def initializer_mismatch(facts: Facts) -> Iterator[Finding]:
     size = "small" if decades < 0 else "large"
     yield Finding(
         "initializer-mismatch",
-        _severity(abs(decades), RISKY, LOST),
+        _severity(abs(decades) if signal.is_sound(facts) is not True else 0.0),
         first.layer,
         f"{first.initializer} draws its {first.weight} with "
         f"{wording.number(first.scale or 1)} times the variance that fits "
         f"{first.nonlinearity}{wording.others([one.layer for one in most])}: together "
         f"10^{decades:.1f}, too {size}.",
-        'Use kernel_initializer="initlab>auto", or call il.rewrite_initializers(model) '
-        "before training.",
+        _FITTING,
+    )
+
+
+@check
+def saturating_gates(facts: Facts) -> Iterator[Finding]:
+    """Report kernels of gates and attention that are drawn far too large."""
+    found = [
+        one
+        for one in facts.kernels
+        if one.guarded and one.constant is None and (one.scale or 0.0) > SATURATING
+    ]
+    if not found:
+        return
+    worst = max(found, key=lambda one: one.scale or 0.0)
+    yield Finding(
+        "initializer-mismatch",
+        "warning",
+        worst.layer,
+        f"{worst.initializer} draws its {worst.weight} with "
+        f"{wording.number(worst.scale or 1)} times the variance that fits"
+        f"{wording.others([one.layer for one in found])}: gates and attention are "
+        "saturated from the start.",
+        _FITTING,
     )
 
 
@@ -59,10 +91,10 @@ def _is_counted(kernel: KernelFacts) -> bool:
     return kernel.scale is not None and kernel.constant is None and not aside
 
 
-def _severity(value: float, risky: float, lost: float) -> Severity:
-    if value < risky:
+def _severity(decades: float) -> Severity:
+    if decades < RISKY:
         return "info"
-    return "error" if value > lost else "warning"
+    return "error" if decades > LOST else "warning"
 
 
 @check

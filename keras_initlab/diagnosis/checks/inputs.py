@@ -5,7 +5,7 @@ LeCun, Bottou, Orr & Müller, "Efficient BackProp", 1998, section 4.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from keras_initlab.diagnosis import wording
 from keras_initlab.diagnosis.facts import Facts, InputFacts
@@ -22,21 +22,33 @@ _REMEDY = (
     "Standardise it: layers.Normalization() with .adapt(x) as the first layer, or "
     "x = (x - x.mean(axis=0)) / x.std(axis=0)."
 )
+_SAME = "Look at how the batch is made: with it, nothing can be learnt."
+
+
+def is_constant(inputs: Sequence[InputFacts]) -> bool:
+    """Say whether there are inputs, and all values of each are the same."""
+    return bool(inputs) and all(one.deviation == one.nonfinite == 0 for one in inputs)
 
 
 @check
 def input_scale(facts: Facts) -> Iterator[Finding]:
     """Report each input that is far from mean 0 and variance 1."""
+    if facts.inputs and all(
+        one.deviation == one.nonfinite == 0 for one in facts.inputs
+    ):
+        first = facts.inputs[0]
+        same = f"All of its values are {wording.number(first.mean)}."
+        yield Finding("input-scale", "warning", first.name, same, _SAME)
+        return
     for one in facts.inputs:
-        evidence = None if one.scaled else _fault(one)
+        # One that is the same for all, beside others, is a mask or a first state.
+        evidence = None if one.scaled or not one.deviation else _fault(one)
         if evidence is not None:
             yield Finding("input-scale", "warning", one.name, evidence, _REMEDY)
 
 
 def _fault(data: InputFacts) -> str | None:
     rms = (data.mean**2 + data.deviation**2) ** 0.5
-    if rms == 0:
-        return None
     told = (
         f"The data have mean {wording.number(data.mean)} and deviation "
         f"{wording.number(data.deviation)}"

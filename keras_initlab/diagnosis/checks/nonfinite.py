@@ -30,13 +30,12 @@ def nonfinite(facts: Facts) -> Iterator[Finding]:
             evidence = f"{one.nonfinite} of the input's values are NaN or infinite."
             yield Finding("nonfinite", "error", one.name, evidence, _DATA)
             return
-    for kernel in facts.kernels:
-        if kernel.nonfinite:
-            evidence = (
-                f"{kernel.nonfinite} entries of its {kernel.weight} are NaN or "
-                "infinite."
-            )
-            yield Finding("nonfinite", "error", kernel.layer, evidence, _WEIGHTS)
+    kernels = [(one.layer, one.weight, one.nonfinite) for one in facts.kernels]
+    for layer, weight, count in (*kernels, *facts.broken):
+        if count:
+            entries, are = ("entry", "is") if count == 1 else ("entries", "are")
+            evidence = f"{count} {entries} of its {weight} {are} NaN or infinite."
+            yield Finding("nonfinite", "error", layer, evidence, _WEIGHTS)
             return
     for stats in facts.stats:
         if stats.nonfinite:

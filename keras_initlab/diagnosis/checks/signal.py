@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from keras_initlab.diagnosis import wording
+from keras_initlab.diagnosis import remedies, wording
 from keras_initlab.diagnosis.facts import Facts
 from keras_initlab.diagnosis.finding import Finding, Severity
 from keras_initlab.diagnosis.rules import check
@@ -21,10 +21,18 @@ from keras_initlab.stats import LayerStats
 # stronger one half of float32's digits are gone.
 RISKY, LOST = 1e4, 1e8
 
+# What is no more than a shift, of one layer or of the whole network.
+SOUND = 10.0
+
 # What is left of 1 - cosine between inputs. Of plain ReLU networks it falls as the
 # square of the depth, and that is slow to train beyond some 30 layers.
 ALIKE, SAME = 0.05, 1e-4
 DEEP = 10
+_SLOWER = (
+    "Use a smaller learning rate or clipnorm=1.0 in the optimizer; if it was so from "
+    'the first epoch on, call il.rewrite_initializers(model, scheme="variance") before '
+    "training."
+)
 
 
 def severity_of(factor: float) -> Severity:
@@ -44,9 +52,11 @@ def vanishing_signal(facts: Facts) -> Iterator[Finding]:
         "vanishing-signal",
         severity_of(math.inf if least == 0 else 1 / least),
         layer,
-        f"From here on the variance over the batch is {wording.number(least)} of what "
-        "went in, or less.",
-        wording.rewrite("isometric" if len(ratios) > 2 * DEEP else "variance"),
+        "From here on all inputs have the same output."
+        if least == 0
+        else f"From here on the variance between inputs is {wording.number(least)} of "
+        "what went in, or less.",
+        remedies.redraw(facts, "isometric"),
     )
 
 
@@ -64,8 +74,19 @@ def exploding_signal(facts: Facts) -> Iterator[Finding]:
         large[0][0],
         f"The output's second moment is {wording.number(large[0][1])} times what went "
         f"in, and grows to {wording.number(most)} times.",
-        wording.rewrite("variance"),
+        _SLOWER
+        if facts.stats[0].source == "monitored"
+        else remedies.redraw(facts, "variance"),
     )
+
+
+def is_sound(facts: Facts) -> bool | None:
+    """Say whether signals stay within a factor of SOUND; None if unknown."""
+    spread = [ratio for _, ratio in _ratios(facts, "batch_variance")]
+    size = [ratio for _, ratio in _ratios(facts, "second_moment")]
+    if not spread or not size:
+        return None
+    return min(spread) * SOUND > 1 and max(size) < SOUND
 
 
 def _ratios(facts: Facts, figure: str) -> Iterator[tuple[str, float]]:
@@ -79,7 +100,7 @@ def _ratios(facts: Facts, figure: str) -> Iterator[tuple[str, float]]:
         fresh = reference is None or (what is not None and what.starts)
         if fresh or (what is not None and what.normalises and value > 0):
             reference = value if value > 0 else reference
-        elif reference:
+        elif reference and not (what is not None and what.rescaled):
             yield one.layer, value / reference
 
 
@@ -102,10 +123,10 @@ def _gone_for_good(ratios: Sequence[float]) -> int | None:
 @check
 def collapsed_inputs(facts: Facts) -> Iterator[Finding]:
     """Report that all inputs look alike to the last hidden layers."""
-    found = _distances(facts.hidden)
+    found = _distances([*_with_angles(facts)])
     if len(found) < 2:
         return
-    kernels = sum(one.weight is not None for one in facts.hidden)
+    kernels = _since_centred(facts)
     # Not more than three: of a deep network, a quarter of it is alike already.
     start = median(value for _, value in found[: min(max(len(found) // 4, 1), 3)])
     last = found[-1][1]
@@ -120,8 +141,19 @@ def collapsed_inputs(facts: Facts) -> Iterator[Finding]:
         where,
         f"The mean cosine between two inputs' outputs is {1 - last:.5g} before the "
         f"head, and {1 - start:.3g} in the first layers: all inputs look alike.",
-        wording.rewrite("isometric"),
+        remedies.redraw(facts, "isometric"),
     )
+
+
+def _since_centred(facts: Facts) -> int:
+    """Return how many kernels there are since what inputs share was last taken off."""
+    count = 0
+    for one in facts.hidden[::-1]:
+        what = facts.layer(one.layer)
+        if what is not None and what.kind == "BatchNormalization":
+            break
+        count += one.weight is not None
+    return count
 
 
 def _distances(stats: Sequence[LayerStats]) -> list[tuple[str, float]]:
@@ -131,3 +163,22 @@ def _distances(stats: Sequence[LayerStats]) -> list[tuple[str, float]]:
         for key, cosine in known
         if cosine is not None and not math.isnan(cosine)
     ]
+
+
+def _with_angles(facts: Facts) -> Iterator[LayerStats]:
+    """Yield the stats whose angles say how far inputs are told apart.
+
+    A mean over positions makes all inputs alike, and yet a head can read it; and of
+    single numbers the cosine is 1 or -1, whatever they are.
+    """
+    averaged = False
+    for one in facts.hidden:
+        what = facts.layer(one.layer)
+        if what is not None and "AveragePooling" in what.kind:
+            averaged = True
+        elif one.weight is not None:
+            averaged = False
+        sizes = (one.shape or (None, None))[1:]
+        number = bool(sizes) and math.prod(size or 2 for size in sizes) == 1
+        if not (averaged or number):
+            yield one

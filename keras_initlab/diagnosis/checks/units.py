@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keras_initlab.diagnosis import wording
+from keras_initlab.diagnosis import remedies, wording
 from keras_initlab.diagnosis.facts import Facts
 from keras_initlab.diagnosis.finding import Finding
 from keras_initlab.diagnosis.rules import check
@@ -52,8 +52,9 @@ def saturated_units(facts: Facts) -> Iterator[Finding]:
         f"{wording.percent(share)} of its outputs are within 1 % of an end of the "
         f"activation's range{wording.others([one.layer for _, one in found])}: hardly "
         "any gradient passes.",
-        "Scale the inputs to variance 1, and "
-        f"{wording.rewrite('variance')[0].lower()}{wording.rewrite('variance')[1:]}",
+        remedies.redraw(facts, "variance")
+        if facts.biased
+        else f"Scale the inputs to variance 1. {remedies.redraw(facts, 'variance')}",
     )
 
 

@@ -1,0 +1,56 @@
+"""Facts of weights that are no kernels: biases, scales, moving averages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initlab.facts.model import Anatomy
+from keras_initlab.facts.values import values_of
+from keras_initlab.kernels import own_variables
+from keras_initlab.taps.walk import is_closed, places
+
+# Root mean square of biases that put most units to one side of their activation, where
+# what comes in has variance 1.
+BIASED = 2.0
+
+
+def broken_weights(anatomy: Anatomy) -> tuple[tuple[str, str, int], ...]:
+    """Return where weights other than kernels hold NaN or infinity, and how many."""
+    found = []
+    for path, variable in _others(anatomy):
+        values = values_of(variable)
+        # A mask that is not trained may rightly hold -inf.
+        wrong = np.isnan(values) | (np.isinf(values) & bool(variable.trainable))
+        if wrong.any():
+            found.append((path, variable.name, int(wrong.sum())))
+    return tuple(found)
+
+
+def biased_layers(anatomy: Anatomy) -> tuple[str, ...]:
+    """Return the layers whose biases are far from 0, those at the end left out."""
+    found = []
+    for path, variable in _others(anatomy):
+        what = anatomy.layers.get(path)
+        if variable.name not in ("bias", "beta") or (what is not None and what.ends):
+            continue
+        if float(np.sqrt(np.mean(values_of(variable) ** 2))) > BIASED:
+            found.append(path)
+    return tuple(found)
+
+
+def _others(anatomy: Anatomy) -> Iterator[tuple[str, Any]]:
+    known = {
+        id(one.variable) for one in anatomy.kernels if one.weight != "recurrent_kernel"
+    }
+    for place in places(anatomy.model):
+        layer = place.layer
+        for variable in layer.variables if is_closed(layer) else own_variables(layer):
+            if id(variable) in known:
+                continue
+            known.add(id(variable))
+            if keras.backend.is_float_dtype(variable.dtype):
+                yield place.path, variable
