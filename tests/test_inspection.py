@@ -123,7 +123,7 @@ def test_all_forms_of_a_real_inspection(known, which):
 
 
 def test_print(known, capsys):
-    print(known[1])
+    print(known[1].text())
     told = capsys.readouterr().out
     assert told.startswith("images: 6 layers, measured on x of shape (16, 6, 6, 4)")
     assert "HeNormal" in told

@@ -21,9 +21,10 @@ def redraw(facts: Facts, scheme: str) -> str:
             'use bias_initializer="zeros".'
         )
     inside = [one for one in facts.kernels if one.nonlinearity == "softmax"]
-    found = next((one for one in inside if not (one.head or one.guarded)), None)
-    if found is not None:
-        return f'Use another activation than softmax in {found.layer}, such as "gelu".'
+    found = [one.layer for one in inside if not (one.head or one.guarded)]
+    if found:
+        named = ", ".join(found[:6]) + " …" * (len(found) > 6)
+        return f'Use another activation than softmax in {named}, such as "gelu".'
     text = wording.rewrite(scheme)
     if any(one.kind.startswith(_RECURRENT) for one in facts.layers.values()):
         return (

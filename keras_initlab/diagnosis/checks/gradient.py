@@ -38,15 +38,16 @@ def vanishing_gradient(facts: Facts) -> Iterator[Finding]:
         first -= 1
     if first in (0, len(back)):
         return
-    most = max(value for _, value in back[first:]) / start
+    here, last = back[first][1] / start, back[-1][1] / start
     yield Finding(
         "vanishing-gradient",
-        severity_of(math.inf if most == 0 else 1 / most),
+        severity_of(math.inf if last == 0 else 1 / last),
         back[first][0],
         "From here back to the input no gradient arrives."
-        if most == 0
-        else "From here back to the input the squared gradient, summed over a layer, "
-        f"is {wording.number(most)} of that at the last hidden layers, or less.",
+        if here == last == 0
+        else "The squared gradient, summed over a layer, is "
+        f"{wording.number(here)} of that at the last hidden layers, and "
+        f"{wording.number(last)} at the first one.",
         remedies.redraw(facts, "isometric"),
     )
 

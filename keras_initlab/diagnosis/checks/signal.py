@@ -47,15 +47,15 @@ def vanishing_signal(facts: Facts) -> Iterator[Finding]:
     gone = _gone_for_good([ratio for _, ratio in ratios])
     if gone is None:
         return
-    layer, least = ratios[gone][0], max(ratio for _, ratio in ratios[gone:])
+    (layer, first), (_, last) = ratios[gone], ratios[-1]
     yield Finding(
         "vanishing-signal",
-        severity_of(math.inf if least == 0 else 1 / least),
+        severity_of(math.inf if last == 0 else 1 / last),
         layer,
         "From here on all inputs have the same output."
-        if least == 0
-        else f"From here on the variance between inputs is {wording.number(least)} of "
-        "what went in, or less.",
+        if first == last == 0
+        else f"The variance between inputs is {wording.number(first)} of what went in, "
+        f"and {wording.number(last)} before the head.",
         remedies.redraw(facts, "isometric"),
     )
 
