@@ -272,12 +272,15 @@ def _keeps_units(operation: Any) -> bool:
     return isinstance(operation, _KEEPS_UNITS)
 
 
-def anatomy_of(model: Any, *, mean: Any = 0.0, variance: Any = 1.0) -> Anatomy:
+def anatomy_of(
+    model: Any, *, mean: Any = 0.0, variance: Any = 1.0, predict: bool = True
+) -> Anatomy:
     """Return a model's anatomy; with no prediction where none can be made.
 
     Args:
         model: a built Keras model; it is left as it is.
         mean, variance: of the inputs, as `propagate` takes them.
+        predict: False leaves the prediction out, and calls none of the layers.
     """
     held = [
         one for one in kernels_of(model, recurrent=True) if one.variable is not None
@@ -286,6 +289,8 @@ def anatomy_of(model: Any, *, mean: Any = 0.0, variance: Any = 1.0) -> Anatomy:
     kernels = [one for one in held if keras.backend.is_float_dtype(one.variable.dtype)]
     if len(kernels) < len(held):
         return Anatomy(model, kernels, None, "Weights are quantised.")
+    if not predict:
+        return Anatomy(model, kernels, None)
     try:
         forward = run_forward(model, mean, variance, from_weights=True)
     except Exception as error:

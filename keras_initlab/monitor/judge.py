@@ -49,7 +49,9 @@ class Judge:
     def _of_model(self) -> dict[str, Any]:
         try:
             if self._anatomy is None:
-                self._anatomy = anatomy_of(self._model)
+                # What a layer of one's own does when it is called is not for a
+                # callback to set off.
+                self._anatomy = anatomy_of(self._model, predict=False)
             known: dict[str, Any] = {"layers": self._anatomy.layers}
             # Units that are not twins do not become twins: to look at all the weights
             # in windows 1, 2, 4, 8 … is enough.
