@@ -117,7 +117,7 @@ def inspect(model: Any, x: Any = None) -> Inspection:
 
 
 def _build(model: Any, x: Any) -> None:
-    if model.built and model.weights is not None:
+    if model.built:
         return
     if x is None:
         raise ValueError(
