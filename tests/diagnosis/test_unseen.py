@@ -22,9 +22,9 @@ def some(table):
         pytest.param(
             *(value if isinstance(value, tuple) else (value,)),
             id=name.replace(" ", "-"),
-            marks=[pytest.mark.slow] if OTHER and name not in FEW else [],
         )
         for name, value in table.items()
+        if name in FEW or not OTHER
     ]
 
 
@@ -208,10 +208,11 @@ def test_sound_network_raises_no_alarm(build, data):
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if OTHER or index else [])
+        pytest.param(name, marks=[pytest.mark.slow] if index else [])
         for index, name in enumerate(
             ("MobileNetV2", "ResNet50", "DenseNet121", "InceptionV3", "EfficientNetB0")
         )
@@ -231,6 +232,7 @@ def test_a_single_input_does_not_make_units_dead():
     assert not alarms(il.diagnose(model, drawn(1, 12)))
 
 
+@pytest.mark.torch
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [u_net, lambda: residual(pooled=False)])
 def test_sound_network_raises_no_alarm_in_training(build):
@@ -374,6 +376,7 @@ def test_inputs_without_a_name_of_their_own_are_called_x():
     assert [one.layer for one in found if one.code == "input-scale"] == ["x"]
 
 
+@pytest.mark.torch
 @pytest.mark.slow
 def test_nan_weights_are_no_small_updates():
     x, y = cases.regression()
