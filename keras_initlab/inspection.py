@@ -20,9 +20,9 @@ from keras_initlab.facts import (
     input_facts,
     kernel_facts,
 )
-from keras_initlab.fans import kernel_fans
 from keras_initlab.measurement import measure
 from keras_initlab.report import InspectedLayer, Inspection
+from keras_initlab.schemes.choice import fans_of
 from keras_initlab.stats import LayerStats
 
 __all__ = ["diagnose", "inspect"]
@@ -106,10 +106,9 @@ def inspect(model: Any, x: Any = None) -> Inspection:
     anatomy = _anatomy(model, x)
     kernels = kernel_facts(anatomy)
     facts, measured = _facts(anatomy, kernels, x)
-    predicted = [] if anatomy.forward is None else anatomy.forward.stats
     return Inspection(
         model.name,
-        tuple(_layers(anatomy, kernels, predicted, measured)),
+        tuple(_layers(anatomy, kernels, measured)),
         tuple(diagnosis.findings_of(facts)),
         data=None if x is None else _described(x),
         notes=tuple(_notes(anatomy, facts)),
@@ -171,8 +170,8 @@ def _facts(
     if x is not None:
         measured = measure(anatomy.model, x)
         stats = _telling(measured, inputs, x)
-    elif anatomy.forward is not None and not broken:
-        stats = anatomy.forward.stats
+    elif not broken:
+        stats = anatomy.predicted
     facts = Facts(
         stats=tuple(stats),
         layers=anatomy.layers,
@@ -220,10 +219,9 @@ def _facts_of_stats(stats: Any, x: Any) -> Facts:
 def _layers(
     anatomy: Anatomy,
     kernels: tuple[KernelFacts, ...],
-    predicted: Sequence[LayerStats],
     measured: Sequence[LayerStats],
 ) -> list[InspectedLayer]:
-    by_prediction = {one.layer: one for one in predicted}
+    by_prediction = {one.layer: one for one in anatomy.predicted}
     by_measurement = {one.layer: one for one in measured}
     keys = [*by_measurement] or [*by_prediction] or [*anatomy.layers]
     facts = {(one.layer, one.weight): one for one in kernels}
@@ -234,13 +232,12 @@ def _layers(
         path = key.split("#")[0]
         what, kernel = anatomy.layers.get(path), held.get(path)
         known: dict[str, Any] = {}
-        if kernel is not None:
-            shape = tuple(int(size) for size in kernel.variable.shape)
-            fans = kernel_fans(shape, kernel.layer, kernel.weight)
+        fans = None if kernel is None else fans_of(kernel)
+        if kernel is not None and fans is not None:
             about = facts.get((path, kernel.weight))
             known = {
                 "weight": kernel.weight,
-                "kernel_shape": shape,
+                "kernel_shape": tuple(int(size) for size in kernel.variable.shape),
                 "fan_in": fans.fan_in,
                 "fan_out": fans.fan_out,
                 "nonlinearity": None if about is None else about.nonlinearity,

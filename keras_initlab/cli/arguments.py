@@ -7,6 +7,7 @@ import textwrap
 from typing import Any
 
 from keras_initlab._version import __version__
+from keras_initlab.diagnosis import SEVERITIES
 from keras_initlab.report.text import NARROWEST
 
 _EXAMPLES = """\
@@ -94,7 +95,7 @@ def _add_inspect(commands: Any) -> None:
     )
     command.add_argument(
         "--fail-on",
-        choices=("error", "warning", "info", "never"),
+        choices=(*SEVERITIES, "never"),
         default="never",
         help="exit with 1 where a finding is at least as severe (default: never)",
     )

@@ -12,16 +12,17 @@ from keras_initlab.cli.output import (
     check_place,
     colorful,
     emit,
+    is_same_file,
     line_width,
     quiet,
     write,
 )
+from keras_initlab.diagnosis import SEVERITIES
 from keras_initlab.report.text import NARROWEST
 
 if TYPE_CHECKING:
     from keras_initlab.report import Inspection
 
-_SEVERITIES = ("error", "warning", "info")
 _ENDINGS = {".html": "html", ".htm": "html", ".json": "json"}
 
 
@@ -77,10 +78,10 @@ def _formatted(
 def _fails(found: Inspection, level: str) -> bool:
     if level == "never":
         return False
-    counted = _SEVERITIES[: _SEVERITIES.index(level) + 1]
+    counted = SEVERITIES[: SEVERITIES.index(level) + 1]
     return any(one.severity in counted for one in found.findings)
 
 
 def _check_apart(output: Path, model: str) -> None:
-    if output.exists() and Path(model).exists() and output.samefile(model):
+    if is_same_file(output, Path(model)):
         raise BadInput(f"{output} is the model itself. Give another file in -o.")

@@ -42,6 +42,11 @@ def check_place(path: Path) -> None:
         raise BadInput(f"{path} cannot be written: there is no folder {path.parent}.")
 
 
+def is_same_file(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one file that is there."""
+    return one.exists() and other.exists() and one.samefile(other)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep others' prints from the output, and tell of each warning once.

@@ -11,7 +11,7 @@ from typing import Any
 
 from keras_initlab.cli import loading
 from keras_initlab.cli.errors import BadInput, brief
-from keras_initlab.cli.output import check_place, emit, quiet
+from keras_initlab.cli.output import check_place, emit, is_same_file, quiet
 from keras_initlab.rewrite import rewrite_initializers
 
 
@@ -52,13 +52,10 @@ def _output(arguments: argparse.Namespace) -> Path | None:
     if output.suffix != ".keras":
         raise BadInput(f"-o {output} must end in .keras, the format that is saved.")
     if output.exists() and not arguments.force:
-        what = "is the model itself" if _same(output, arguments.model) else "exists"
+        model = Path(arguments.model)
+        what = "is the model itself" if is_same_file(output, model) else "exists"
         raise BadInput(f"{output} {what}. Pass --force to replace it.")
     return output
-
-
-def _same(output: Path, model: str) -> bool:
-    return Path(model).exists() and output.samefile(model)
 
 
 def _save(model: Any, output: Path) -> None:

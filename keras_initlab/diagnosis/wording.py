@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-REWRITE = 'Call il.rewrite_initializers(model, scheme="{}") before training.'
 
-
-def rewrite(scheme: str = "variance") -> str:
+def rewrite(scheme: str) -> str:
     """Return the remedy that chooses new initial weights.
 
     >>> rewrite("isometric")
     'Call il.rewrite_initializers(model, scheme="isometric") before training.'
     """
-    return REWRITE.format(scheme)
+    return f'Call il.rewrite_initializers(model, scheme="{scheme}") before training.'
 
 
 def number(value: float) -> str:
@@ -34,11 +32,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def others(layers: Sequence[str], singular: str = "layer") -> str:
+def others(layers: Sequence[str]) -> str:
     """Return how many more there are than the first, "" for none.
 
     >>> others(["a", "b", "c"])
     ' (and 2 more layers)'
     """
     count = len(layers) - 1
-    return f" (and {count} more {singular}{'s' * (count > 1)})" if count > 0 else ""
+    return f" (and {count} more layer{'s' * (count > 1)})" if count > 0 else ""

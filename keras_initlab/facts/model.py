@@ -15,6 +15,7 @@ from keras_initlab.kernels import Kernel, kernels_of
 from keras_initlab.propagation import graph
 from keras_initlab.propagation.forward import Forward, run_forward
 from keras_initlab.propagation.residual import NORMALISING, Roles, roles_of
+from keras_initlab.stats import LayerStats
 from keras_initlab.taps.walk import is_closed, main_weight, places
 
 # Their inner kernels feed a softmax, or are added up by one: their scale is a
@@ -77,6 +78,11 @@ class Anatomy:
                 self._inside.setdefault(id(owner), []).append(kernel)
 
     @cached_property
+    def predicted(self) -> list[LayerStats]:
+        """The stats of the prediction; empty where there is none."""
+        return [] if self.forward is None else self.forward.stats
+
+    @cached_property
     def flat(self) -> graph.Graph | None:
         """The graph of all calls, or None."""
         if self.forward is None:
@@ -120,18 +126,19 @@ class Anatomy:
             known = [place.layer for place in places(self.model)]
             first = next((i for i, one in enumerate(known) if id(one) in heads), None)
             return set() if first is None else {id(one) for one in known[first:]}
-        found: set[int] = set()
         if not heads:
-            makers = {t: call for call in self.flat.calls for t in call.outputs}
-            found = {id(makers[t].operation) for t in self.flat.outputs if t in makers}
-        pending = deque(c for c in self.flat.calls if id(c.operation) in heads)
-        while pending:
-            call = pending.popleft()
-            if id(call.operation) in found and not call.outputs:
-                continue
-            found.add(id(call.operation))
-            for tensor in call.outputs:
-                pending.extend(self.flat.consumers.get(tensor, ()))
+            made = set(self.flat.outputs)
+            return {
+                id(call.operation)
+                for call in self.flat.calls
+                if not made.isdisjoint(call.outputs)
+            }
+        found: set[int] = set()
+        after: set[int] = set()
+        for call in self.flat.calls:
+            if id(call.operation) in heads or not after.isdisjoint(call.inputs):
+                found.add(id(call.operation))
+                after.update(call.outputs)
         return found
 
     @cached_property

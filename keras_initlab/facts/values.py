@@ -18,7 +18,7 @@ from keras_initlab.initializers import Auto, Mirrored, Scaled
 from keras_initlab.kernels import Kernel, own_variables
 from keras_initlab.plan import describe
 from keras_initlab.propagation.weights import initial_moments
-from keras_initlab.schemes.choice import Finder, Followed, followed, layout_of
+from keras_initlab.schemes.choice import Finder, Followed, fans_of, followed, layout_of
 
 Array = NDArray[np.float64]
 
@@ -67,14 +67,15 @@ def _facts(
         twins, alike = _twins(units, own, readers)
     branch_end = key in anatomy.roles.branches
     found: dict[str, Any] = {}
-    if initial:
+    if initial and (own_fans := fans_of(kernel)) is not None:
         follows = followed(kernel, finder)
+        drawn = _drawn(kernel)
         found = {
             "initializer": describe(kernel.initializer) or "its initializer",
             "nonlinearity": follows.resolved.name,
             "digest": _digest(values),
-            "scale": _scale(kernel, follows),
-            "by_wrong_fans": _by_wrong_fans(kernel, follows),
+            "scale": _scale(kernel, drawn, own_fans, follows),
+            "by_wrong_fans": _by_wrong_fans(kernel, drawn, own_fans, follows),
         }
     return KernelFacts(
         kernel.path,
@@ -214,12 +215,12 @@ def _repeated(units: Array) -> int:
     return count
 
 
-def _scale(kernel: Kernel, follows: Followed) -> float | None:
+def _scale(
+    kernel: Kernel, drawn: float | None, known: fans.Fans, follows: Followed
+) -> float | None:
     """Return E[w²] by the initializer over what fits; 1 within the usual rules."""
-    drawn = _drawn(kernel)
-    if not drawn or isinstance(kernel.initializer, (Auto, Mirrored, Scaled)):
+    if drawn is None or isinstance(kernel.initializer, (Auto, Mirrored, Scaled)):
         return None
-    known = fans.kernel_fans(tuple(kernel.variable.shape), kernel.layer, kernel.weight)
     fitting = [follows.rule.gain**2 / known.over(follows.rule.mode)]
     if follows.resolved.family in ("linear", "saturating", "selu"):
         fitting.append(1 / known.fan_in)
@@ -248,21 +249,21 @@ def _drawn(kernel: Kernel) -> float | None:
     return found if math.isfinite(found) and found > 0 else None
 
 
-def _by_wrong_fans(kernel: Kernel, follows: Followed) -> float | None:
+def _by_wrong_fans(
+    kernel: Kernel, drawn: float | None, own: fans.Fans, follows: Followed
+) -> float | None:
     """Return the variance by a shape's fans over that by the layer's.
 
     Of Keras's own initializers it is known which fans they go by; of one that somebody
     wrote, its variance may show it.
     """
     shape = tuple(kernel.variable.shape)
-    own = fans.kernel_fans(shape, kernel.layer, kernel.weight)
     plain = fans.kernel_fans(shape) if len(shape) > 1 else own
     initializer = kernel.initializer
     if isinstance(initializer, keras.initializers.VarianceScaling):
         return own.over(initializer.mode) / plain.over(initializer.mode)
     if type(initializer).__module__.startswith(("keras.", "keras_initlab.")):
         return None
-    drawn = _drawn(kernel)
     usual = {1.0, 2.0, follows.rule.gain**2}
     if drawn is None or any(_near(drawn * own.fan_in, one) for one in usual):
         return None

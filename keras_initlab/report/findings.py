@@ -8,12 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keras_initlab.diagnosis import Finding
+from keras_initlab.diagnosis import SEVERITIES, Finding, Severity
 
 if TYPE_CHECKING:
     from keras_initlab.report.record import Inspection
-
-SEVERITIES = ("error", "warning", "info")
 
 # A call such as il.rewrite_initializers(model, scheme="variance"), brackets in its
 # arguments included, or what stands between backquotes.
@@ -25,23 +23,23 @@ class Group:
     """Findings of one code, one severity and one remedy."""
 
     code: str
-    severity: str
+    severity: Severity
     remedy: str
     findings: tuple[Finding, ...]
 
 
 def grouped(findings: Iterable[Finding]) -> list[Group]:
     """Return findings in groups, errors first, else in the order of their first."""
-    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    groups: dict[tuple[str, Severity, str], list[Finding]] = {}
     for one in findings:
         groups.setdefault((one.code, one.severity, one.remedy), []).append(one)
     found = [Group(*key, tuple(members)) for key, members in groups.items()]
     return sorted(found, key=lambda group: SEVERITIES.index(group.severity))
 
 
-def worst_by_layer(findings: Iterable[Finding]) -> dict[str, str]:
+def worst_by_layer(findings: Iterable[Finding]) -> dict[str, Severity]:
     """Return the worst severity that each layer was found with."""
-    worst: dict[str, str] = {}
+    worst: dict[str, Severity] = {}
     for one in findings:
         known = worst.get(one.layer, one.severity)
         worst[one.layer] = min(known, one.severity, key=SEVERITIES.index)

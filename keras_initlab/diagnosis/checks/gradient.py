@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from statistics import median
 
 from keras_initlab.diagnosis import remedies, wording
-from keras_initlab.diagnosis.checks.signal import LOST, RISKY, severity_of
+from keras_initlab.diagnosis.checks.signal import LOST, RISKY, first_layers, severity_of
 from keras_initlab.diagnosis.facts import Facts
 from keras_initlab.diagnosis.finding import Finding
 from keras_initlab.diagnosis.rules import check
@@ -98,9 +97,7 @@ def _parts(
 
 def _start(back: Sequence[tuple[str, float]]) -> float:
     """Return the energy at the last hidden layers, 0 if there are too few."""
-    if len(back) < 2:
-        return 0.0
-    return median(value for _, value in back[: min(max(len(back) // 4, 1), 3)])
+    return first_layers(back) if len(back) > 1 else 0.0
 
 
 def _longest_rise(back: Sequence[tuple[str, float]]) -> int:

@@ -33,9 +33,7 @@ def is_constant(inputs: Sequence[InputFacts]) -> bool:
 @check
 def input_scale(facts: Facts) -> Iterator[Finding]:
     """Report each input that is far from mean 0 and variance 1."""
-    if facts.inputs and all(
-        one.deviation == one.nonfinite == 0 for one in facts.inputs
-    ):
+    if is_constant(facts.inputs):
         first = facts.inputs[0]
         same = f"All of its values are {wording.number(first.mean)}."
         yield Finding("input-scale", "warning", first.name, same, _SAME)

@@ -40,6 +40,15 @@ def severity_of(factor: float) -> Severity:
     return "error" if factor > LOST else "warning"
 
 
+def first_layers(course: Sequence[tuple[str, float]]) -> float:
+    """Return the median over the layers with which a course over depth begins.
+
+    A quarter of them, but not more than three: of a deep network, what is found at a
+    quarter of the way is far from its start already.
+    """
+    return median(value for _, value in course[: min(max(len(course) // 4, 1), 3)])
+
+
 @check
 def vanishing_signal(facts: Facts) -> Iterator[Finding]:
     """Report where what tells inputs apart is gone for good on the way forward."""
@@ -127,8 +136,7 @@ def collapsed_inputs(facts: Facts) -> Iterator[Finding]:
     if len(found) < 2:
         return
     kernels = _since_centred(facts)
-    # Not more than three: of a deep network, a quarter of it is alike already.
-    start = median(value for _, value in found[: min(max(len(found) // 4, 1), 3)])
+    start = first_layers(found)
     last = found[-1][1]
     if not (last < SAME or (last < ALIKE and kernels >= DEEP)):
         return

@@ -5,7 +5,7 @@ By the share of units and elements, not by the size of anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from keras_initlab.diagnosis import remedies, wording
 from keras_initlab.diagnosis.facts import Facts
@@ -21,17 +21,16 @@ SATURATED, ALL_SATURATED = 0.4, 0.75
 @check
 def dead_units(facts: Facts) -> Iterator[Finding]:
     """Report the layer with the most units that are 0 whatever the input."""
-    known = [(one.dead_fraction or 0.0, one) for one in _bending(facts)]
-    found = [pair for pair in known if pair[0] > DEAD]
+    found = _above(DEAD, "dead_fraction", _bending(facts))
     if not found:
         return
-    share, worst = max(found, key=lambda pair: pair[0])
+    worst, share = max(found, key=lambda pair: pair[1])
     yield Finding(
         "dead-units",
         "error" if share >= ALL_DEAD else "warning",
-        worst.layer,
+        worst,
         f"{wording.percent(share)} of its units are 0 for every input"
-        f"{wording.others([one.layer for _, one in found])}.",
+        f"{wording.others([layer for layer, _ in found])}.",
         "Use a smaller learning rate, biases of 0 or slightly above, or an activation "
         'that is nowhere flat: activation="leaky_relu" or "gelu".',
     )
@@ -40,22 +39,29 @@ def dead_units(facts: Facts) -> Iterator[Finding]:
 @check
 def saturated_units(facts: Facts) -> Iterator[Finding]:
     """Report the layer with the most outputs at the ends of its activation."""
-    known = [(one.saturated_fraction or 0.0, one) for one in facts.hidden]
-    found = [pair for pair in known if pair[0] > SATURATED]
+    found = _above(SATURATED, "saturated_fraction", facts.hidden)
     if not found:
         return
-    share, worst = max(found, key=lambda pair: pair[0])
+    worst, share = max(found, key=lambda pair: pair[1])
     yield Finding(
         "saturated-units",
         "error" if share >= ALL_SATURATED else "warning",
-        worst.layer,
+        worst,
         f"{wording.percent(share)} of its outputs are within 1 % of an end of the "
-        f"activation's range{wording.others([one.layer for _, one in found])}: hardly "
+        f"activation's range{wording.others([layer for layer, _ in found])}: hardly "
         "any gradient passes.",
         remedies.redraw(facts, "variance")
         if facts.biased
         else f"Scale the inputs to variance 1. {remedies.redraw(facts, 'variance')}",
     )
+
+
+def _above(
+    limit: float, figure: str, stats: Iterable[LayerStats]
+) -> list[tuple[str, float]]:
+    """Return the layers of which a share is above a limit, and that share."""
+    known = [(one.layer, getattr(one, figure) or 0.0) for one in stats]
+    return [(layer, share) for layer, share in known if share > limit]
 
 
 def _bending(facts: Facts) -> Iterator[LayerStats]:
