@@ -4,6 +4,7 @@ import pytest
 from keras import layers
 
 from keras_initlab.taps import figures, running
+from keras_initlab.taps.passes import Passes
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.request import Request
@@ -16,10 +17,7 @@ def vector(batches, stamp=1.0, request=None):
         Output(key, keras.ops.convert_to_tensor(x), layers.Layer(), key)
         for key, x in batches.items()
     ]
-    kit = figures.Kit(
-        lambda rows: keras.ops.mean(rows, axis=0), figures.nonfinite_if_any
-    )
-    found, tails = figures.of_outputs(outputs, request or Request(1), kit)
+    found, tails = figures.of_outputs(outputs, request or Request(1), Passes())
     layout = running.layout_of(found, tails, "float32")
     return layout, running.packed(layout, found, tails, stamp)
 

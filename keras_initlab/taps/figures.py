@@ -8,12 +8,13 @@ code serves compiled steps of every backend.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
+from keras_initlab.taps.passes import Passes
 from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.request import Bounds, Request
 from keras_initlab.taps.tensors import ops
@@ -29,13 +30,21 @@ RUN = 64
 SAMPLED_VALUES = 2**10
 
 
-class Figure(NamedTuple):
-    """A value, and the share that it has in the mean over batches."""
+def dtype_of(outputs: Sequence[Output]) -> str:
+    """Return the dtype in which to keep the figures of outputs."""
+    return working_dtype([output.tensor for output in outputs])
 
-    key: str
+
+class Figures(NamedTuple):
+    """One statistic of several outputs or weights, and the share each has in its mean.
+
+    Values are a vector. Shares are one too, an array where they are known beforehand.
+    """
+
+    keys: tuple[str, ...]
     name: str
-    value: Any
-    share: Any
+    values: Any
+    shares: Any
 
 
 class Update(NamedTuple):
@@ -80,47 +89,78 @@ def working_dtype(tensors: list[Any]) -> str:
     return "float64" if any(wide) else "float32"
 
 
-class Kit(NamedTuple):
-    """What a backend does in a way of its own.
+class _Seen(NamedTuple):
+    """An output as it is measured: in its working dtype, and as (batch, elements)."""
 
-    Attributes:
-        column_means: takes (batch, units) and returns the mean over the batch.
-        nonfinite: takes matrices and their variances, and returns of each how many
-            elements are not finite.
+    key: str
+    layer: Any
+    x: Any
+    rows: Any
+
+
+class _Group(NamedTuple):
+    """Outputs of one shape, whose small vectors go together as rows of a matrix.
+
+    With `cosine`, `totals` are the sums of the inputs' unit vectors, and `counts` says
+    of how many; both are None otherwise.
     """
 
-    column_means: Callable[[Any], Any]
-    nonfinite: Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
+    members: list[_Seen]
+    batch: Any
+    means: Any
+    totals: Any
+    counts: Any
 
 
 def of_outputs(
-    outputs: Sequence[Output], request: Request, kit: Kit
-) -> tuple[list[Figure], list[Tail]]:
+    outputs: Sequence[Output], request: Request, passes: Passes, across: Any = None
+) -> tuple[list[Figures], list[Tail]]:
     """Return the figures of outputs of shape (batch, ...), and what has more numbers.
 
     Those of which nothing is known, as there are no elements, are left out.
+
+    Args:
+        outputs: what was recorded.
+        request: what to measure.
+        passes: how this backend does it.
+        across: `sums` over all replicas, and their number; None where this is all.
     """
-    figures: list[Figure] = []
+    figures: list[Figures] = []
     tails: list[Tail] = []
-    counted = []
-    for key, tensor, layer, _ in outputs:
-        if any(size == 0 for size in tensor.shape):
-            continue
-        # float16 and bfloat16 can neither hold the sums nor the counts.
-        x = ops.cast(tensor, working_dtype([tensor]))
-        rows = ops.reshape(x, (_batch(x), -1))
-        found, ends = _of_output(key, x, rows, layer, request, kit)
-        figures += [Figure(key, name, *one) for name, one in found.items()]
-        tails += ends
-        counted.append((key, rows, found["variance"][0]))
-    if counted and "nonfinite" in request.statistics:
-        keys, matrices, variances = zip(*counted, strict=True)
-        counts = kit.nonfinite(matrices, variances)
-        figures += [
-            Figure(key, "nonfinite", count, 1.0)
-            for key, count in zip(keys, counts, strict=True)
-        ]
+    matrices, variances = [], []
+    groups = _groups(outputs, request, passes)
+    for group, all_of_it in zip(groups, _apart(groups, across), strict=True):
+        found = _moments(group, request, passes, all_of_it)
+        figures += found
+        if group.totals is not None:
+            figures.append(_input_cosines(group, all_of_it))
+        matrices += [one.rows for one in group.members]
+        variances += [one.values for one in found if one.name == "variance"]
+    seen = [one for group in groups for one in group.members]
+    if seen and "nonfinite" in request.statistics:
+        keys = tuple(one.key for one in seen)
+        counts = passes.nonfinite(matrices, _joined(variances))
+        figures.append(Figures(keys, "nonfinite", counts, np.ones(len(keys))))
+    if {"zero_fraction", "dead_fraction"} & {*request.statistics}:
+        more, tails = _of_units_alive(seen, request, passes)
+        figures += more
+    for one in seen:
+        figures += _alone(one, request)
+        tails += _sample(one.key, "sample", one.x) if request.samples else []
     return figures, tails
+
+
+def needs_sums(outputs: Sequence[Output], request: Request) -> bool:
+    """Whether replicas have to know of each other what `sums` returns."""
+    names = {"batch_variance", "input_cosine"} & {*request.statistics}
+    return bool(names) and any(_width(one) is not None for one in outputs)
+
+
+def sums(outputs: Sequence[Output], request: Request, passes: Passes) -> Any:
+    """Return a vector whose sum over replicas `of_outputs` takes as `across`."""
+    groups = _groups(outputs, request, passes)
+    vectors = [ops.reshape(_summed(one), (-1,)) for one in groups if _known(one)]
+    return ops.cast(_joined(vectors), dtype_of(outputs))
 
 
 def of_way_back(
@@ -129,7 +169,8 @@ def of_way_back(
     updates: Sequence[Update],
     scale: Any,
     request: Request,
-) -> tuple[list[Figure], list[Tail]]:
+    passes: Passes,
+) -> tuple[list[Figures], list[Tail]]:
     """Return the figures of gradients and of weights' steps.
 
     Args:
@@ -138,16 +179,29 @@ def of_way_back(
         updates: what the weight tap took.
         scale: the loss scale that gradients carry.
         request: what to measure.
+        passes: how this backend does it.
     """
-    figures: list[Figure] = []
+    figures: list[Figures] = []
     tails: list[Tail] = []
-    for index in sorted(gradients):
-        more, ends = of_gradient(keys[index], gradients[index], scale, request)
-        figures += more
-        tails += ends
-    for update in updates:
-        figures += of_weight(update, scale, request.statistics)
-    return figures, tails
+    # From slices, where they are sparse.
+    known = {
+        keys[index]: ops.convert_to_tensor(gradients[index])
+        for index in sorted(gradients)
+    }
+    known = {key: one for key, one in known.items() if 0 not in one.shape}
+    if known:
+        figures.append(
+            Figures(
+                tuple(known),
+                "gradient_second_moment",
+                _mean_squares([*known.values()], scale, passes),
+                _shares([_size(one) for one in known.values()]),
+            )
+        )
+    if request.samples:
+        for key, gradient in known.items():
+            tails += _sample(key, "gradient_sample", _unscaled(gradient, scale))
+    return figures + _of_weights(updates, scale, request.statistics, passes), tails
 
 
 def of_step(
@@ -156,83 +210,216 @@ def of_step(
     updates: Sequence[Update],
     scale: Any,
     request: Request,
-    kit: Kit,
-) -> tuple[list[Figure], list[Tail]]:
+    passes: Passes,
+    across: Any = None,
+) -> tuple[list[Figures], list[Tail]]:
     """Return all figures of one step; see `of_outputs` and `of_way_back`."""
-    figures, tails = of_outputs(outputs, request, kit)
+    figures, tails = of_outputs(outputs, request, passes, across)
     keys = [output.key for output in outputs]
-    more, ends = of_way_back(keys, gradients, updates, scale, request)
+    more, ends = of_way_back(keys, gradients, updates, scale, request, passes)
     return figures + more, tails + ends
 
 
-def _of_output(
-    key: str, x: Any, rows: Any, layer: Any, request: Request, kit: Kit
-) -> tuple[dict[str, tuple[Any, Any]], list[Tail]]:
-    """Return values and shares by name."""
-    names = request.statistics
-    batch, count = _batch(x), _size(x)
+def _groups(
+    outputs: Sequence[Output], request: Request, passes: Passes
+) -> list[_Group]:
+    """Return outputs in groups of one shape; alone where it is not known."""
+    groups: dict[Any, list[_Seen]] = {}
+    for key, tensor, layer, _ in outputs:
+        if 0 in tensor.shape:
+            continue
+        # float16 and bfloat16 can neither hold the sums nor the counts.
+        dtype = working_dtype([tensor])
+        x = ops.cast(tensor, dtype)
+        rows = ops.reshape(x, (_batch(x), -1))
+        shape = (dtype, *rows.shape)
+        kind = key if None in shape else shape
+        groups.setdefault(kind, []).append(_Seen(key, layer, x, rows))
+    with_cosine = "input_cosine" in request.statistics
+    return [_group(one, with_cosine, passes) for one in groups.values()]
+
+
+def _group(members: list[_Seen], with_cosine: bool, passes: Passes) -> _Group:
+    rows = [one.rows for one in members]
+    means = ops.stack([passes.column_means(one) for one in rows])
+    if not with_cosine:
+        return _Group(members, _batch(rows[0]), means, None, None)
+    squares = ops.stack([passes.row_squares(one) for one in rows])
+    there = squares > 0
+    safe = ops.where(there, squares, ops.ones_like(squares))
+    lengths = ops.where(there, ops.rsqrt(safe), ops.zeros_like(squares))
+    totals = [ops.matmul(lengths[i : i + 1], one)[0] for i, one in enumerate(rows)]
+    counts = ops.sum(ops.cast(there, squares.dtype), axis=1)
+    return _Group(members, _batch(rows[0]), means, ops.stack(totals), counts)
+
+
+def _width(output: Output) -> int | None:
+    """Return how many elements an output has for each input; None if not known."""
+    shape = output.tensor.shape
+    if 0 in shape:
+        return None
+    return None if None in shape[1:] else math.prod(shape[1:])
+
+
+def _known(group: _Group) -> bool:
+    """Whether the length of what is summed over replicas is known beforehand."""
+    return group.means.shape[1] is not None
+
+
+def _summed(group: _Group) -> Any:
+    """Return what is summed over replicas, a row for each output."""
+    batch = ops.cast(group.batch, group.means.dtype)
+    parts = [batch * ops.ones_like(group.means[:, :1]), group.means * batch]
+    if group.totals is not None:
+        parts += [group.counts[:, None], group.totals]
+    return ops.concatenate(parts, axis=1)
+
+
+def _apart(groups: Sequence[_Group], across: Any) -> list[Any]:
+    """Return for each group its batch, means, counts and totals over all replicas.
+
+    And the number of replicas; None where there is but one, or nothing is summed.
+    """
+    if across is None:
+        return [None] * len(groups)
+    vector, replicas = across
+    found: list[Any] = []
+    start = 0
+    for group in groups:
+        if not _known(group):
+            found.append(None)
+            continue
+        count, width = group.means.shape
+        length = (1 + width) * (1 if group.totals is None else 2)
+        matrix = ops.reshape(vector[start : start + count * length], (count, length))
+        start += count * length
+        matrix = ops.cast(matrix, group.means.dtype)
+        batch = matrix[:, :1]
+        means = matrix[:, 1 : 1 + width] / batch
+        counts = totals = None
+        if group.totals is not None:
+            counts, totals = matrix[:, 1 + width], matrix[:, 2 + width :]
+        found.append((batch[0, 0], means, counts, totals, replicas))
+    return found
+
+
+def _moments(
+    group: _Group, request: Request, passes: Passes, across: Any
+) -> list[Figures]:
+    """Return mean, variance and batch variance."""
+    keys = tuple(one.key for one in group.members)
     # Two passes. The mean of squares minus the squared mean would lose everything in
     # float32 where the mean is large. Within the units and between them: the variance
     # over the batch falls off on the way.
-    means = kit.column_means(rows)
-    within = ops.mean(ops.square(rows - means))
-    mean = ops.mean(means)
-    variance = within + ops.mean(ops.square(means - mean))
-    found = {"mean": (mean, count), "variance": (variance, count)}
-    tails: list[Tail] = []
-    if "batch_variance" in names:
-        found["batch_variance"] = within, _if(batch > 1, count)
-    if "input_cosine" in names:
-        found["input_cosine"] = _input_cosine(rows)
-    if {"zero_fraction", "dead_fraction"} & {*names}:
-        alive = _alive(layer, x)
-        if "zero_fraction" in names:
-            found["zero_fraction"] = 1 - ops.mean(alive), count
-        if "dead_fraction" in names and len(alive.shape):
-            tails.append(Tail(key, "alive", alive))
-    bounds = request.bounds(layer) if "saturated_fraction" in names else None
+    within = ops.stack(
+        [
+            passes.mean_square(one.rows, group.means[i])
+            for i, one in enumerate(group.members)
+        ]
+    )
+    mean = ops.mean(group.means, axis=1)
+    between = ops.mean(ops.square(group.means - mean[:, None]), axis=1)
+    counts = _shares([_size(one.x) for one in group.members])
+    found = [
+        Figures(keys, "mean", mean, counts),
+        Figures(keys, "variance", within + between, counts),
+    ]
+    if "batch_variance" in request.statistics:
+        batch = group.batch
+        if across is not None:
+            batch, means, *_ = across
+            within = within + ops.mean(ops.square(group.means - means), axis=1)
+        found.append(Figures(keys, "batch_variance", within, _if(batch > 1, counts)))
+    return found
+
+
+def _input_cosines(group: _Group, across: Any) -> Figures:
+    """Return the mean cosine over all pairs of rows that are not 0, and their number.
+
+    Of all pairs at once: |Σu|² is the sum of the cosines of all ordered pairs, each
+    unit vector u with itself included.
+    """
+    counts, totals, replicas = group.counts, group.totals, 1
+    if across is not None:
+        _, _, counts, totals, replicas = across
+    pairs = counts * (counts - 1)
+    cosine = (ops.sum(ops.square(totals), axis=1) - counts) / ops.maximum(pairs, 1.0)
+    shares = ops.where(ops.isfinite(cosine), pairs, ops.zeros_like(pairs)) / replicas
+    return Figures(
+        tuple(one.key for one in group.members), "input_cosine", cosine, shares
+    )
+
+
+def _of_units_alive(
+    seen: Sequence[_Seen], request: Request, passes: Passes
+) -> tuple[list[Figures], list[Tail]]:
+    """Return the fractions of zeros, and of each unit how much of it is not 0."""
+    fractions, tails = [], []
+    for one in seen:
+        x, rank = one.x, len(one.x.shape)
+        axis = unit_axis(one.layer, rank)
+        known = rank == 1 or (rank > 1 and x.shape[axis] is not None)
+        if rank < 2 or not known:
+            x, axis = ops.reshape(x, (-1, 1)), 1
+        alive = passes.alive(x, axis)
+        if known:
+            tails.append(Tail(one.key, "alive", alive))
+        fractions.append(1 - ops.mean(alive))
+    figures = []
+    if seen and "zero_fraction" in request.statistics:
+        keys = tuple(one.key for one in seen)
+        shares = _shares([_size(one.x) for one in seen])
+        figures = [Figures(keys, "zero_fraction", _stacked(fractions), shares)]
+    return figures, tails if "dead_fraction" in request.statistics else []
+
+
+def _alone(one: _Seen, request: Request) -> list[Figures]:
+    """Return the figures that only some layers have, or the user alone knows."""
+    found = []
+    keys = (one.key,)
+    wanted = "saturated_fraction" in request.statistics
+    bounds = request.bounds(one.layer) if wanted else None
     if bounds is not None:
-        found["saturated_fraction"] = _saturated(rows, bounds), count
+        share = _saturated(one.rows, bounds)[None]
+        size = _shares([_size(one.x)])
+        found.append(Figures(keys, "saturated_fraction", share, size))
     for name, function in request.custom:
-        found[name] = ops.cast(ops.mean(function(x)), x.dtype), 1.0
-    return found, tails + (_sample(key, "sample", x) if request.samples else [])
+        value = ops.cast(ops.mean(function(one.x)), one.x.dtype)[None]
+        found.append(Figures(keys, name, value, np.ones(1)))
+    return found
 
 
-def of_gradient(
-    key: str, gradient: Any, scale: Any, request: Request
-) -> tuple[list[Figure], list[Tail]]:
-    """Return the figures of the gradient at an output; it carries a loss scale."""
-    gradient = ops.convert_to_tensor(gradient)  # from slices, where it is sparse
-    if any(size == 0 for size in gradient.shape):
-        return [], []
-    gradient = _unscaled(gradient, scale)
-    value = ops.mean(ops.square(gradient))
-    found = [Figure(key, "gradient_second_moment", value, _size(gradient))]
-    return found, _sample(key, "gradient_sample", gradient) if request.samples else []
+def _of_weights(
+    updates: Sequence[Update], scale: Any, names: tuple[str, ...], passes: Passes
+) -> list[Figures]:
+    """Return the figures of one step of weights.
 
-
-def of_weight(update: Update, scale: Any, names: tuple[str, ...]) -> list[Figure]:
-    """Return the figures of one step of a weight.
-
-    A step that leaves it as it is, where gradients are accumulated or a loss scale was
+    A step that leaves one as it is, where gradients are accumulated or a loss scale was
     too large, has no share in the update ratio.
     """
-    found = []
-    key, gradient, before, after = update
-    gradient = ops.convert_to_tensor(gradient)  # an embedding's are slices
-    dtype = working_dtype([gradient])
+    found: list[Figures] = []
+    if not updates:
+        return found
+    keys = tuple(one.key for one in updates)
+    # An embedding's are slices.
+    gradients = [ops.convert_to_tensor(one.gradient) for one in updates]
     if "weight_gradient_second_moment" in names:
-        value = ops.mean(ops.square(_unscaled(gradient, scale)))
-        found.append(Figure(key, "weight_gradient_second_moment", value, 1.0))
+        values = _mean_squares(gradients, scale, passes)
+        name = "weight_gradient_second_moment"
+        found.append(Figures(keys, name, values, np.ones(len(keys))))
     if "update_ratio" in names:
-        before, after = ops.cast(before, dtype), ops.cast(after, dtype)
-        step = ops.sum(ops.square(after - before))
-        length = ops.sum(ops.square(before))
+        dtype = working_dtype(gradients)
+        steps, lengths = [], []
+        for one in updates:
+            before, after = ops.cast(one.before, dtype), ops.cast(one.after, dtype)
+            steps.append(passes.mean_square(after, before))
+            lengths.append(passes.mean_square(before))
+        step, length = ops.stack(steps), ops.stack(lengths)
         there = ops.logical_and(step > 0, length > 0)
         safe = ops.where(there, length, ops.ones_like(length))
         ratio = ops.where(ops.isnan(step), step, ops.sqrt(step / safe))
-        there = ops.logical_or(there, ops.isnan(step))
-        found.append(Figure(key, "update_ratio", ratio, ops.cast(there, dtype)))
+        there = ops.cast(ops.logical_or(there, ops.isnan(step)), dtype)
+        found.append(Figures(keys, "update_ratio", ratio, there))
     return found
 
 
@@ -249,6 +436,13 @@ def sampled(weight: Any) -> Any:
     runs = size // RUN
     every = -(-runs * RUN // SAMPLED_ENTRIES)
     return ops.reshape(flat[: runs * RUN], (runs, RUN))[::every]
+
+
+def _mean_squares(tensors: Sequence[Any], scale: Any, passes: Passes) -> Any:
+    """Return of each tensor the mean square, without the loss scale it carries."""
+    dtype = working_dtype([*tensors])
+    values = ops.stack([passes.mean_square(ops.cast(x, dtype)) for x in tensors])
+    return _unscaled(_unscaled(values, scale), scale)
 
 
 def _unscaled(gradient: Any, scale: Any) -> Any:
@@ -273,48 +467,28 @@ def _size(x: Any) -> Any:
     return count
 
 
-def _if(condition: Any, count: Any) -> Any:
+def _shares(sizes: Sequence[Any]) -> Any:
+    """Return sizes as one array, if all are known beforehand, or as a tensor."""
+    if all(isinstance(size, float) for size in sizes):
+        return np.array(sizes)
+    return _stacked(sizes)
+
+
+def _stacked(values: Sequence[Any]) -> Any:
+    dtype = working_dtype([one for one in values if not isinstance(one, float)])
+    return ops.stack([ops.cast(one, dtype) for one in values])
+
+
+def _joined(vectors: Sequence[Any]) -> Any:
+    dtype = working_dtype([*vectors])
+    return ops.concatenate([ops.cast(one, dtype) for one in vectors])
+
+
+def _if(condition: Any, shares: Any) -> Any:
     if isinstance(condition, bool):
-        return count if condition else 0.0
-    return ops.where(condition, count, 0.0)
-
-
-def _alive(layer: Any, x: Any) -> Any:
-    """Return the share of elements that are not 0, of each unit if they are known."""
-    # 1 for all that is not 0, by arithmetic alone: XLA would write the truth values of
-    # a comparison to memory, as large as the output, before it sums them.
-    huge = 1e308 if "64" in keras.backend.standardize_dtype(x.dtype) else 1e38
-    ones = ops.minimum(ops.abs(x) * huge, 1.0)
-    rank = len(x.shape)
-    if rank == 0:
-        return ops.mean(ones)
-    if rank == 1:
-        return ops.mean(ones)[None]
-    axis = unit_axis(layer, rank)
-    if x.shape[axis] is None:
-        return ops.mean(ones)
-    return ops.mean(ones, axis=tuple(i for i in range(rank) if i != axis))
-
-
-def _share(condition: Any, dtype: Any) -> Any:
-    return ops.mean(ops.cast(condition, dtype))
-
-
-def _input_cosine(rows: Any) -> tuple[Any, Any]:
-    """Return the mean cosine over all pairs of rows that are not 0, and their number.
-
-    Of all pairs at once: |Σu|² is the sum of the cosines of all ordered pairs, each
-    unit vector u with itself included.
-    """
-    squares = ops.sum(ops.square(rows), axis=1)
-    there = squares > 0
-    ones = ops.ones_like(squares)
-    lengths = ops.where(there, ops.rsqrt(ops.where(there, squares, ones)), 0 * ones)
-    total = ops.matmul(lengths[None], rows)[0]
-    count = ops.sum(ops.cast(there, rows.dtype))
-    pairs = count * (count - 1)
-    cosine = (ops.sum(ops.square(total)) - count) / ops.maximum(pairs, 1.0)
-    return cosine, ops.where(ops.isfinite(cosine), pairs, ops.zeros_like(pairs))
+        return shares if condition else np.zeros(len(shares))
+    dtype = "float32" if isinstance(shares, np.ndarray) else shares.dtype
+    return ops.cast(condition, dtype) * ops.convert_to_tensor(shares, dtype)
 
 
 def _saturated(rows: Any, bounds: Bounds) -> Any:
@@ -323,29 +497,7 @@ def _saturated(rows: Any, bounds: Bounds) -> Any:
     if counts_low:
         other = ops.logical_and(rows < low + near, rows > low - near)
         saturated = ops.logical_or(saturated, other)
-    return _share(saturated, rows.dtype)
-
-
-def nonfinite_if_any(matrices: Sequence[Any], variances: Sequence[Any]) -> list[Any]:
-    """Count what is not finite; look for it only where a variance is not.
-
-    A variance is finite only where all elements are, and seldom is it not.
-    """
-    dtype = working_dtype([*matrices])
-    finite = ops.isfinite(ops.stack([ops.cast(one, dtype) for one in variances]))
-    counts = ops.cond(
-        ops.all(finite),
-        lambda: ops.zeros((len(matrices),), dtype),
-        # Row by row: what a branch may need is set aside in every step.
-        lambda: ops.stack(
-            [ops.cast(ops.sum(ops.map(_row_nonfinite, one)), dtype) for one in matrices]
-        ),
-    )
-    return [counts[index] for index in range(len(matrices))]
-
-
-def _row_nonfinite(row: Any) -> Any:
-    return ops.sum(1 - ops.cast(ops.isfinite(row), row.dtype))
+    return ops.mean(ops.cast(saturated, rows.dtype))
 
 
 def _sample(key: str, kind: str, x: Any) -> list[Tail]:

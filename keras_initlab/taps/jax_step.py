@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_initlab.taps import figures, running
+from keras_initlab.taps.passes import Passes
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output, Recorder
 from keras_initlab.taps.request import BACKWARD, Request
@@ -234,8 +235,8 @@ class Step:
         if not outputs:
             return
         self._keys = tuple(output.key for output in outputs)
-        dtype = figures.working_dtype([output.tensor for output in outputs])
-        found, alive = figures.of_outputs(outputs, self._request, KIT)
+        dtype = figures.dtype_of(outputs)
+        found, alive = figures.of_outputs(outputs, self._request, PASSES)
         names = self._request.statistics
         entries: list[tuple[str, str]] = []
         tails: list[tuple[str, str, int]] = []
@@ -292,7 +293,7 @@ class Step:
                 0,
                 metrics[state],
                 metrics[step],
-                *figures.of_outputs(outputs, self._request, KIT),
+                *figures.of_outputs(outputs, self._request, PASSES),
             )
             samples = [
                 jnp.ravel(figures.sampled(jax.lax.stop_gradient(values[index])))
@@ -343,7 +344,7 @@ class Step:
                 for update in updates
             ]
             found = figures.of_way_back(
-                self._keys, gradients, steps, scale, self._request
+                self._keys, gradients, steps, scale, self._request, PASSES
             )
             return self._merged(1, metrics[at], step, *found)
 
@@ -355,7 +356,7 @@ class Step:
         part: int,
         state: Any,
         step: Any,
-        found: list[figures.Figure],
+        found: list[figures.Figures],
         tails: list[figures.Tail],
     ) -> Any:
         layout, window = self._layouts[part], self._request.window
@@ -382,18 +383,16 @@ def is_chief() -> bool:
     return int(jax.process_index()) == 0
 
 
-def column_means(rows: Any) -> Any:
-    """Return the mean over the first of two axes.
-
-    On CPUs as a product: XLA sums columns element by element, 20 times as slow.
-    """
-    if jax.default_backend() != "cpu":
-        return rows.mean(axis=0)
-    ones = jnp.ones((1, rows.shape[0]), rows.dtype)
-    return (ones @ rows)[0] / rows.shape[0]
+class _Passes(Passes):
+    def column_means(self, rows: Any) -> Any:
+        # On CPUs as a product: XLA sums columns element by element, 20 times as slow.
+        if jax.default_backend() != "cpu":
+            return rows.mean(axis=0)
+        ones = jnp.ones((1, rows.shape[0]), rows.dtype)
+        return (ones @ rows)[0] / rows.shape[0]
 
 
-KIT = figures.Kit(column_means, figures.nonfinite_if_any)
+PASSES = _Passes()
 
 
 def context() -> Any:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_initlab.taps.figures import Figure, Tail
+from keras_initlab.taps.figures import Figures, Tail
 from keras_initlab.taps.tensors import ops
 
 
@@ -42,48 +42,62 @@ class Layout(NamedTuple):
         return 1 + 2 * len(self.entries) + sum(length for *_, length in self.tails)
 
 
-def layout_of(figures: Sequence[Figure], tails: Sequence[Tail], dtype: str) -> Layout:
+def layout_of(figures: Sequence[Figures], tails: Sequence[Tail], dtype: str) -> Layout:
     """Return the layout of what one step measures."""
     return Layout(
-        tuple((figure.key, figure.name) for figure in figures),
+        tuple(_entries(figures)),
         tuple((one.key, one.kind, one.values.shape[0]) for one in tails),
         dtype,
     )
 
 
 def packed(
-    layout: Layout, figures: Sequence[Figure], tails: Sequence[Tail], stamp: Any
+    layout: Layout, figures: Sequence[Figures], tails: Sequence[Tail], stamp: Any
 ) -> Any:
     """Return a batch as a window's vector; what it lacks of the layout has no share."""
-    known = {(one.key, one.name): one for one in figures}
-    ends = {(one.key, one.kind): one.values for one in tails}
-    found = [known.get(entry) for entry in layout.entries]
-    parts = [
-        _stacked([stamp], layout.dtype),
-        _stacked([0.0 if one is None else one.value for one in found], layout.dtype),
-        _stacked([0.0 if one is None else one.share for one in found], layout.dtype),
+    dtype, found = layout.dtype, _entries(figures)
+    values = [ops.cast(one.values, dtype) for one in figures]
+    shares = [
+        one.shares
+        if isinstance(one.shares, np.ndarray)
+        else ops.cast(one.shares, dtype)
+        for one in figures
     ]
-    parts += [
-        ops.cast(ends[key, kind], layout.dtype)
-        if (key, kind) in ends
-        else ops.zeros((length,), layout.dtype)
+    if tuple(found) != layout.entries:
+        # The last place is that of what is lacking.
+        places = {entry: index for index, entry in enumerate(found)}
+        order = [places.get(entry, len(found)) for entry in layout.entries]
+        chosen = np.array(order, "int32")
+        zero = np.zeros(1)
+        values = [ops.take(_joined([*values, zero], dtype), chosen)]
+        shares = [ops.take(_joined([*shares, zero], dtype), chosen)]
+    if not isinstance(stamp, float):
+        stamp = ops.cast(stamp, dtype)[None]
+    else:
+        stamp = np.array([stamp])
+    ends = {(one.key, one.kind): one.values for one in tails}
+    rest = [
+        ops.cast(ends[key, kind], dtype) if (key, kind) in ends else np.zeros(length)
         for key, kind, length in layout.tails
     ]
+    return _joined([stamp, *values, *shares, *rest], dtype)
+
+
+def _entries(figures: Sequence[Figures]) -> list[tuple[str, str]]:
+    return [(key, one.name) for one in figures for key in one.keys]
+
+
+def _joined(vectors: Sequence[Any], dtype: str) -> Any:
+    """Return vectors as one; neighbours that are known beforehand as one constant."""
+    parts = []
+    for known, run in itertools.groupby(
+        vectors, lambda one: isinstance(one, np.ndarray)
+    ):
+        if known:
+            parts.append(ops.convert_to_tensor(np.concatenate([*run]), dtype))
+        else:
+            parts += run
     return ops.concatenate(parts)
-
-
-def _stacked(values: Sequence[Any], dtype: str) -> Any:
-    # What is known beforehand goes as one constant.
-    numbers = [i for i, value in enumerate(values) if isinstance(value, float)]
-    tensors = [i for i, value in enumerate(values) if not isinstance(value, float)]
-    known = ops.convert_to_tensor(np.array([values[i] for i in numbers]), dtype)
-    if not tensors:
-        return known
-    found = ops.stack([ops.cast(values[i], dtype) for i in tensors])
-    if not numbers:
-        return found
-    order = np.argsort([*numbers, *tensors]).astype("int32")
-    return ops.take(ops.concatenate([known, found]), order)
 
 
 def merge(layout: Layout, window: Any, batch: Any, xp: Any = ops) -> Any:
@@ -137,7 +151,7 @@ def _runs(layout: Layout) -> list[tuple[str, int, int]]:
 def updated(
     layout: Layout,
     state: Any,
-    figures: Sequence[Figure],
+    figures: Sequence[Figures],
     tails: Sequence[Tail],
     step: Any,
     window: int | None,

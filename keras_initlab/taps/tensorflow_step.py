@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_initlab.taps import figures, running
+from keras_initlab.taps.passes import Passes
 from keras_initlab.taps.patches import Patches
-from keras_initlab.taps.recorder import Recorder
+from keras_initlab.taps.recorder import Output, Recorder
 from keras_initlab.taps.request import Request
 from keras_initlab.taps.weights import WeightTap, first_measured, loss_scale
 
@@ -105,12 +106,15 @@ class Step:
         if not outputs:
             return
         request = self._request
+        first = first_measured(self._optimizer, request.every)
+        now = tf.equal(self._step % request.every, first)
+        across = self._across(outputs, now)
 
         def measured() -> tf.Tensor:
             found, alive = figures.of_step(
-                outputs, gradients, updates, scale, request, KIT
+                outputs, gradients, updates, scale, request, PASSES, across
             )
-            dtype = figures.working_dtype([output.tensor for output in outputs])
+            dtype = figures.dtype_of(outputs)
             layout = running.layout_of(found, alive, dtype)
             variable = self._state(layout)
             state = tf.ensure_shape(variable, (request.slots, layout.size))
@@ -119,10 +123,32 @@ class Step:
             )
             return tf.constant(True)
 
-        first = first_measured(self._optimizer, request.every)
-        now = tf.equal(self._step % request.every, first)
         tf.cond(now, measured, lambda: tf.constant(False))
         self._step.assign_add(1)
+
+    def _across(self, outputs: list[Output], now: tf.Tensor) -> Any:
+        """Return what replicas have to know of each other, and their number."""
+        replicas = self._strategy.num_replicas_in_sync
+        if replicas == 1 or not figures.needs_sums(outputs, self._request):
+            return None
+        lengths = []
+
+        def own() -> tf.Tensor:
+            vector = figures.sums(outputs, self._request, PASSES)
+            lengths.append(vector.shape[0])
+            return vector
+
+        if not tf.executing_eagerly():
+            # Replicas cannot meet within a branch. The first is traced first.
+            vector = tf.cond(
+                now, own, lambda: tf.zeros(lengths[0], figures.dtype_of(outputs))
+            )
+        elif now:
+            vector = own()
+        else:
+            return None
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, vector), replicas
 
     def _state(self, layout: running.Layout) -> tf.Variable:
         if layout not in self._states:
@@ -173,19 +199,17 @@ def _variable(value: tf.Tensor, shape: Any = None) -> tf.Variable:
     )
 
 
-def column_means(rows: tf.Tensor) -> tf.Tensor:
-    """Return the mean over the first of two axes.
-
-    On CPUs as a product: XLA sums columns element by element, 20 times as slow. On
-    GPUs products may be rounded to TensorFloat-32.
-    """
-    if tf.config.list_logical_devices("GPU"):
-        return tf.reduce_mean(rows, axis=0)
-    ones = tf.ones((1, tf.shape(rows)[0]), rows.dtype)
-    return tf.matmul(ones, rows)[0] / tf.cast(tf.shape(rows)[0], rows.dtype)
+class _Passes(Passes):
+    def column_means(self, rows: tf.Tensor) -> tf.Tensor:
+        # On CPUs as a product: XLA sums columns element by element, 20 times as slow.
+        # On GPUs products may be rounded to TensorFloat-32.
+        if tf.config.list_logical_devices("GPU"):
+            return tf.reduce_mean(rows, axis=0)
+        ones = tf.ones((1, tf.shape(rows)[0]), rows.dtype)
+        return tf.matmul(ones, rows)[0] / tf.cast(tf.shape(rows)[0], rows.dtype)
 
 
-KIT = figures.Kit(column_means, figures.nonfinite_if_any)
+PASSES = _Passes()
 
 
 def context() -> Any:

@@ -65,18 +65,15 @@ with strategy.scope():
 print(json.dumps([one, watched(model)]))
 """
 
-# Of pairs of inputs, or of units over a batch: each replica knows its share alone.
-WITHIN_A_REPLICA = {"batch_variance", "input_cosine"}
 
-
-def assert_same(one, many, without=frozenset()):
+def assert_same(one, many):
     assert [(r["epoch"], r["layer"]) for r in one] == [
         (r["epoch"], r["layer"]) for r in many
     ]
     for expected, found in zip(one, many, strict=True):
         assert expected.keys() == found.keys()
         assert {"update_ratio", "weight_gradient_second_moment"} <= found.keys()
-        for name in expected.keys() - without - {"layer", "weight"}:
+        for name in expected.keys() - {"layer", "weight"}:
             np.testing.assert_allclose(
                 found[name], expected[name], rtol=1e-4, atol=1e-7, err_msg=name
             )
@@ -96,7 +93,7 @@ def test_figures_are_those_of_one_device(strategy):
 def test_replicas_of_a_mirrored_strategy():
     printed = run_python(SETUP + MIRRORED)
     one, many = json.loads(printed.splitlines()[-1])
-    assert_same(one, many, WITHIN_A_REPLICA)
+    assert_same(one, many)
 
 
 # Two processes on loopback. Each prints what its monitor says of all of them.
@@ -163,8 +160,8 @@ def assert_one_of_two_writes(code):
     (first, written), (second, nothing) = in_two_processes(code)
     first = [r for r in first if r["layer"] in "ab"]
     assert (written > 0, nothing) == (True, 0)
-    assert_same(one, first, WITHIN_A_REPLICA)
-    assert_same(one, [r for r in second if r["layer"] in "ab"], WITHIN_A_REPLICA)
+    assert_same(one, first)
+    assert_same(one, [r for r in second if r["layer"] in "ab"])
 
 
 @pytest.mark.tensorflow
