@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_initlab.taps import figures, running
+from keras_initlab.taps import running
+from keras_initlab.taps.outputs import of_outputs
 from keras_initlab.taps.passes import Passes
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output
@@ -17,7 +18,7 @@ def vector(batches, stamp=1.0, request=None):
         Output(key, keras.ops.convert_to_tensor(x), layers.Layer(), key)
         for key, x in batches.items()
     ]
-    found, tails = figures.of_outputs(outputs, request or Request(1), Passes())
+    found, tails = of_outputs(outputs, request or Request(1), Passes())
     layout = running.layout_of(found, tails, "float32")
     return layout, running.packed(layout, found, tails, stamp)
 

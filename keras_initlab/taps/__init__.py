@@ -11,9 +11,10 @@ training begins, and everything it does to the model is undone by `detach`:
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,8 @@ class Tap:
         # Weak, so that a tap that nobody detached does not keep the model alive.
         self._model = weakref.ref(model)
         self._callbacks = None if callbacks is None else weakref.ref(callbacks)
-        self._request = request
+        # A layer is what it is for as long as one fit takes.
+        self._request = replace(request, bounds=functools.cache(request.bounds))
         self._released = released
         self._step: Any = None
         self._patches = Patches()

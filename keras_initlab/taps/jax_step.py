@@ -15,10 +15,12 @@ import keras
 import numpy as np
 
 from keras_initlab.taps import figures, running
+from keras_initlab.taps.outputs import dtype_of, of_outputs
 from keras_initlab.taps.passes import Passes
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output, Recorder
 from keras_initlab.taps.request import BACKWARD, Request
+from keras_initlab.taps.way_back import of_way_back
 from keras_initlab.taps.weights import (
     WeightTap,
     first_measured,
@@ -235,8 +237,8 @@ class Step:
         if not outputs:
             return
         self._keys = tuple(output.key for output in outputs)
-        dtype = figures.dtype_of(outputs)
-        found, alive = figures.of_outputs(outputs, self._request, PASSES)
+        dtype = dtype_of(outputs)
+        found, alive = of_outputs(outputs, self._request, PASSES)
         names = self._request.statistics
         entries: list[tuple[str, str]] = []
         tails: list[tuple[str, str, int]] = []
@@ -293,7 +295,7 @@ class Step:
                 0,
                 metrics[state],
                 metrics[step],
-                *figures.of_outputs(outputs, self._request, PASSES),
+                *of_outputs(outputs, self._request, PASSES),
             )
             samples = [
                 jnp.ravel(figures.sampled(jax.lax.stop_gradient(values[index])))
@@ -343,7 +345,7 @@ class Step:
                 )
                 for update in updates
             ]
-            found = figures.of_way_back(
+            found = of_way_back(
                 self._keys, gradients, steps, scale, self._request, PASSES
             )
             return self._merged(1, metrics[at], step, *found)
@@ -357,7 +359,7 @@ class Step:
         state: Any,
         step: Any,
         found: list[figures.Figures],
-        tails: list[figures.Tail],
+        tails: list[figures.Tails],
     ) -> Any:
         layout, window = self._layouts[part], self._request.window
         return running.updated(layout, state, found, tails, step, window)
@@ -387,9 +389,10 @@ class _Passes(Passes):
     def column_means(self, rows: Any) -> Any:
         # On CPUs as a product: XLA sums columns element by element, 20 times as slow.
         if jax.default_backend() != "cpu":
-            return rows.mean(axis=0)
-        ones = jnp.ones((1, rows.shape[0]), rows.dtype)
-        return (ones @ rows)[0] / rows.shape[0]
+            return rows.mean(axis=1)
+        count, batch, _ = rows.shape
+        ones = jnp.ones((count, 1, batch), rows.dtype)
+        return (ones @ rows)[:, 0] / batch
 
 
 PASSES = _Passes()

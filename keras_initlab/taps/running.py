@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_initlab.taps.figures import Figures, Tail
+from keras_initlab.taps.figures import Figures, Tails
 from keras_initlab.taps.tensors import ops
 
 
@@ -42,17 +42,19 @@ class Layout(NamedTuple):
         return 1 + 2 * len(self.entries) + sum(length for *_, length in self.tails)
 
 
-def layout_of(figures: Sequence[Figures], tails: Sequence[Tail], dtype: str) -> Layout:
+def layout_of(figures: Sequence[Figures], tails: Sequence[Tails], dtype: str) -> Layout:
     """Return the layout of what one step measures."""
     return Layout(
         tuple(_entries(figures)),
-        tuple((one.key, one.kind, one.values.shape[0]) for one in tails),
+        tuple(
+            (key, one.kind, one.values.shape[1]) for one in tails for key in one.keys
+        ),
         dtype,
     )
 
 
 def packed(
-    layout: Layout, figures: Sequence[Figures], tails: Sequence[Tail], stamp: Any
+    layout: Layout, figures: Sequence[Figures], tails: Sequence[Tails], stamp: Any
 ) -> Any:
     """Return a batch as a window's vector; what it lacks of the layout has no share."""
     dtype, found = layout.dtype, _entries(figures)
@@ -75,11 +77,17 @@ def packed(
         stamp = ops.cast(stamp, dtype)[None]
     else:
         stamp = np.array([stamp])
-    ends = {(one.key, one.kind): one.values for one in tails}
-    rest = [
-        ops.cast(ends[key, kind], dtype) if (key, kind) in ends else np.zeros(length)
-        for key, kind, length in layout.tails
-    ]
+    rest = [ops.reshape(ops.cast(one.values, dtype), (-1,)) for one in tails]
+    if layout.tails != layout_of(figures, tails, dtype).tails:
+        ends = {
+            (key, one.kind): ops.cast(one.values[index], dtype)
+            for one in tails
+            for index, key in enumerate(one.keys)
+        }
+        rest = [
+            ends.get((key, kind), np.zeros(length))
+            for key, kind, length in layout.tails
+        ]
     return _joined([stamp, *values, *shares, *rest], dtype)
 
 
@@ -152,7 +160,7 @@ def updated(
     layout: Layout,
     state: Any,
     figures: Sequence[Figures],
-    tails: Sequence[Tail],
+    tails: Sequence[Tails],
     step: Any,
     window: int | None,
 ) -> Any:

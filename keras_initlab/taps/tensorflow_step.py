@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_initlab.taps import figures, running
+from keras_initlab.taps import running
+from keras_initlab.taps.outputs import dtype_of, needs_sums, sums
 from keras_initlab.taps.passes import Passes
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output, Recorder
 from keras_initlab.taps.request import Request
+from keras_initlab.taps.way_back import of_step
 from keras_initlab.taps.weights import WeightTap, first_measured, loss_scale
 
 # How TensorFlow says that the data has come to its end.
@@ -111,10 +113,10 @@ class Step:
         across = self._across(outputs, now)
 
         def measured() -> tf.Tensor:
-            found, alive = figures.of_step(
+            found, alive = of_step(
                 outputs, gradients, updates, scale, request, PASSES, across
             )
-            dtype = figures.dtype_of(outputs)
+            dtype = dtype_of(outputs)
             layout = running.layout_of(found, alive, dtype)
             variable = self._state(layout)
             state = tf.ensure_shape(variable, (request.slots, layout.size))
@@ -129,20 +131,18 @@ class Step:
     def _across(self, outputs: list[Output], now: tf.Tensor) -> Any:
         """Return what replicas have to know of each other, and their number."""
         replicas = self._strategy.num_replicas_in_sync
-        if replicas == 1 or not figures.needs_sums(outputs, self._request):
+        if replicas == 1 or not needs_sums(outputs, self._request):
             return None
         lengths = []
 
         def own() -> tf.Tensor:
-            vector = figures.sums(outputs, self._request, PASSES)
+            vector = sums(outputs, self._request, PASSES)
             lengths.append(vector.shape[0])
             return vector
 
         if not tf.executing_eagerly():
             # Replicas cannot meet within a branch. The first is traced first.
-            vector = tf.cond(
-                now, own, lambda: tf.zeros(lengths[0], figures.dtype_of(outputs))
-            )
+            vector = tf.cond(now, own, lambda: tf.zeros(lengths[0], dtype_of(outputs)))
         elif now:
             vector = own()
         else:
@@ -204,9 +204,10 @@ class _Passes(Passes):
         # On CPUs as a product: XLA sums columns element by element, 20 times as slow.
         # On GPUs products may be rounded to TensorFloat-32.
         if tf.config.list_logical_devices("GPU"):
-            return tf.reduce_mean(rows, axis=0)
-        ones = tf.ones((1, tf.shape(rows)[0]), rows.dtype)
-        return tf.matmul(ones, rows)[0] / tf.cast(tf.shape(rows)[0], rows.dtype)
+            return tf.reduce_mean(rows, axis=1)
+        batch = tf.shape(rows)[1]
+        ones = tf.ones((rows.shape[0], 1, batch), rows.dtype)
+        return tf.matmul(ones, rows)[:, 0] / tf.cast(batch, rows.dtype)
 
 
 PASSES = _Passes()

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from keras import ops
 from keras.ops import *  # noqa: F403
+from keras.src.backend.torch.core import get_device
 
 reshape = torch.reshape
 square = torch.square
@@ -30,8 +32,25 @@ abs = torch.abs  # Its name is that of `keras.ops`.
 def cast(x: Any, dtype: Any) -> Any:
     """Return `x` as a tensor of a dtype, PyTorch's own or one by its name."""
     if isinstance(x, torch.Tensor):
-        return x.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        return x if x.dtype is dtype else x.to(dtype)
     return ops.cast(x, dtype)
+
+
+def convert_to_tensor(x: Any, dtype: Any = None) -> Any:
+    """Return `x` as a dense tensor, an array on the device in use."""
+    if isinstance(x, torch.Tensor) and x.layout == torch.strided and dtype is None:
+        return x
+    if isinstance(x, np.ndarray):
+        return torch.as_tensor(x, dtype=getattr(torch, dtype), device=get_device())
+    return ops.convert_to_tensor(x, dtype)
+
+
+def take(x: torch.Tensor, indices: Any, axis: int | None = None) -> torch.Tensor:
+    """Return the elements at `indices`, an array: of a vector, or along an axis."""
+    if isinstance(indices, np.ndarray):
+        return x.index_select(axis or 0, torch.as_tensor(indices, device=x.device))
+    return ops.take(x, indices, axis=axis)
 
 
 def where(condition: Any, x: torch.Tensor, other: Any) -> torch.Tensor:

@@ -11,12 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from keras_initlab.taps import figures, running
+from keras_initlab.taps import running
+from keras_initlab.taps.outputs import dtype_of, needs_sums, sums
 from keras_initlab.taps.passes import Passes, huge
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output, Recorder
 from keras_initlab.taps.request import Request
+from keras_initlab.taps.way_back import of_step
 from keras_initlab.taps.weights import WeightTap, first_measured, loss_scale
+
+# Elements that are summed by one of PyTorch's norms.
+RUN = 1024
 
 CONTROL_FLOW = (StopIteration,)
 
@@ -102,7 +107,7 @@ class Step:
                 # DistributedDataParallel has the weights' gradients.
                 world = torch.distributed.get_world_size()
                 gradients = {key: one / world for key, one in gradients.items()}
-            found, alive = figures.of_step(
+            found, alive = of_step(
                 outputs,
                 gradients,
                 updates,
@@ -111,7 +116,7 @@ class Step:
                 PASSES,
                 self._across(outputs),
             )
-            dtype = figures.dtype_of(outputs)
+            dtype = dtype_of(outputs)
             layout = running.layout_of(found, alive, dtype)
             state = self._states.get(layout)
             if state is None:
@@ -124,10 +129,10 @@ class Step:
 
     def _across(self, outputs: Sequence[Output]) -> Any:
         """Return what processes have to know of each other, and their number."""
-        needed = _is_distributed() and figures.needs_sums(outputs, self._request)
+        needed = _is_distributed() and needs_sums(outputs, self._request)
         if not needed:
             return None
-        vector = figures.sums(outputs, self._request, PASSES)
+        vector = sums(outputs, self._request, PASSES)
         torch.distributed.all_reduce(vector)
         return vector, torch.distributed.get_world_size()
 
@@ -162,23 +167,32 @@ class _Passes(Passes):
     """On CPUs products and changes in place are several times as fast as the rest."""
 
     def mean_square(self, x: torch.Tensor, shift: Any = None) -> torch.Tensor:
-        return (torch.square(x) if shift is None else (x - shift).square_()).mean()
+        if shift is not None:
+            return (x - shift).square_().flatten(1).mean(dim=1)
+        count = len(x)
+        if x[0].numel() % RUN or not x.is_contiguous():
+            return torch.square(x).view(count, -1).mean(dim=1)
+        # Without a tensor of squares; in runs, as long norms lose digits.
+        runs = torch.linalg.vector_norm(x.view(count, -1, RUN), dim=2)
+        return runs.square_().mean(dim=1).div_(RUN)
+
+    def row_norms(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.vector_norm(rows, dim=-1)
 
     def alive(self, x: torch.Tensor, axis: int) -> torch.Tensor:
         ones = x.abs().mul_(huge(x)).clamp_(max=1)
-        if x.device.type != "cpu" or axis < x.dim() - 1:
-            return ones.mean(dim=tuple(i for i in range(x.dim()) if i != axis))
-        matrix = ones.reshape(-1, x.shape[-1])
-        return (matrix.new_ones((1, len(matrix))) @ matrix)[0] / len(matrix)
+        if axis < x.dim() - 1:
+            return ones.mean(dim=tuple(i for i in range(1, x.dim()) if i != axis))
+        return ones.view(len(x), -1, x.shape[-1]).mean(dim=1)
 
     def nonfinite(
-        self, matrices: Sequence[torch.Tensor], variances: torch.Tensor
+        self, stacks: Sequence[torch.Tensor], variances: torch.Tensor
     ) -> torch.Tensor:
         # On other devices the look at the variances would wait for what is under way.
         if variances.device.type == "cpu" and bool(torch.isfinite(variances).all()):
             return torch.zeros_like(variances)
-        counts = [(~torch.isfinite(one)).sum() for one in matrices]
-        return torch.stack(counts).to(variances.dtype)
+        counts = [(~torch.isfinite(one)).sum(dim=(1, 2)) for one in stacks]
+        return torch.cat(counts).to(variances.dtype)
 
 
 PASSES = _Passes()
