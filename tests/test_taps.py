@@ -3,13 +3,14 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_initlab.taps import running
+from keras_initlab.taps import backends, figures, running
 from keras_initlab.taps.outputs import of_outputs
-from keras_initlab.taps.passes import Passes
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output
-from keras_initlab.taps.request import Request
+from keras_initlab.taps.request import FORWARD, Request
 from keras_initlab.taps.walk import call_keys, places
+
+PASSES = backends.load("step", "VarianceMonitor").PASSES
 
 
 def vector(batches, stamp=1.0, request=None):
@@ -18,7 +19,7 @@ def vector(batches, stamp=1.0, request=None):
         Output(key, keras.ops.convert_to_tensor(x), layers.Layer(), key)
         for key, x in batches.items()
     ]
-    found, tails = of_outputs(outputs, request or Request(1), Passes())
+    found, tails = of_outputs(outputs, request or Request(1), PASSES)
     layout = running.layout_of(found, tails, "float32")
     return layout, running.packed(layout, found, tails, stamp)
 
@@ -96,6 +97,44 @@ def test_ends_of_the_vector(chosen):
     else:
         assert found["a"]["dead_fraction"] == pytest.approx(2 / 3)
         assert found["b"]["dead_fraction"] == pytest.approx(2 / 3)
+
+
+def test_alike_outputs_are_measured_as_if_alone():
+    rng = np.random.default_rng(0)
+    outputs = {
+        name: np.maximum(rng.normal(index, 1 + index, shape), 0).astype("float32")
+        for index, (name, shape) in enumerate(
+            [("a", (6, 4)), ("b", (6, 2, 2)), ("c", (6, 4)), ("d", (6, 2, 2))]
+        )
+    }
+    # As a permutation leaves it: no tensor of its own in memory.
+    outputs["e"] = keras.ops.swapaxes(keras.ops.convert_to_tensor(outputs["d"]), 1, 2)
+    request = Request(1, statistics=FORWARD, samples=True)
+    together = as_read(vector(outputs, request=request))
+    assert together["d"]["variance"] == pytest.approx(outputs["d"].var(), rel=1e-5)
+    for name, x in outputs.items():
+        alone = as_read(vector({name: x}, request=request))[name]
+        assert alone.keys() == together[name].keys() > {"input_cosine", "sample"}
+        for statistic, value in alone.items():
+            np.testing.assert_allclose(together[name][statistic], value, rtol=1e-5)
+
+
+def test_groups_are_bounded():
+    many = [np.zeros((256, 256), "float32")] * 40 + [np.zeros((257, 256), "float32")]
+    found = figures.stacks(many, keras.ops.convert_to_tensor)
+    sizes = [tuple(one.x.shape) for one in found]
+    assert sizes == [(16, 256, 256)] * 2 + [(8, 256, 256), (1, 257, 256)]
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (784, 512), (300, 200), (3, 3, 64, 96)])
+def test_samples_of_a_weight_are_even_over_its_columns(shape):
+    columns = np.broadcast_to(np.arange(shape[-1], dtype="float32"), shape)
+    found = figures.sampled(keras.ops.convert_to_tensor(np.array(columns)))
+    counts = np.bincount(
+        keras.ops.convert_to_numpy(found).ravel().astype(int), minlength=shape[-1]
+    )
+    assert counts.sum() > figures.SAMPLED_ENTRIES / 2
+    assert counts.min() > 0.7 * counts.mean()
 
 
 class Twins(layers.Layer):

@@ -61,13 +61,15 @@ class Tails(NamedTuple):
 class Update(NamedTuple):
     """One step of the main weight of the layer at `key`, a path.
 
-    Before and after it the weight is `sampled`.
+    Before and after it the weight is `sampled`. Of a gradient that is not kept there is
+    the `square`, the mean of its squares.
     """
 
     key: str
     gradient: Any
     before: Any
     after: Any
+    square: Any = None
 
 
 class Stack(NamedTuple):
@@ -154,14 +156,17 @@ def sampled(weight: Any) -> Any:
     """Return all of a weight of `SAMPLED_ENTRIES` or less, of others an even share.
 
     That is every k-th run of 64 entries: single ones, spread as evenly, would be as
-    dear to fetch from memory as the whole.
+    dear to fetch from memory as the whole. No row begins with k-th runs twice before
+    all have, or the share would be that of a few columns.
     """
-    size = math.prod(weight.shape)
+    size, row = math.prod(weight.shape), weight.shape[-1] if len(weight.shape) else 1
     flat = ops.reshape(weight, (-1,))
     if size <= SAMPLED_ENTRIES:
         return flat
     runs = size // RUN
     every = -(-runs * RUN // SAMPLED_ENTRIES)
+    while math.gcd(RUN * every, row) > math.gcd(RUN, row):
+        every += 1
     return ops.reshape(flat[: runs * RUN], (runs, RUN))[::every]
 
 

@@ -20,7 +20,7 @@ from keras_initlab.taps.passes import Passes
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output, Recorder
 from keras_initlab.taps.request import BACKWARD, Request
-from keras_initlab.taps.way_back import of_way_back
+from keras_initlab.taps.way_back import GRADIENT, of_way_back, without_gradients
 from keras_initlab.taps.weights import (
     WeightTap,
     first_measured,
@@ -336,6 +336,10 @@ class Step:
             path: samples[end - length : end]
             for (path, _, length), end in zip(self._sampled, ends, strict=True)
         }
+
+        if GRADIENT in self._request.statistics:
+            if_measured = functools.partial(self._if_measured, step)
+            updates = without_gradients(updates, PASSES, if_measured)
 
         def measured() -> Any:
             steps = [

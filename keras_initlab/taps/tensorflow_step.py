@@ -16,7 +16,7 @@ from keras_initlab.taps.passes import Passes
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output, Recorder
 from keras_initlab.taps.request import Request
-from keras_initlab.taps.way_back import of_step
+from keras_initlab.taps.way_back import GRADIENT, of_step, without_gradients
 from keras_initlab.taps.weights import WeightTap, first_measured, loss_scale
 
 # How TensorFlow says that the data has come to its end.
@@ -111,6 +111,10 @@ class Step:
         first = first_measured(self._optimizer, request.every)
         now = tf.equal(self._step % request.every, first)
         across = self._across(outputs, now)
+        if GRADIENT in request.statistics:
+            updates = without_gradients(
+                updates, PASSES, lambda yes, no: tf.cond(now, yes, lambda: no)
+            )
 
         def measured() -> tf.Tensor:
             found, alive = of_step(

@@ -171,7 +171,7 @@ class _Passes(Passes):
             return (x - shift).square_().flatten(1).mean(dim=1)
         count = len(x)
         if x[0].numel() % RUN or not x.is_contiguous():
-            return torch.square(x).view(count, -1).mean(dim=1)
+            return torch.square(x).flatten(1).mean(dim=1)
         # Without a tensor of squares; in runs, as long norms lose digits.
         runs = torch.linalg.vector_norm(x.view(count, -1, RUN), dim=2)
         return runs.square_().mean(dim=1).div_(RUN)
@@ -183,7 +183,7 @@ class _Passes(Passes):
         ones = x.abs().mul_(huge(x)).clamp_(max=1)
         if axis < x.dim() - 1:
             return ones.mean(dim=tuple(i for i in range(1, x.dim()) if i != axis))
-        return ones.view(len(x), -1, x.shape[-1]).mean(dim=1)
+        return ones.reshape(len(x), -1, x.shape[-1]).mean(dim=1)
 
     def nonfinite(
         self, stacks: Sequence[torch.Tensor], variances: torch.Tensor

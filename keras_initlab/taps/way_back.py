@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_initlab.taps.figures import (
+    SMALL,
     Figures,
     Tails,
     Update,
@@ -16,12 +18,15 @@ from keras_initlab.taps.figures import (
     shares_of,
     stacks,
     unscaled,
+    working_dtype,
 )
 from keras_initlab.taps.outputs import of_outputs
 from keras_initlab.taps.passes import Passes
 from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.request import Request
 from keras_initlab.taps.tensors import ops
+
+GRADIENT = "weight_gradient_second_moment"
 
 
 def of_way_back(
@@ -75,14 +80,54 @@ def of_step(
     return figures + more, tails + ends
 
 
+def without_gradients(
+    updates: Sequence[Update],
+    passes: Passes,
+    if_measured: Callable[[Callable[[], Any], Any], Any],
+) -> list[Update]:
+    """Return updates that have no large gradients, but their mean squares.
+
+    A branch that needs all gradients at its end would keep them all: in a step that is
+    not measured too, each would have memory of its own, and caches would not do.
+
+    Args:
+        updates: what the weight tap took.
+        passes: how this backend does it.
+        if_measured: returns what a function returns, in a step that is measured, else
+            another value.
+    """
+    found = []
+    for one in updates:
+        gradient = ops.convert_to_tensor(one.gradient)
+        shape = tuple(gradient.shape)
+        if None not in shape and math.prod(shape) > SMALL:
+            dtype = working_dtype([gradient])
+
+            def measured(gradient: Any = gradient, dtype: str = dtype) -> Any:
+                return passes.mean_square(ops.cast(gradient, dtype)[None])
+
+            square = if_measured(measured, ops.zeros((1,), dtype))
+            one = one._replace(gradient=None, square=square)
+        found.append(one)
+    return found
+
+
 def _of_weights(
     updates: Sequence[Update], scale: Any, names: Sequence[str], passes: Passes
 ) -> list[Figures]:
     """Return the figures of one step of weights."""
     found: list[Figures] = []
-    if "weight_gradient_second_moment" in names:
-        # An embedding's are slices.
-        known = [(one.key, ops.convert_to_tensor(one.gradient)) for one in updates]
+    if GRADIENT in names:
+        for one in updates:
+            if one.square is not None:
+                value = unscaled(unscaled(one.square, scale), scale)
+                found.append(Figures((one.key,), GRADIENT, value, np.ones(1)))
+        known = [
+            # An embedding's are slices.
+            (one.key, ops.convert_to_tensor(one.gradient))
+            for one in updates
+            if one.square is None
+        ]
         for stack in stacks(known, _gradient):
             keys = tuple(key for key, _ in stack.members)
             values = _mean_squares(stack.x, scale, passes)

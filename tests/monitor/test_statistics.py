@@ -359,3 +359,19 @@ def test_large_weights_are_sampled():
     (stats,) = monitor.stats
     ratio = step / np.linalg.norm(before)
     np.testing.assert_allclose(stats.update_ratio, ratio, rtol=0.1)
+
+
+def test_gradients_of_large_weights_are_whole():
+    # 90,000 entries, whose gradients differ from row to row.
+    model = keras.Sequential([keras.Input((300,)), layers.Dense(300, name="wide")])
+    model.compile(keras.optimizers.SGD(RATE, loss_scale_factor=8.0), "mse")
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(32, 300)) * rng.uniform(0.1, 3, 300)).astype("float32")
+    y = rng.normal(size=(32, 300)).astype("float32")
+    monitor = VarianceMonitor(2, gradients=True)
+    kernel, bias = model.get_weights()
+    fit(model, x, y, [monitor])
+    out = x[:16].astype("float64") @ kernel + bias
+    slope = x[:16].T @ (2 * (out - y[:16]) / out.size)
+    found = monitor.stats[0].weight_gradient_second_moment
+    np.testing.assert_allclose(found, np.mean(slope**2), rtol=1e-4)
