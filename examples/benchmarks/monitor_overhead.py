@@ -205,6 +205,23 @@ def data_of(workload: Workload, steps: int) -> tuple[Any, Any]:
     return x, generator.integers(0, 10, count)
 
 
+def fed(x: Any, y: Any, batch: int) -> dict[str, Any]:
+    """Return `fit`'s arguments for data that nobody fetches while it is not needed.
+
+    With arrays TensorFlow prepares batches ahead, in threads that would disturb the
+    model whose turn it is: it is given the first batch, again and again.
+    """
+    if BACKEND != "tensorflow":
+        return {"x": x, "y": y, "batch_size": batch, "shuffle": False}
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = 1
+    one = tf.data.Dataset.from_tensors((x[:batch], y[:batch]))
+    return {"x": one.repeat(len(x) // batch).with_options(options)}
+
+
 def compiled(workload: Workload) -> Any:
     """Return the workload's model, ready to train."""
     model = workload.build()
@@ -217,6 +234,7 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Return seconds of each epoch after the first, by variant and for "plain"."""
     x, y = data_of(workload, steps)
+    data = fed(x, y, workload.batch)
     chosen = {"plain": lambda x: None, **chosen}
     turns = [threading.Semaphore(0) for _ in chosen]
     clocks = {name: Turn(turns, index) for index, name in enumerate(chosen)}
@@ -227,11 +245,8 @@ def in_turns(
             callback = chosen[name](x[: workload.batch])
             own = [] if callback is None else [callback]
             compiled(workload).fit(
-                x,
-                y,
-                batch_size=workload.batch,
+                **data,
                 epochs=rounds + 1,
-                shuffle=False,
                 verbose=0,
                 callbacks=[*own, clocks[name]],
             )

@@ -153,7 +153,7 @@ def unscaled(x: Any, scale: Any) -> Any:
 
 
 def sampled(weight: Any) -> Any:
-    """Return all of a weight of `SAMPLED_ENTRIES` or less, of others an even share.
+    """Return entries of a weight: of `SAMPLED_ENTRIES` all, of more an even share.
 
     That is every k-th run of 64 entries: single ones, spread as evenly, would be as
     dear to fetch from memory as the whole. No row begins with k-th runs twice before
@@ -167,7 +167,8 @@ def sampled(weight: Any) -> Any:
     every = -(-runs * RUN // SAMPLED_ENTRIES)
     while math.gcd(RUN * every, row) > math.gcd(RUN, row):
         every += 1
-    return ops.reshape(flat[: runs * RUN], (runs, RUN))[::every]
+    matrix = ops.reshape(flat[: runs * RUN], (runs, RUN))
+    return ops.reshape(matrix[::every], (-1,))
 
 
 def samples_of(stack: Stack, keys: tuple[str, ...], kind: str) -> Tails:

@@ -298,7 +298,7 @@ class Step:
                 *of_outputs(outputs, self._request, PASSES),
             )
             samples = [
-                jnp.ravel(figures.sampled(jax.lax.stop_gradient(values[index])))
+                figures.sampled(jax.lax.stop_gradient(values[index]))
                 for _, index, _ in self._sampled
             ]
             old = metrics[before]
@@ -345,7 +345,7 @@ class Step:
             steps = [
                 update._replace(
                     before=before.get(update.key),
-                    after=jnp.ravel(figures.sampled(update.after)),
+                    after=figures.sampled(update.after),
                 )
                 for update in updates
             ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_initlab.taps import running
+from keras_initlab.taps import figures, running
 from keras_initlab.taps.outputs import dtype_of, needs_sums, sums
 from keras_initlab.taps.passes import Passes
 from keras_initlab.taps.patches import Patches
@@ -51,7 +51,8 @@ class Step:
             model, patches, context, is_dense, wanted=request.wanted
         )
         self._weights = WeightTap(request, self.recorder, context)
-        self._weights.attach(model.optimizer, patches, tf.identity)
+        self._weights.attach(model.optimizer, patches, self._keep)
+        self._compiled = bool(model.jit_compile)
         if self._strategy.num_replicas_in_sync > 1:
             self._weights.attach_sums(model.optimizer, patches)
         # One state for each set of layers that a trace meets: which they are is
@@ -108,8 +109,7 @@ class Step:
         if not outputs:
             return
         request = self._request
-        first = first_measured(self._optimizer, request.every)
-        now = tf.equal(self._step % request.every, first)
+        now = self._now()
         across = self._across(outputs, now)
         if GRADIENT in request.statistics:
             updates = without_gradients(
@@ -131,6 +131,34 @@ class Step:
 
         tf.cond(now, measured, lambda: tf.constant(False))
         self._step.assign_add(1)
+
+    def _now(self) -> tf.Tensor:
+        """Return whether the step under way is measured."""
+        every = self._request.every
+        return tf.equal(self._step % every, first_measured(self._optimizer, every))
+
+    def _keep(
+        self, weights: list[Any], gradients: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """Return samples of weights, and gradients that wait until they are taken."""
+        if not weights:
+            return [], gradients
+
+        def samples() -> list[tf.Tensor]:
+            return [figures.sampled(one) for one in weights]
+
+        shapes = [(one.shape, one.dtype) for one in samples()]
+        kept = tf.cond(self._now(), samples, lambda: [tf.zeros(*one) for one in shapes])
+        if self._compiled:
+            # Times 1: XLA would otherwise copy whole weights, to have them as they
+            # were, as it may update them before the samples are taken.
+            first = tf.abs(tf.cast(kept[0][0], "float32"))
+            one = tf.where(first >= 0, tf.minimum(first + 1, 1), 1)
+            gradients = [
+                x * tf.cast(one, x.dtype) if isinstance(x, tf.Tensor) else x
+                for x in gradients
+            ]
+        return kept, gradients
 
     def _across(self, outputs: list[Output], now: tf.Tensor) -> Any:
         """Return what replicas have to know of each other, and their number."""

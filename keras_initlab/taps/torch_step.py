@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from keras_initlab.taps import running
+from keras_initlab.taps import figures, running
 from keras_initlab.taps.outputs import dtype_of, needs_sums, sums
 from keras_initlab.taps.passes import Passes, huge
 from keras_initlab.taps.patches import Patches
@@ -45,7 +45,7 @@ class Step:
             model, patches, here, is_dense, thread, wanted=request.wanted
         )
         self._weights = WeightTap(request, self.recorder, here)
-        self._weights.attach(model.optimizer, patches, torch.clone)
+        self._weights.attach(model.optimizer, patches, _keep)
         self._step = 0
         self._states: dict[running.Layout, torch.Tensor] = {}
         train_step = model.train_step
@@ -161,6 +161,11 @@ def _watch(gradients: dict[int, torch.Tensor]) -> Callable[[Any], Any]:
         return tensor
 
     return exchange
+
+
+def _keep(weights: list[Any], gradients: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Return samples of weights, and the gradients as they are."""
+    return [torch.clone(figures.sampled(one)) for one in weights], gradients
 
 
 class _Passes(Passes):

@@ -84,11 +84,12 @@ class WeightTap:
         self,
         optimizer: Any,
         patches: Patches,
-        keep: Callable[[Any], Any] = lambda weight: weight,
+        keep: Callable[[list[Any], list[Any]], tuple[list[Any], list[Any]]],
     ) -> None:
         """Tap an optimizer that updates variables in place.
 
-        `keep` returns a copy that the update does not change.
+        `keep` is given weights and gradients; it returns samples of the weights that
+        the update does not change, and the gradients to update by.
         """
         if optimizer is None or not self._request.weights:
             return
@@ -102,12 +103,12 @@ class WeightTap:
             if watch is None:
                 return apply(grads, trainable_variables)
             keys = self.keys(variables)
-            before = [keep(sampled(variables[index].value)) for _, index in keys]
-            result = apply(grads, variables)
+            before, given = keep([variables[i].value for _, i in keys], grads)
+            result = apply(given, variables)
             for (key, index), old in zip(keys, before, strict=True):
-                new = keep(sampled(variables[index].value))
-                whole = watch.summed.get(id(variables[index].value), grads[index])
-                watch.note(key, whole, old, new)
+                value = variables[index].value
+                whole = watch.summed.get(id(value), grads[index])
+                watch.note(key, whole, old, sampled(value))
             return result
 
         patches.set(optimizer, "apply", tapped)
