@@ -1,9 +1,10 @@
 """What watching costs: a step with VarianceMonitor, and with what else one might use.
 
 Models train in threads that take turns, an epoch each, so that what disturbs the
-machine disturbs all alike; only one runs at a time. Each round gives a ratio to the
-plain model of the same round; the table has their median and quartiles. One of the
-rows is a second plain model: what it differs by is noise.
+machine disturbs all alike; only one runs at a time (on PyTorch with one thread: each of
+these would have a pool of its own, and pools hinder each other). Each round gives a
+ratio to the plain model of the same round; the table has their median and quartiles.
+One of the rows is a second plain model: what it differs by is noise.
 
 Workloads: an MLP 784–4×512–10 at batch 128, a CNN of four convolutions at batch 64, a
 transformer encoder of two blocks at batch 32, all with Adam. Beside the monitor:
@@ -12,19 +13,18 @@ transformer encoder of two blocks at batch 32, all with Adam. Beside the monitor
 - sub-model: a model of all layers' outputs, predicted on a batch every ten steps;
 - on PyTorch, hooks: mean, deviation and histogram of each layer's output in Python, as
   fastai's ActivationStats has them; wandb.watch and delve, where they are installed, on
-  a twin of the MLP in PyTorch alone, beside a plain loop with that twin.
+  a twin of the MLP in PyTorch alone, beside a plain loop (`monitor_twin.py`).
 
 Also: the time of a first step (trace and compile), the memory of a process at its
 peak, and the cost per layer of plain networks of 10 to 500 layers.
 
     KERAS_BACKEND=jax python examples/benchmarks/monitor_overhead.py [--quick]
-        [--parts PART …] [--out FOLDER]
+        [--parts PART …] [--workloads NAME …] [--out FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import subprocess
@@ -46,6 +46,7 @@ import keras_initlab as il
 from keras_initlab.tables import render_table
 
 BACKEND = keras.backend.backend()
+STEPS_OF_TWIN = 50
 PARTS = ("steps", "compile", "memory", "layers")
 # Given a batch, a callback to train with, or None.
 Callback = Callable[[Any], Any]
@@ -294,10 +295,15 @@ def print_ratios(title: str, found: dict[str, Any], plain_ms: float) -> None:
     print(render_table(title, columns, rows), end="\n\n", flush=True)
 
 
-def run_steps(quick: bool) -> dict[str, Any]:
+def run_steps(quick: bool, names: Sequence[str]) -> dict[str, Any]:
     """Time steps of every workload with everything that is compared."""
     found = {}
-    for name, workload in WORKLOADS.items():
+    if BACKEND == "torch":
+        import torch
+
+        torch.set_num_threads(1)
+    for name in names:
+        workload = WORKLOADS[name]
         steps, rounds = (10, 1) if quick else (workload.steps, 15)
         with tempfile.TemporaryDirectory() as folder:
             chosen = variants(Path(folder))
@@ -308,77 +314,23 @@ def run_steps(quick: bool) -> dict[str, Any]:
         if quick:
             break
     if BACKEND == "torch":
-        found["MLP in PyTorch alone"] = run_twin(2 if quick else 15)
+        import monitor_twin
+
+        seconds = monitor_twin.seconds_of(STEPS_OF_TWIN, 2 if quick else 15)
+        plain_ms = 1e3 * float(np.median(seconds["plain"])) / STEPS_OF_TWIN
+        name = "The MLP in PyTorch alone"
+        found[name] = {"plain_ms": plain_ms, "over": ratios(seconds)}
+        print_ratios(name, found[name]["over"], plain_ms)
     return found
 
 
-def run_twin(rounds: int) -> dict[str, Any]:
-    """Time a plain PyTorch loop with the tools that know no Keras, where installed."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn((128, 784), generator=generator)
-    y = torch.randint(0, 10, (128,), generator=generator)
-
-    def build() -> Any:
-        sizes = [784, 512, 512, 512, 512]
-        parts: list[Any] = []
-        for inputs, outputs in itertools.pairwise(sizes):
-            parts += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
-        return torch.nn.Sequential(*parts, torch.nn.Linear(512, 10))
-
-    def loop(watch: Callable[[Any], None]) -> Callable[[], float]:
-        model = build()
-        watch(model)
-        optimizer = torch.optim.Adam(model.parameters())
-
-        def epoch() -> float:
-            begin = time.perf_counter()
-            for _ in range(50):
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(model(x), y).backward()
-                optimizer.step()
-            return time.perf_counter() - begin
-
-        return epoch
-
-    watches: dict[str, Callable[[Any], None]] = {"plain": lambda model: None}
-    try:
-        import wandb
-    except ImportError:
-        print("wandb is not installed: wandb.watch is left out")
-    else:
-        os.environ.setdefault("WANDB_MODE", "offline")
-        os.environ.setdefault("WANDB_SILENT", "true")
-        wandb.init(dir=tempfile.mkdtemp())
-        watches["wandb.watch(log='all', log_freq=10)"] = lambda model: wandb.watch(
-            model, log="all", log_freq=10
-        )
-    try:
-        import delve
-    except ImportError:
-        print("delve is not installed: it is left out")
-    else:
-        watches["delve, every step"] = lambda model: delve.SaturationTracker(
-            tempfile.mkdtemp(), save_to="csv", modules=model
-        )
-    epochs = {name: loop(watch) for name, watch in watches.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in epochs}
-    for _ in range(rounds + 1):
-        for name, epoch in epochs.items():
-            seconds[name].append(epoch())
-    plain_ms = 1e3 * float(np.median(seconds["plain"])) / 50
-    over = ratios({name: each[1:] for name, each in seconds.items()})
-    print_ratios("The MLP in PyTorch alone", over, plain_ms)
-    return {"plain_ms": plain_ms, "over": over}
-
-
-def run_compile(quick: bool) -> dict[str, Any]:
+def run_compile(quick: bool, names: Sequence[str]) -> dict[str, Any]:
     """Time the first step of `fit`, which traces and compiles."""
     found = {}
     chosen = variants(Path())
     chosen = {name: chosen[name] for name in ("every=10", "every=10, gradients")}
-    for name, workload in WORKLOADS.items():
+    for name in names:
+        workload = WORKLOADS[name]
         x, y = data_of(workload, 1)
         seconds: dict[str, list[float]] = {"plain": [], **{one: [] for one in chosen}}
         for _ in range(1 if quick else 7):
@@ -398,13 +350,13 @@ def run_compile(quick: bool) -> dict[str, Any]:
     return found
 
 
-def run_memory(quick: bool) -> dict[str, Any]:
+def run_memory(quick: bool, names: Sequence[str]) -> dict[str, Any]:
     """Take the peak memory of processes that train."""
     found: dict[str, Any] = {}
     if not Path("/proc/self/clear_refs").exists():
         print("Memory is measured on Linux alone.", end="\n\n")
         return found
-    for name in list(WORKLOADS)[: 1 if quick else None]:
+    for name in names[: 1 if quick else None]:
         for variant in ("plain", "plain again", "every=10", "every=10, gradients"):
             command = [sys.executable, __file__, "--memory", name, variant]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -449,7 +401,7 @@ def print_peak(name: str, variant: str) -> None:
     print(next(line.split()[1] for line in status.splitlines() if "VmHWM" in line))
 
 
-def run_layers(quick: bool) -> dict[str, Any]:
+def run_layers(quick: bool, _: Sequence[str]) -> dict[str, Any]:
     """Time plain networks of more and more layers."""
     found = {}
     sys.setrecursionlimit(100_000)
@@ -481,6 +433,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one workload, few steps")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument(
+        "--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS)
+    )
     parser.add_argument("--out", type=Path, help="a folder for monitor_overhead.json")
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -493,7 +448,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "memory": run_memory,
         "layers": run_layers,
     }
-    found = {part: runs[part](arguments.quick) for part in arguments.parts}
+    found = {
+        part: runs[part](arguments.quick, arguments.workloads)
+        for part in arguments.parts
+    }
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         path = arguments.out / f"monitor_overhead_{BACKEND}.json"

@@ -156,8 +156,8 @@ def sampled(weight: Any) -> Any:
     """Return entries of a weight: of `SAMPLED_ENTRIES` all, of more an even share.
 
     That is every k-th run of 64 entries: single ones, spread as evenly, would be as
-    dear to fetch from memory as the whole. No row begins with k-th runs twice before
-    all have, or the share would be that of a few columns.
+    dear to fetch from memory as the whole. No k that would make it the share of a few
+    columns, as one does that divides the runs in a row.
     """
     size, row = math.prod(weight.shape), weight.shape[-1] if len(weight.shape) else 1
     flat = ops.reshape(weight, (-1,))

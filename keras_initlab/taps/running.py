@@ -73,10 +73,8 @@ def packed(
         zero = np.zeros(1)
         values = [ops.take(_joined([*values, zero], dtype), chosen)]
         shares = [ops.take(_joined([*shares, zero], dtype), chosen)]
-    if not isinstance(stamp, float):
-        stamp = ops.cast(stamp, dtype)[None]
-    else:
-        stamp = np.array([stamp])
+    known = isinstance(stamp, float)
+    stamp = np.array([stamp]) if known else ops.cast(stamp, dtype)[None]
     rest = [ops.reshape(ops.cast(one.values, dtype), (-1,)) for one in tails]
     if layout.tails != layout_of(figures, tails, dtype).tails:
         ends = {

@@ -146,8 +146,9 @@ def _update_ratios(updates: Sequence[Update], passes: Passes) -> Figures:
     """
     keys: tuple[str, ...] = ()
     steps, lengths = [], []
-    olds = stacks(updates, lambda one: one.before)
-    news = stacks(updates, lambda one: one.after)
+    dtype = working_dtype([one.after for one in updates])
+    olds = stacks(updates, lambda one: ops.cast(one.before, dtype))
+    news = stacks(updates, lambda one: ops.cast(one.after, dtype))
     for old, new in zip(olds, news, strict=True):
         keys += tuple(one.key for one in old.members)
         steps.append(passes.mean_square(new.x, old.x))

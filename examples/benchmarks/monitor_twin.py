@@ -1,0 +1,76 @@
+"""A plain PyTorch loop, watched by tools that know no Keras.
+
+The part of `monitor_overhead.py` that times wandb.watch and delve, where they are
+installed, on a twin of its MLP.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+SIZES = (784, 512, 512, 512, 512)
+
+
+def seconds_of(steps: int, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of so many steps, in each round, by what watches them."""
+    epochs = {name: _epoch(watch, steps) for name, watch in _watches().items()}
+    seconds: dict[str, list[float]] = {name: [] for name in epochs}
+    for _ in range(rounds + 1):
+        for name, epoch in epochs.items():
+            seconds[name].append(epoch())
+    return {name: each[1:] for name, each in seconds.items()}
+
+
+def _watches() -> dict[str, Callable[[Any], Any]]:
+    """Return what is to be done to a model before it is trained, by name."""
+    found: dict[str, Callable[[Any], Any]] = {"plain": lambda model: None}
+    try:
+        import wandb
+    except ImportError:
+        print("wandb is not installed: wandb.watch is left out")
+    else:
+        os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        wandb.init(dir=tempfile.mkdtemp())
+        found["wandb.watch(log='all', log_freq=10)"] = lambda model: wandb.watch(
+            model, log="all", log_freq=10
+        )
+    try:
+        import delve
+    except ImportError:
+        print("delve is not installed: it is left out")
+    else:
+        found["delve, every step"] = lambda model: delve.SaturationTracker(
+            tempfile.mkdtemp(), save_to="csv", modules=model
+        )
+    return found
+
+
+def _epoch(watch: Callable[[Any], Any], steps: int) -> Callable[[], float]:
+    """Return what trains a new model for an epoch, and returns the seconds it took."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((128, SIZES[0]), generator=generator)
+    y = torch.randint(0, 10, (128,), generator=generator)
+    parts: list[Any] = []
+    for inputs, outputs in itertools.pairwise(SIZES):
+        parts += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*parts, torch.nn.Linear(SIZES[-1], 10))
+    watch(model)
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def epoch() -> float:
+        begin = time.perf_counter()
+        for _ in range(steps):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        return time.perf_counter() - begin
+
+    return epoch
