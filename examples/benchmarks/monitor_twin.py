@@ -1,18 +1,24 @@
 """A plain PyTorch loop, watched by tools that know no Keras.
 
-The part of `monitor_overhead.py` that times wandb.watch and delve, where they are
-installed, on a twin of its MLP.
+wandb.watch and delve, where they are installed, on a twin of the MLP that
+`monitor_overhead.py` times under PyTorch, which has these rows too.
+
+    python examples/benchmarks/monitor_twin.py [--quick] [--out FOLDER]
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 SIZES = (784, 512, 512, 512, 512)
@@ -48,7 +54,7 @@ def _watches() -> dict[str, Callable[[Any], Any]]:
         print("delve is not installed: it is left out")
     else:
         found["delve, every step"] = lambda model: delve.SaturationTracker(
-            tempfile.mkdtemp(), save_to="csv", modules=model
+            tempfile.mkdtemp(), save_to="csv", modules=model, device="cpu"
         )
     return found
 
@@ -74,3 +80,27 @@ def _epoch(watch: Callable[[Any], Any], steps: int) -> Callable[[], float]:
         return time.perf_counter() - begin
 
     return epoch
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Time the loops and print what watching adds to a step."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few steps")
+    parser.add_argument("--out", type=Path, help="a folder for monitor_twin.json")
+    arguments = parser.parse_args(argv)
+    steps, rounds = (5, 2) if arguments.quick else (50, 15)
+    seconds = seconds_of(steps, rounds)
+    plain = np.array(seconds.pop("plain"))
+    print(f"a plain step: {1e3 * np.median(plain) / steps:.2f} ms")
+    for name, each in seconds.items():
+        low, middle, high = np.quantile(100 * (each / plain - 1), [0.25, 0.5, 0.75])
+        print(f"{name}: {middle:+.1f} % (quartiles {low:+.1f} {high:+.1f})")
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        found = {"steps": steps, "plain": plain.tolist(), **seconds}
+        (arguments.out / "monitor_twin.json").write_text(json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

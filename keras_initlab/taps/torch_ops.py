@@ -29,10 +29,15 @@ concatenate = torch.cat
 abs = torch.abs  # Its name is that of `keras.ops`.
 
 
+def _own(dtype: Any) -> Any:
+    """Return PyTorch's dtype by its name; None, and its own, as they are."""
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
 def cast(x: Any, dtype: Any) -> Any:
     """Return `x` as a tensor of a dtype, PyTorch's own or one by its name."""
     if isinstance(x, torch.Tensor):
-        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        dtype = _own(dtype)
         return x if x.dtype is dtype else x.to(dtype)
     return ops.cast(x, dtype)
 
@@ -42,7 +47,7 @@ def convert_to_tensor(x: Any, dtype: Any = None) -> Any:
     if isinstance(x, torch.Tensor) and x.layout == torch.strided and dtype is None:
         return x
     if isinstance(x, np.ndarray):
-        return torch.as_tensor(x, dtype=getattr(torch, dtype), device=get_device())
+        return torch.as_tensor(x, dtype=_own(dtype), device=get_device())
     return ops.convert_to_tensor(x, dtype)
 
 
