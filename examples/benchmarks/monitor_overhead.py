@@ -12,8 +12,8 @@ transformer encoder of two blocks at batch 32, all with Adam. Beside the monitor
 - TensorBoard(histogram_freq=1): Keras's own callback, histograms of weights;
 - sub-model: a model of all layers' outputs, predicted on a batch every ten steps;
 - on PyTorch, hooks: mean, deviation and histogram of each layer's output in Python, as
-  fastai's ActivationStats has them; wandb.watch and delve, where they are installed, on
-  a twin of the MLP in PyTorch alone, beside a plain loop (`monitor_twin.py`).
+  fastai's ActivationStats has them. What knows no Keras, wandb.watch and delve, is
+  timed by `monitor_twin.py`, on a twin of the MLP in a plain loop.
 
 Also: the time of a first step (trace and compile), the memory of a process at its
 peak, and the cost per layer of plain networks of 10 to 500 layers.
@@ -47,7 +47,6 @@ import keras_initlab as il
 from keras_initlab.tables import render_table
 
 BACKEND = keras.backend.backend()
-STEPS_OF_TWIN = 50
 PARTS = ("steps", "compile", "memory", "layers")
 # Given a batch, a callback to train with, or None.
 Callback = Callable[[Any], Any]
@@ -314,14 +313,6 @@ def run_steps(quick: bool, names: Sequence[str]) -> dict[str, Any]:
         print_ratios(name, found[name]["over"], plain_ms)
         if quick:
             break
-    if BACKEND == "torch":
-        import monitor_twin
-
-        seconds = monitor_twin.seconds_of(STEPS_OF_TWIN, 2 if quick else 15)
-        plain_ms = 1e3 * float(np.median(seconds["plain"])) / STEPS_OF_TWIN
-        name = "The MLP in PyTorch alone"
-        found[name] = {"plain_ms": plain_ms, "over": ratios(seconds)}
-        print_ratios(name, found[name]["over"], plain_ms)
     return found
 
 

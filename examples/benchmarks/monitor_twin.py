@@ -1,7 +1,7 @@
 """A plain PyTorch loop, watched by tools that know no Keras.
 
 wandb.watch and delve, where they are installed, on a twin of the MLP that
-`monitor_overhead.py` times under PyTorch, which has these rows too.
+`monitor_overhead.py` times.
 
     python examples/benchmarks/monitor_twin.py [--quick] [--out FOLDER]
 """

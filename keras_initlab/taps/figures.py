@@ -107,25 +107,25 @@ def stacks(
 
     In their working dtype: float16 and bfloat16 can neither hold sums nor counts.
     """
-    found: dict[Hashable, list[T]] = {}
+    found: dict[Hashable, list[tuple[T, Any]]] = {}
     for index, one in enumerate(members):
         x = tensor(one)
         shape = tuple(x.shape)
         small = None not in shape and math.prod(shape) <= SMALL
         group = (working_dtype([x]), shape, kind(one)) if small else index
-        found.setdefault(group, []).append(one)
+        found.setdefault(group, []).append((one, x))
     return [
-        Stack(part, _stacked([tensor(one) for one in part]))
+        Stack([one for one, _ in part], _stacked([x for _, x in part]))
         for group in found.values()
-        for part in _parts(group, tensor(group[0]))
+        for part in _parts(group)
     ]
 
 
-def _parts(group: list[T], x: Any) -> Iterator[list[T]]:
+def _parts(group: list[tuple[T, Any]]) -> Iterator[list[tuple[T, Any]]]:
     if len(group) == 1:
         yield group
         return
-    length = max(1, TOGETHER // max(1, math.prod(x.shape)))
+    length = max(1, TOGETHER // max(1, math.prod(group[0][1].shape)))
     for start in range(0, len(group), length):
         yield group[start : start + length]
 

@@ -27,12 +27,14 @@ from keras_initlab.taps.tensors import ops
 class _Group(NamedTuple):
     """Outputs of one kind, as one tensor; its vectors are rows of matrices.
 
-    `rows` is (outputs, batch, elements). `totals` are the sums of the inputs' unit
-    vectors, and `counts` says of how many; None where no cosine is asked for.
+    `shares` are the numbers of elements; `rows` is (outputs, batch, elements). `totals`
+    are the sums of the inputs' unit vectors, and `counts` says of how many; None where
+    no cosine is asked for.
     """
 
     stack: Stack
     keys: tuple[str, ...]
+    shares: Any
     rows: Any
     batch: Any
     means: Any
@@ -137,7 +139,8 @@ def _group(
         lengths = ops.cast(there, norms.dtype) / safe
         totals = ops.matmul(lengths[:, None], rows)[:, 0]
         counts = ops.sum(ops.cast(there, norms.dtype), axis=1)
-    return _Group(stack, keys, rows, batch, means, totals, counts, bounds, axis)
+    shares = shares_of(stack)
+    return _Group(stack, keys, shares, rows, batch, means, totals, counts, bounds, axis)
 
 
 def _moments(
@@ -150,7 +153,7 @@ def _moments(
     within = passes.mean_square(group.rows, group.means[:, None])
     mean = ops.mean(group.means, axis=1)
     between = passes.mean_square(group.means, mean[:, None])
-    shares = shares_of(group.stack)
+    shares = group.shares
     found = [
         Figures(group.keys, "mean", mean, shares),
         Figures(group.keys, "variance", within + between, shares),
@@ -197,8 +200,7 @@ def _of_units(
     figures, tails = [], []
     if "zero_fraction" in request.statistics:
         zeros = 1 - ops.mean(alive, axis=1)
-        shares = shares_of(group.stack)
-        figures.append(Figures(group.keys, "zero_fraction", zeros, shares))
+        figures.append(Figures(group.keys, "zero_fraction", zeros, group.shares))
     if "dead_fraction" in request.statistics and known:
         tails.append(Tails(group.keys, "alive", alive))
     return figures, tails
@@ -212,7 +214,7 @@ def _saturated(group: _Group, bounds: Bounds) -> Figures:
         other = ops.logical_and(rows < low + near, rows > low - near)
         found = ops.logical_or(found, other)
     share = ops.mean(ops.cast(found, rows.dtype), axis=(1, 2))
-    return Figures(group.keys, "saturated_fraction", share, shares_of(group.stack))
+    return Figures(group.keys, "saturated_fraction", share, group.shares)
 
 
 def _custom(group: _Group, name: str, function: Any) -> Figures:

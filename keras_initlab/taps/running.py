@@ -45,7 +45,7 @@ class Layout(NamedTuple):
 def layout_of(figures: Sequence[Figures], tails: Sequence[Tails], dtype: str) -> Layout:
     """Return the layout of what one step measures."""
     return Layout(
-        tuple(_entries(figures)),
+        tuple((key, one.name) for one in figures for key in one.keys),
         tuple(
             (key, one.kind, one.values.shape[1]) for one in tails for key in one.keys
         ),
@@ -57,7 +57,7 @@ def packed(
     layout: Layout, figures: Sequence[Figures], tails: Sequence[Tails], stamp: Any
 ) -> Any:
     """Return a batch as a window's vector; what it lacks of the layout has no share."""
-    dtype, found = layout.dtype, _entries(figures)
+    dtype, found = layout.dtype, layout_of(figures, tails, layout.dtype)
     values = [ops.cast(one.values, dtype) for one in figures]
     shares = [
         one.shares
@@ -65,10 +65,10 @@ def packed(
         else ops.cast(one.shares, dtype)
         for one in figures
     ]
-    if tuple(found) != layout.entries:
+    if found.entries != layout.entries:
         # The last place is that of what is lacking.
-        places = {entry: index for index, entry in enumerate(found)}
-        order = [places.get(entry, len(found)) for entry in layout.entries]
+        places = {entry: index for index, entry in enumerate(found.entries)}
+        order = [places.get(entry, len(found.entries)) for entry in layout.entries]
         chosen = np.array(order, "int32")
         zero = np.zeros(1)
         values = [ops.take(_joined([*values, zero], dtype), chosen)]
@@ -76,7 +76,7 @@ def packed(
     known = isinstance(stamp, float)
     stamp = np.array([stamp]) if known else ops.cast(stamp, dtype)[None]
     rest = [ops.reshape(ops.cast(one.values, dtype), (-1,)) for one in tails]
-    if layout.tails != layout_of(figures, tails, dtype).tails:
+    if found.tails != layout.tails:
         ends = {
             (key, one.kind): ops.cast(one.values[index], dtype)
             for one in tails
@@ -87,10 +87,6 @@ def packed(
             for key, kind, length in layout.tails
         ]
     return _joined([stamp, *values, *shares, *rest], dtype)
-
-
-def _entries(figures: Sequence[Figures]) -> list[tuple[str, str]]:
-    return [(key, one.name) for one in figures for key in one.keys]
 
 
 def _joined(vectors: Sequence[Any], dtype: str) -> Any:
