@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,10 +29,13 @@ _FIELDS = {field.name for field in fields(LayerStats)}
 class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     """Measure the signal at every layer's output while the model is trained.
 
-    Measured on the real batches inside the compiled training step, at steps 0,
-    `every`, 2·`every`… of each epoch (where gradients are accumulated, from the first
-    step that updates the weights on). The model is as before after `fit`, also where
-    `fit` is left by an exception.
+    Measured on the real batches inside a compiled training step, at steps 0, `every`,
+    2·`every`… of each epoch (where gradients are accumulated, from the first step that
+    updates the weights on). All other steps are Keras's own, as without the monitor.
+    The model is as before after `fit`, also where `fit` is left by an exception.
+
+    Where Keras executes several steps at once (`steps_per_execution=k`), those that
+    hold a step to be measured measure their last one.
 
     Figures are those of `LayerStats`, each over all that was measured in a window:
 
@@ -51,7 +55,10 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     the monitor before callbacks that are to see them, such as `CSVLogger`.
 
     Args:
-        every: measure every so many steps, a positive int. 1 measures each step.
+        every: measure every so many steps, a positive int, 1 being each step; or a
+            `datetime.timedelta`: the first step of `fit`, and the first one after each
+            such span. What measuring costs does not depend on how fast steps are then;
+            epochs without a measurement have no entry.
         gradients: measure gradients and updates too.
         statistics: names of what to measure, fields of `LayerStats`, and functions of
             your own, which are given a layer's output and return a scalar tensor, and
@@ -59,8 +66,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             and variance are always measured.
         layers: which layers: a name or path, a compiled regular expression for paths,
             a layer class, a function of the layer, or a list of these. None is all.
-        window: "epoch", or the number of steps that make one entry in the history. Of
-            an epoch with more than 128 windows the last 128 are kept.
+        window: "epoch", or the number of steps that make one entry in the history.
         histograms: keep 1,024 values of each output (and gradient) of the window's
             last batch, for `plot("histograms")` and TensorBoard.
         log: "summary"; "layers" adds `variance/<layer>` for each layer (and
@@ -101,7 +107,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        every: int = 10,
+        every: int | datetime.timedelta = 10,
         *,
         gradients: bool = False,
         statistics: Sequence[str | Callable[[Any], Any]] | None = None,
@@ -113,24 +119,18 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         on_finding: str | Callable[[diagnosis.Finding], Any] = "warn",
     ) -> None:
         super().__init__()
-        self.every = options.positive_int(
-            "every",
-            every,
-            "measure every so many training steps",
-            "Use every=10, or every=1 to measure each step.",
-        )
+        self.every = options.every_of(every)
         names, custom = options.statistics_of(statistics, bool(gradients))
         self._log = options.one_of("log", log, options.LOGS)
         self._sinks = options.sinks_of(sinks)
         self._on_finding = options.finding_handler(on_finding)
         self._layers = layers
         self.window = options.window_of(window)
+        self._schedule = taps.Schedule(self.every, self.window)
         self._request = taps.Request(
-            every=self.every,
             statistics=names,
             custom=custom,
             samples=bool(histograms),
-            window=self.window,
             wanted=options.selector(layers),
             bounds=nonlinearity.bounds,
             weight=main_weight,
@@ -142,12 +142,16 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Begin anew, as Keras's `History` does."""
+        tap = taps.attach(
+            self.model,
+            self._request,
+            self._schedule,
+            lambda: self._tell_sinks("close"),
+        )
         self._detach()
+        self._tap = tap
         self._forget()
         self._look_for_layers()
-        self._tap = taps.attach(
-            self.model, self._request, lambda: self._tell_sinks("close")
-        )
         if self._tap.is_chief:
             self._tell_sinks("open")
         self._judge = Judge(self.model, "update_ratio" in self._request.statistics)
@@ -162,17 +166,19 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Begin a new window."""
         if self._tap is not None:
-            self._tap.reset()
+            self._tap.begin_epoch()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keep the epoch's figures, add to `logs`, and hand them to the sinks."""
         if self._tap is None:
             return
         windows = self._tap.read()
-        if not windows:
-            if not self.epochs:
-                self._warn_of_nothing()
-            windows = [taps.Window(0, [])]
+        if not windows and isinstance(self.every, datetime.timedelta):
+            # The time was not yet up.
+            return
+        if not any(window.rows for window in windows) and not self.epochs:
+            self._warn_of_nothing()
+        windows = windows or [taps.Window(0, [])]
         new: list[dict[str, Any]] = []
         for window in windows:
             step = window.number * (self.window or 0)
@@ -342,7 +348,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             "VarianceMonitor has measured nothing in this epoch. A model with a "
             "`train_step` of its own is measured only where it calls its layers there "
             "(on JAX: through `self.compute_loss_and_updates`, passing on the "
-            "metrics_variables that this returns).",
+            "non_trainable_variables that this returns).",
             stacklevel=2,
         )
 

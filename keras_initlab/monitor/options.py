@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,7 +14,6 @@ import numpy as np
 
 from keras_initlab.taps.request import BACKWARD, FORWARD
 
-Selector = Callable[[Any, str], bool]
 Custom = tuple[tuple[str, Callable[[Any], Any]], ...]
 
 LOGS = ("none", "summary", "layers")
@@ -27,6 +28,23 @@ def positive_int(name: str, value: Any, what: str, advice: str) -> int:
     if value < 1:
         raise ValueError(f"{expected} Received: {name}={value!r}. {advice}")
     return int(value)
+
+
+def every_of(value: Any) -> int | datetime.timedelta:
+    """Return a number of steps or a span of time."""
+    if not isinstance(value, datetime.timedelta):
+        return positive_int(
+            "every",
+            value,
+            "measure every so many training steps",
+            "Use every=10, every=1 to measure each step, or a datetime.timedelta.",
+        )
+    if value <= datetime.timedelta(0):
+        raise ValueError(
+            "`every` must be a positive span of time. Received: "
+            f"every={value!r}. Use datetime.timedelta(seconds=10)."
+        )
+    return value
 
 
 def window_of(value: Any) -> int | None:
@@ -98,21 +116,38 @@ def _known_name(name: Any) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class Selector:
+    """Says of a layer and its path whether it is wanted; see `selector`."""
+
+    chosen: Any
+
+    def __call__(self, layer: Any, path: str) -> bool:
+        """Whether the layer is one of those chosen."""
+        chosen = self.chosen
+        if chosen is None:
+            return True
+        if isinstance(chosen, tuple):
+            return any(part(layer, path) for part in chosen)
+        if isinstance(chosen, str):
+            return chosen in (path, layer.name)
+        if isinstance(chosen, re.Pattern):
+            return chosen.search(path) is not None
+        if isinstance(chosen, type):
+            return isinstance(layer, chosen)
+        return bool(chosen(layer))
+
+
 def selector(value: Any) -> Selector:
-    """Return a function that says of a layer and its path whether it is wanted."""
-    if value is None:
-        return lambda layer, path: True
+    """Return what says of a layer and its path whether it is wanted."""
     if isinstance(value, (list, tuple, set)):
-        parts = [selector(one) for one in value]
-        return lambda layer, path: any(part(layer, path) for part in parts)
-    if isinstance(value, str):
-        return lambda layer, path: value in (path, layer.name)
-    if isinstance(value, re.Pattern):
-        return lambda layer, path: value.search(path) is not None
+        return Selector(tuple(selector(part) for part in value))
+    if value is None or isinstance(value, (str, re.Pattern)):
+        return Selector(value)
     if isinstance(value, type) and issubclass(value, keras.layers.Layer):
-        return lambda layer, path: isinstance(layer, value)
+        return Selector(value)
     if callable(value) and not isinstance(value, (type, keras.layers.Layer)):
-        return lambda layer, path: bool(value(layer))
+        return Selector(value)
     raise TypeError(
         "`layers` must say which layers to measure: a layer's name or path, a compiled "
         "regular expression (re.compile) for paths, a layer class, a function of the "

@@ -2,19 +2,25 @@
 
 A figure is a value with its share, the weight that it has when batches are merged; a
 share of 0 says that there was nothing to measure. All is Keras's `ops`, so that one
-code serves compiled steps of every backend.
+code serves compiled steps of every backend. A step's figures leave it as one vector,
+whose places a `Layout` tells.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import keras
 import numpy as np
 
-from keras_initlab.taps.tensors import ops
+from keras_initlab.stats import Shape
+from keras_initlab.taps.ops import ops
+
+if TYPE_CHECKING:
+    from keras_initlab.taps.recorder import Output
 
 # Entries of a weight that its update ratio is measured by, at most: all of the smaller
 # ones. The whole of every kernel, kept over each update, would cost the step more than
@@ -61,15 +67,79 @@ class Tails(NamedTuple):
 class Update(NamedTuple):
     """One step of the main weight of the layer at `key`, a path.
 
-    Before and after it the weight is `sampled`. Of a gradient that is not kept there is
-    the `square`, the mean of its squares.
+    Before and after it the weight is `sampled`.
     """
 
     key: str
     gradient: Any
     before: Any
     after: Any
-    square: Any = None
+
+
+class Layout(NamedTuple):
+    """What the places of a step's vector stand for.
+
+    A vector is [index of the layout, values, shares, tails]; values and shares are
+    those of `entries`, in their order.
+
+    Attributes:
+        calls: key, path and output shape of each call of a layer, as they ended.
+        entries: key and name of each value.
+        tails: key, kind and length of each part of the end.
+        dtype: of the vector.
+    """
+
+    calls: tuple[tuple[str, str, Shape], ...]
+    entries: tuple[tuple[str, str], ...]
+    tails: tuple[tuple[str, str, int], ...]
+    dtype: str
+
+    @classmethod
+    def of(
+        cls,
+        outputs: Sequence[Output],
+        figures: Sequence[Figures],
+        tails: Sequence[Tails],
+    ) -> Layout:
+        """Return the layout of what one step measures."""
+        return cls(
+            tuple((one.key, one.path, _shape(one.tensor)) for one in outputs),
+            tuple((key, one.name) for one in figures for key in one.keys),
+            tuple(
+                (key, one.kind, one.values.shape[1])
+                for one in tails
+                for key in one.keys
+            ),
+            working_dtype([one.tensor for one in outputs]),
+        )
+
+
+def packed(
+    layout: Layout, index: float, figures: Sequence[Figures], tails: Sequence[Tails]
+) -> Any:
+    """Return what one step measured as a vector."""
+    rest = [ops.reshape(one.values, (-1,)) for one in tails]
+    vectors = [
+        np.array([index]),
+        *(one.values for one in figures),
+        *(one.shares for one in figures),
+        *rest,
+    ]
+    parts = []
+    for is_known, run in itertools.groupby(
+        vectors, lambda vector: isinstance(vector, np.ndarray)
+    ):
+        if is_known:
+            # Neighbours that are known beforehand go as one constant.
+            parts.append(ops.convert_to_tensor(np.concatenate([*run]), layout.dtype))
+        else:
+            parts += [ops.cast(vector, layout.dtype) for vector in run]
+    return ops.concatenate(parts)
+
+
+def _shape(tensor: Any) -> Shape:
+    shape = tuple(tensor.shape)
+    return (None, *shape[1:]) if shape else ()
 
 
 class Stack(NamedTuple):

@@ -1,8 +1,8 @@
 """Lets go of a model as soon as the `fit` under way fails.
 
 Keras calls no callback when `fit` is left by an exception or Ctrl-C, so each place that
-`fit` can be left from is watched: the training step, the data, the validation, and
-the other callbacks.
+`fit` can be left from while a tap is in the model is watched: the data, the other
+callbacks, and, by the tap itself, the training step.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from types import FrameType
 from typing import Any
 
 import keras
-
-from keras_initlab.taps.patches import Patches
 
 HOOKS = (
     "on_epoch_begin",
@@ -35,19 +33,56 @@ class Guard:
     """Calls `release` when `fit` fails, wherever that shows first.
 
     Args:
-        release: takes everything off the model; called once or more.
+        release: takes everything off the model, for good; called once or more.
+        leave: takes everything off the model until the next epoch.
         control_flow: exceptions that only say that the data has come to its end.
     """
 
     def __init__(
         self,
         release: Callable[[], None],
+        leave: Callable[[], None],
         control_flow: tuple[type[BaseException], ...],
     ) -> None:
         self._release = release
+        self._leave = leave
         self._control_flow = control_flow
+        self._watched: list[tuple[weakref.ref[Any], str]] = []
 
-    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def watch_callbacks(self, callbacks: Any) -> None:
+        """Release when another callback raises, or when `fit` drops its callbacks."""
+        for name in HOOKS:
+            self._watch(callbacks, name, self._raising)
+        # For what slips through, such as Ctrl-C between two steps.
+        weakref.finalize(callbacks, self._release).atexit = False
+
+    def watch_epochs(self, fit: FrameType) -> None:
+        """Release when the data of a running `fit` raise; leave when they end."""
+        epochs = fit.f_locals.get("epoch_iterator")
+        if epochs is None:
+            return
+        self._watch(epochs, "_enumerate_iterator", self._iterating)
+        if keras.backend.backend() == "torch":
+            # The other backends draw their data within the training step.
+            self._watch(epochs, "_get_iterator", self._iterating)
+
+    def close(self) -> None:
+        """Take the watch off."""
+        while self._watched:
+            reference, name = self._watched.pop()
+            owner = reference()
+            if owner is not None:
+                owner.__dict__.pop(name, None)
+
+    def _watch(
+        self, owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Any]
+    ) -> None:
+        if name in owner.__dict__:
+            return
+        owner.__dict__[name] = wrap(_late_bound(weakref.ref(owner), name))
+        self._watched.append((weakref.ref(owner), name))
+
+    def _raising(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function`, releasing where it raises."""
 
         @functools.wraps(function)
@@ -62,13 +97,15 @@ class Guard:
 
         return guarded
 
-    def iterate(self, function: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    def _iterating(self, function: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         """Return `function`, which makes an iterator, releasing where that raises."""
 
         def guarded(iterator: Iterator[Any]) -> Iterator[Any]:
             try:
                 yield from iterator
+                self._leave()
             except self._control_flow:
+                self._leave()
                 raise
             except GeneratorExit:
                 raise
@@ -82,37 +119,6 @@ class Guard:
             return guarded(iter(function(*args, **kwargs)))
 
         return make
-
-    def watch_callbacks(self, callbacks: Any, patches: Patches) -> None:
-        """Release when another callback raises, or when `fit` drops its callbacks."""
-        reference = weakref.ref(callbacks)
-        for name in HOOKS:
-            patches.set(callbacks, name, self.wrap(_late_bound(reference, name)))
-        # For what slips through, such as Ctrl-C between two steps.
-        weakref.finalize(callbacks, self._release).atexit = False
-
-    def watch_fit(self, model: Any, patches: Patches) -> None:
-        """Release when the validation or the data of the running `fit` raise."""
-        evaluate = model.evaluate
-        validate = self.wrap(evaluate)
-
-        @functools.wraps(evaluate)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            # Only `fit` says this; a callback may catch what its own call raises.
-            within_fit = kwargs.get("_use_cached_eval_dataset", False)
-            return (validate if within_fit else evaluate)(*args, **kwargs)
-
-        patches.set(model, "evaluate", guarded)
-        epochs = running_epochs(model)
-        if epochs is None:
-            return
-        names = ["_enumerate_iterator"]
-        if keras.backend.backend() == "torch":
-            # The other backends draw their data within the training step.
-            names.append("_get_iterator")
-        for name in names:
-            reference = weakref.ref(epochs)
-            patches.set(epochs, name, self.iterate(_late_bound(reference, name)))
 
 
 def _late_bound(reference: weakref.ref[Any], name: str) -> Callable[..., Any]:
@@ -134,11 +140,11 @@ def calling_callbacks(model: Any) -> Any:
     return None
 
 
-def running_epochs(model: Any) -> Any:
-    """Return the iterator over epochs of the `fit` of `model` under way, or None."""
+def fit_frame(model: Any) -> FrameType | None:
+    """Return the frame of Keras's `fit` of `model` that is under way, or None."""
     for frame in _frames():
         if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
-            return frame.f_locals.get("epoch_iterator")
+            return frame
     return None
 
 

@@ -1,17 +1,6 @@
 """One batch through a model, once: every layer's output, and the gradient there.
 
-Any model goes that Keras can call, also one whose Python looks at values. What a
-backend does differently is in `<backend>_once.py`:
-
-    isolated(model, gradients)    keeps what Keras's stateless scope does not
-    differentiate(forward, x, variables, weights, cotangents)
-                                  runs `forward(x, tap, mapping)` and goes back
-
-`differentiate` returns each tensor that `forward` gives to its tap, with its gradient,
-and the gradients of `weights`. A gradient is None where the outputs do not depend on
-the tensor, and everywhere if there are no `cotangents`, which return the gradients at
-the outputs. `mapping` holds pairs of `variables` and tensors to stand in for their
-values, where there are any.
+Any model goes that Keras can call, also one whose Python looks at values.
 """
 
 from __future__ import annotations
@@ -25,7 +14,6 @@ import numpy as np
 from keras.src.backend import compute_output_spec
 
 from keras_initlab.taps import backends
-from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Recorder
 from keras_initlab.taps.walk import places
 
@@ -93,37 +81,35 @@ def run(
         cotangent: draws the gradient at each output of the model; with None nothing
             is differentiated.
     """
-    step, once = backends.load("step", WHO), backends.load("once", WHO)
-    patches = Patches()
-    with _kept(model), once.isolated(model, cotangent is not None):
-        try:
-            recorder = Recorder(model, patches, step.context, step.is_dense, who=WHO)
+    backend = backends.load(WHO)
+    with _kept(model), backend.isolated(model, cotangent is not None):
+        recorder = Recorder(model, backend, who=WHO)
 
-            def forward(x: Any, tap: Tap, mapping: Mapping) -> list[Any]:
-                with keras.StatelessScope(mapping), recorder.recording(tap):
-                    outputs = keras.tree.flatten(model(x, training=training))
-                return [y for y in outputs if step.is_dense(y) and _is_float(y)]
+        def forward(x: Any, tap: Tap, mapping: Mapping) -> list[Any]:
+            with keras.StatelessScope(mapping), recorder.recording(tap):
+                outputs = keras.tree.flatten(model(x, training=training))
+            return [y for y in outputs if backend.is_tensor(y) and _is_float(y)]
 
-            def cotangents(outputs: list[Any]) -> list[Any]:
-                assert cotangent is not None
-                return [
-                    keras.ops.convert_to_tensor(cotangent(tuple(y.shape)), y.dtype)
-                    for y in outputs
-                ]
+        def cotangents(outputs: list[Any]) -> list[Any]:
+            assert cotangent is not None
+            return [
+                keras.ops.convert_to_tensor(cotangent(tuple(y.shape)), y.dtype)
+                for y in outputs
+            ]
 
-            taken, weight_gradients = once.differentiate(
-                forward,
-                x,
-                model.variables,
-                weights,
-                None if cotangent is None else cotangents,
-            )
-        finally:
-            patches.undo()
+        tensors, weight_gradients = backend.differentiate(
+            forward,
+            x,
+            model.variables,
+            weights,
+            None if cotangent is None else cotangents,
+        )
     calls = [
-        # On JAX the recorded tensor is of a trace that is over; what was taken is not.
+        # On JAX the recorded tensor is of a trace that is over; what was tapped is not.
         Call(one.key, one.layer, value, gradient)
-        for one, (value, gradient) in zip(recorder.take(), taken, strict=True)
+        for one, (value, gradient) in zip(
+            recorder.outputs(recorder.take()), tensors, strict=True
+        )
     ]
     return Pass(calls, weight_gradients)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_initlab.taps.backends.base import Passes
 from keras_initlab.taps.figures import (
     Figures,
     Stack,
@@ -18,10 +19,9 @@ from keras_initlab.taps.figures import (
     unit_axis,
     working_dtype,
 )
-from keras_initlab.taps.passes import Passes
+from keras_initlab.taps.ops import ops
 from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.request import Bounds, Request
-from keras_initlab.taps.tensors import ops
 
 
 class _Group(NamedTuple):
@@ -42,11 +42,6 @@ class _Group(NamedTuple):
     counts: Any
     bounds: Bounds | None
     axis: int
-
-
-def dtype_of(outputs: Sequence[Output]) -> str:
-    """Return the dtype in which to keep the figures of outputs."""
-    return working_dtype([output.tensor for output in outputs])
 
 
 def of_outputs(
@@ -102,7 +97,8 @@ def sums(outputs: Sequence[Output], request: Request, passes: Passes) -> Any:
     """Return a vector whose sum over replicas `of_outputs` takes as `across`."""
     groups = _groups(outputs, request, passes)
     vectors = [ops.reshape(_summed(one), (-1,)) for one in groups if _known(one)]
-    return ops.cast(joined(vectors), dtype_of(outputs))
+    dtype = working_dtype([output.tensor for output in outputs])
+    return ops.cast(joined(vectors), dtype)
 
 
 def _groups(

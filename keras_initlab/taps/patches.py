@@ -2,37 +2,76 @@
 
 from __future__ import annotations
 
-import weakref
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _ABSENT = object()
 
+# Given the attribute as it is, what stands in for it.
+Wrap = Callable[[Any], Any]
+
 
 class Patches:
-    """Instance attributes that stand in for others until `undo`.
+    """Instance attributes that stand in for others while `applied`.
 
     They are written to the instance's `__dict__`: Keras, TensorFlow and PyTorch track
     what is set by plain assignment, and would save or name it.
     """
 
     def __init__(self) -> None:
-        self._undo: list[tuple[weakref.ref[Any], str, Any]] = []
+        self._patches: list[_Patch] = []
+        self._users = 0
+        # Replicas of a step run in threads that take turns within it.
+        self._lock = threading.Lock()
 
-    def set(self, owner: Any, name: str, value: Any) -> None:
-        """Put `value` on `owner` under `name`, remembering what was there."""
-        before = owner.__dict__.get(name, _ABSENT)
-        # Weak: a patch must not keep a finished fit's objects alive.
-        self._undo.append((weakref.ref(owner), name, before))
-        owner.__dict__[name] = value
+    def add(self, owner: Any, name: str, wrap: Wrap) -> None:
+        """Let `wrap` of the attribute `name` of `owner` stand in for it."""
+        patch = _Patch(owner, name, wrap)
+        with self._lock:
+            self._patches.append(patch)
+            if self._users:
+                patch.apply()
 
-    def undo(self) -> None:
-        """Restore everything, the last patch first."""
-        while self._undo:
-            reference, name, before = self._undo.pop()
-            owner = reference()
-            if owner is None:
-                continue
-            if before is _ABSENT:
-                owner.__dict__.pop(name, None)
-            else:
-                owner.__dict__[name] = before
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Apply all, unless that is done; whoever leaves last takes them off."""
+        with self._lock:
+            if not self._users:
+                for patch in self._patches:
+                    patch.apply()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    for patch in reversed(self._patches):
+                        patch.remove()
+
+
+class _Patch:
+    def __init__(self, owner: Any, name: str, wrap: Wrap) -> None:
+        self._owner, self._name, self._wrap = owner, name, wrap
+        self._before: Any = _ABSENT
+        # What stands in for the method of the class, made once.
+        self._usual: Any = None
+
+    def apply(self) -> None:
+        attributes = self._owner.__dict__
+        self._before = attributes.get(self._name, _ABSENT)
+        if self._before is not _ABSENT:
+            attributes[self._name] = self._wrap(self._before)
+            return
+        if self._usual is None:
+            self._usual = self._wrap(getattr(self._owner, self._name))
+        attributes[self._name] = self._usual
+
+    def remove(self) -> None:
+        if self._before is _ABSENT:
+            self._owner.__dict__.pop(self._name, None)
+        else:
+            self._owner.__dict__[self._name] = self._before
+            self._before = _ABSENT

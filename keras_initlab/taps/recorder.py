@@ -13,7 +13,7 @@ import keras
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
-from keras_initlab.stats import Shape
+from keras_initlab.taps.backends.base import Backend
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.walk import Place, call_keys, inside, places, rematerialized
 
@@ -30,9 +30,7 @@ class Output(NamedTuple):
 class _Recording:
     """What one thread records in one step."""
 
-    def __init__(
-        self, within: Any, exchange: Callable[[Any], Any] | None = None
-    ) -> None:
+    def __init__(self, within: Any, exchange: Callable[[Any], Any] | None) -> None:
         self.within = within
         self.exchange = exchange
         self.calls: list[tuple[str, Any]] = []
@@ -40,15 +38,12 @@ class _Recording:
 
 
 class Recorder:
-    """Wraps the `call` of a model's layers; silent but for the step being recorded.
+    """Wraps the `call` of a model's layers while a step is recorded.
 
     Args:
         model: the model whose layers are wrapped.
-        patches: what takes the wrappers off again.
-        context: returns what identifies the trace under way. A tensor made in another
-            one (a loop's body, a vmap) would leak out of it, and is left alone.
-        is_dense: whether something is a plain tensor of the backend.
-        thread: returns what identifies the thread.
+        backend: knows tensors and traces. A tensor made in another trace than the
+            step's (a loop's body, a vmap) would leak out of it, and is left alone.
         who: the name under which warnings speak.
         wanted: whether a layer, given with its path, is to be recorded.
     """
@@ -56,19 +51,13 @@ class Recorder:
     def __init__(
         self,
         model: Any,
-        patches: Patches,
-        context: Callable[[], Any],
-        is_dense: Callable[[Any], bool],
-        thread: Callable[[], int] = threading.get_ident,
+        backend: Backend,
         who: str = "VarianceMonitor",
         wanted: Callable[[Any, str], bool] = lambda layer, path: True,
     ) -> None:
-        self.shapes: dict[str, Shape] = {}
-        self.paths: dict[str, str] = {}
-        self._patches = patches
-        self._context = context
-        self._is_dense = is_dense
-        self._thread = thread
+        self._trace = backend.trace
+        self._thread: Callable[[], int] = threading.get_ident
+        self._is_tensor = backend.is_tensor
         self._who = who
         self._wanted = wanted
         # By thread: replicas of a step take turns, each in a thread of its own.
@@ -76,11 +65,21 @@ class Recorder:
         self._over: dict[int, _Recording] = {}
         self._warned: set[str] = set()
         self._places: list[Place] = []
+        self._patches = Patches()
         if not model.built:
             # Layers that the model's own build makes are found through it.
             self._wrap(Place(model, "", False))
         for place in places(model):
             self._wrap(place)
+
+    @staticmethod
+    def layers_of(model: Any) -> tuple[int, ...]:
+        """Return what tells one set of layers from another."""
+        return tuple(id(place.layer) for place in places(model))
+
+    def ignore_threads_and_traces(self) -> None:
+        """Take all for one: PyTorch's compiler would break its graph to ask."""
+        self._trace = self._thread = int
 
     @contextmanager
     def recording(self, exchange: Callable[[Any], Any] | None = None) -> Iterator[None]:
@@ -90,29 +89,30 @@ class Recorder:
         its place in the computation.
         """
         thread = self._thread()
-        self._open[thread] = _Recording(self._context(), exchange)
+        self._open[thread] = _Recording(self._trace(), exchange)
         try:
-            yield
+            with self._patches.applied():
+                yield
         finally:
             self._over[thread] = self._open.pop(thread)
 
-    def take(self) -> list[Output]:
-        """Return what this thread recorded, in the order in which the calls ended."""
+    def take(self) -> list[tuple[str, Any]]:
+        """Return path and tensor of each call, in the order in which they ended."""
         over = self._over.pop(self._thread(), None)
         if over is None:
             return []
-        calls = over.calls
-        paths = [path for path, _ in calls]
+        paths = {path for path, _ in over.calls}
         self._warn_of(over.foreign.difference(paths, self._warned))
+        return over.calls
+
+    def outputs(self, calls: list[tuple[str, Any]]) -> list[Output]:
+        """Return the calls of a step with a key for each."""
         layers = {place.path: place.layer for place in self._places}
-        outputs = [
+        keys = call_keys([path for path, _ in calls])
+        return [
             Output(key, tensor, layers[path], path)
-            for key, (path, tensor) in zip(call_keys(paths), calls, strict=True)
+            for key, (path, tensor) in zip(keys, calls, strict=True)
         ]
-        for output in outputs:
-            self._note_shape(output)
-            self.paths[output.key] = output.path
-        return outputs
 
     @property
     def places(self) -> list[Place]:
@@ -128,9 +128,13 @@ class Recorder:
         if not place.measured and not late:
             return
         # Outside the rematerialisation: what is inside is computed twice.
-        hook = self._around_remat if rematerialized(layer) else self._around
-        name = "rematerialized_call" if rematerialized(layer) else "call"
-        self._patches.set(layer, name, hook(getattr(layer, name), place, late))
+        again = rematerialized(layer)
+        hook = self._around_remat if again else self._around
+        self._patches.add(
+            layer,
+            "rematerialized_call" if again else "call",
+            functools.partial(hook, place=place, late=late),
+        )
 
     def _around(
         self, call: Callable[..., Any], place: Place, late: bool
@@ -168,7 +172,7 @@ class Recorder:
         index = self._first_float(flat)
         if index is None:
             return outputs
-        if self._context() != recording.within:
+        if self._trace() != recording.within:
             recording.foreign.add(path)
             return outputs
         if recording.exchange is not None:
@@ -180,20 +184,11 @@ class Recorder:
 
     def _first_float(self, flat: list[Any]) -> int | None:
         for index, x in enumerate(flat):
-            if self._is_dense(x) and keras.backend.is_float_dtype(
+            if self._is_tensor(x) and keras.backend.is_float_dtype(
                 keras.backend.standardize_dtype(x.dtype)
             ):
                 return index
         return None
-
-    def _note_shape(self, output: Output) -> None:
-        shape: Shape = tuple(output.tensor.shape)
-        shape = (None, *shape[1:]) if shape else ()
-        known = self.shapes.setdefault(output.key, shape)
-        if known != shape and len(known) == len(shape):
-            self.shapes[output.key] = tuple(
-                a if a == b else None for a, b in zip(known, shape, strict=True)
-            )
 
     def _warn_of(self, paths: set[str]) -> None:
         self._warned |= paths

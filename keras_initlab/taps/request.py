@@ -1,7 +1,8 @@
-"""What a monitor asks of a tap."""
+"""What a monitor asks of a tap: what to measure, and when."""
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,15 +19,12 @@ FORWARD = (
     "saturated_fraction",
     "nonfinite",
 )
-# What takes the way back: at the output, and at the layer's main weight.
+# What takes the backward pass: at the output, and at the layer's main weight.
 BACKWARD = (
     "gradient_second_moment",
     "weight_gradient_second_moment",
     "update_ratio",
 )
-
-# Windows kept until the epoch ends, where a window is not the epoch.
-RING = 128
 
 
 class Bounds(NamedTuple):
@@ -46,24 +44,20 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure of which layers, and when.
+    """What to measure of which layers. Steps are compiled for it: equal ones share.
 
     Attributes:
-        every: measure each so many steps.
         statistics: names out of `FORWARD` and `BACKWARD`.
         custom: functions of an output that return a scalar, by name.
         samples: whether values are kept for histograms, of the last batch measured.
-        window: steps in a window; None is an epoch.
         wanted: whether a layer, given with its path, is measured.
         bounds: the range of a layer's activation, None where it has no ends.
         weight: the trainable weight that a layer is known by, or None.
     """
 
-    every: int = 10
     statistics: tuple[str, ...] = ("mean", "variance", "second_moment")
     custom: tuple[tuple[str, Callable[[Any], Any]], ...] = ()
     samples: bool = False
-    window: int | None = None
     wanted: Callable[[Any, str], bool] = lambda layer, path: True
     bounds: Callable[[Any], Bounds | None] = lambda layer: None
     weight: Callable[[Any], Any] = lambda layer: None
@@ -78,7 +72,15 @@ class Request:
         """Whether anything of the layers' weights is asked for."""
         return bool({*BACKWARD[1:]} & {*self.statistics})
 
-    @property
-    def slots(self) -> int:
-        """How many windows are kept."""
-        return 1 if self.window is None else RING
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to measure, and which measurements go together.
+
+    Attributes:
+        every: measure each so many steps, or the first step after each such time.
+        window: steps in a window; None is an epoch.
+    """
+
+    every: int | datetime.timedelta = 10
+    window: int | None = None

@@ -7,5 +7,5 @@ from typing import Any
 
 import keras
 
-_LEAN = {"torch": "keras_initlab.taps.torch_ops"}
+_LEAN = {"torch": "keras_initlab.taps.backends.torch_ops"}
 ops: Any = importlib.import_module(_LEAN.get(keras.backend.backend(), "keras.ops"))

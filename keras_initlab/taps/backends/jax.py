@@ -1,0 +1,278 @@
+"""Taps in JAX's training step.
+
+A pass and its gradients, for `measure`, are had by taps whose backward rule keeps what
+it is given. The rule is the identity, and is called as plain Python where `jax.vjp`
+goes back, once a tap; where nothing flows back to a tap, it is not called at all.
+JAX's documentation looks at gradients in a debugger in the same way ("Custom
+derivative rules").
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+
+from keras_initlab.taps.backends.base import Backend, Passes, WithGradient
+from keras_initlab.taps.patches import Patches
+from keras_initlab.taps.step import TappedStep
+from keras_initlab.taps.weights import loss_scale
+
+try:
+    from jax.extend.core import get_opaque_trace_state
+except ImportError:  # Where older releases of JAX have it.
+    from jax.core import get_opaque_trace_state
+
+
+class _Passes(Passes):
+    def column_means(self, rows: Any) -> Any:
+        # On CPUs as a product: XLA sums columns element by element, 20 times as slow.
+        if jax.default_backend() != "cpu":
+            return rows.mean(axis=1)
+        count, batch, _ = rows.shape
+        ones = jnp.ones((count, 1, batch), rows.dtype)
+        return (ones @ rows)[:, 0] / batch
+
+
+class Jax(Backend):
+    """The training step returns the figures beside the logs.
+
+    What is recorded within the function that is differentiated leaves it behind the
+    entries of `non_trainable_variables`, and is cut off at the end of the step.
+    """
+
+    control_flow = (StopIteration,)
+    passes = _Passes()
+
+    def why_not(self, model: Any) -> str | None:
+        """Decline Flax's way to compile, which takes the step from the class."""
+        if getattr(keras.config, "is_nnx_enabled", lambda: False)():
+            return "Flax NNX is enabled. Call keras.config.disable_nnx() to monitor"
+        return None
+
+    def is_chief(self) -> bool:
+        """Whether this is the first process."""
+        return int(jax.process_index()) == 0
+
+    def tap(self, step: TappedStep, model: Any, patches: Patches) -> None:
+        """Let `train_step` return ((logs, figures), state)."""
+        optimizer = model.optimizer
+        step.weights.attach_stateless(optimizer)
+        taps = _Taps(self.trace)
+
+        def wrap_compute(compute: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(compute)
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                if not _argument("training", 6, args, kwargs):
+                    return compute(*args, **kwargs)
+                # A step may call this more than once, each time with what the last
+                # one returned.
+                given = list(_argument("non_trainable_variables", 1, args, kwargs))
+                args, kwargs = _with_argument(
+                    "non_trainable_variables", 1, given[: taps.count], args, kwargs
+                )
+                exchange = taps.watch if step.request.gradients else None
+                with step.recorder.recording(exchange):
+                    loss, (unscaled, y_pred, values, metrics) = compute(*args, **kwargs)
+                calls = step.recorder.take()
+                taps.paths += [path for path, _ in calls]
+                tensors = [tensor for _, tensor in calls]
+                values = [*values, *given[taps.count :], *tensors]
+                return loss, (unscaled, y_pred, values, metrics)
+
+            return forward
+
+        def wrap_step(train_step: Callable[..., Any]) -> Callable[..., Any]:
+            # JAX caches traces by function: a new one is never taken for an old one.
+            @functools.wraps(train_step)
+            def tapped(state: Any, data: Any) -> Any:
+                taps.begin(len(state[1]))
+                with step.weights.watching():
+                    logs, new_state = train_step(state, data)
+                weights, values, slots, metrics = new_state
+                calls = [*zip(taps.paths, values[taps.count :], strict=False)]
+                with keras.StatelessScope(
+                    list(zip(optimizer.variables, state[2], strict=True))
+                ):
+                    scale = loss_scale(optimizer)
+                figures = step.figures(
+                    step.recorder.outputs(calls),
+                    step.weights.take(),
+                    taps.gradients if calls else {},
+                    scale,
+                )
+                return (logs, figures), (weights, values[: taps.count], slots, metrics)
+
+            return tapped
+
+        patches.add(model, "compute_loss_and_updates", wrap_compute)
+        patches.add(model, "train_step", wrap_step)
+
+    def split(self, results: Any) -> tuple[Any, Any]:
+        """Return (logs, state) and figures."""
+        (logs, figures), state = results
+        return (logs, state), figures
+
+    def replicas(self) -> int:
+        """Return 1: arrays are those of all devices."""
+        return 1
+
+    def sum_over_replicas(self, vector: Any) -> Any:
+        """Return the vector as it is."""
+        return vector
+
+    def gather(self, vector: Any) -> Any:
+        """Return it as a row, whole on each device."""
+        row = vector[None]
+        distribution = keras.distribution.distribution()
+        if distribution is None:
+            return row
+        mesh = distribution.device_mesh.backend_mesh
+        whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        return jax.lax.with_sharding_constraint(row, whole)
+
+    def trace(self) -> Hashable:
+        """Return JAX's state of tracing."""
+        # Older releases of JAX ask for the argument, newer ones ignore it.
+        return get_opaque_trace_state(convention="flax")
+
+    def is_tensor(self, x: Any) -> bool:
+        """Whether it is a jax.Array."""
+        return isinstance(x, jax.Array)
+
+    def dense(self, x: Any) -> Any:
+        """Return it as it is."""
+        return x
+
+    @contextmanager
+    def isolated(self, model: Any, gradients: bool) -> Iterator[None]:
+        """Within `fit` the variables are empty, and their values with the trainer."""
+        model.jax_state_sync()
+        yield
+
+    def differentiate(
+        self,
+        forward: Callable[..., list[Any]],
+        x: Any,
+        variables: Sequence[Any],
+        weights: Sequence[Any],
+        cotangents: Callable[[list[Any]], list[Any]] | None,
+    ) -> tuple[list[WithGradient], list[Any | None]]:
+        """As `Backend` asks for it, compiled where that is possible.
+
+        Operations compiled one by one take several times as long as all at once. But a
+        model whose Python looks at values, or draws without a seed, only runs so.
+        """
+        run = functools.partial(_passed, forward, variables, weights, cotangents)
+        values = [variable.value for variable in variables]
+        try:
+            taken, gradients = jax.jit(run)(x, values)
+        except Exception:
+            # If the model is in error, this will say so in its own words.
+            taken, gradients = run(x, values)
+        found = [(one, gradients.get(i)) for i, one in enumerate(taken, len(weights))]
+        return found, [gradients.get(i) for i in range(len(weights))]
+
+
+class _Taps:
+    """What a trace of a step has recorded: paths of calls, and gradients by index."""
+
+    def __init__(self, trace: Callable[[], Hashable]) -> None:
+        self._trace = trace
+        self.begin(0)
+
+    def begin(self, count: int) -> None:
+        """Forget all: a trace begins, with so many non-trainable variables."""
+        self.count = count
+        self.paths: list[str] = []
+        self.gradients: dict[int, Any] = {}
+        self._within = self._trace()
+        self._calls = itertools.count()
+
+        def back(index: int, _: None, gradient: Any) -> tuple[Any]:
+            if self._trace() == self._within:
+                self.gradients[index] = gradient
+            return (gradient,)
+
+        @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+        def tapped(index: int, tensor: Any) -> Any:
+            return tensor
+
+        tapped.defvjp(lambda index, tensor: (tensor, None), back)
+        self._tapped = tapped
+
+    def watch(self, tensor: Any) -> Any:
+        """Return the tensor as another one, whose gradient is kept."""
+        return self._tapped(next(self._calls), tensor)
+
+
+def _argument(name: str, index: int, args: Any, kwargs: Any) -> Any:
+    return (
+        kwargs[name] if name in kwargs else args[index] if len(args) > index else None
+    )
+
+
+def _with_argument(
+    name: str, index: int, value: Any, args: Any, kwargs: Any
+) -> tuple[Any, Any]:
+    if name in kwargs:
+        return args, {**kwargs, name: value}
+    return (*args[:index], value, *args[index + 1 :]), kwargs
+
+
+def _passed(
+    forward: Callable[..., list[Any]],
+    variables: Sequence[Any],
+    weights: Sequence[Any],
+    cotangents: Callable[[list[Any]], list[Any]] | None,
+    x: Any,
+    values: Sequence[Any],
+) -> tuple[list[Any], dict[int, Any]]:
+    """Return what was tapped, and gradients by index: of weights, then of taps."""
+    gradients: dict[int, Any] = {}
+
+    # What JAX does not differentiate by, it does not follow either: `spark` makes
+    # every tap a function of what it does, whatever the tensor is.
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def tapped(index: int, tensor: Any, spark: Any) -> Any:
+        return tensor
+
+    def forth(index: int, tensor: Any, spark: Any) -> tuple[Any, None]:
+        return tensor, None
+
+    def back(index: int, _: None, gradient: Any) -> tuple[Any, Any]:
+        gradients[index] = gradient
+        return gradient, jnp.zeros(())
+
+    tapped.defvjp(forth, back)
+    places = {id(weight): index for index, weight in enumerate(weights)}
+
+    def run(spark: Any) -> tuple[list[Any], list[Any]]:
+        taken: list[Any] = []
+
+        def tap(tensor: Any) -> Any:
+            taken.append(tapped(len(weights) + len(taken), tensor, spark))
+            return taken[-1]
+
+        mapping = [
+            (variable, tapped(places[id(variable)], value, spark))
+            if id(variable) in places
+            else (variable, value)
+            for variable, value in zip(variables, values, strict=True)
+        ]
+        return forward(x, tap, mapping), taken
+
+    if cotangents is None:
+        return run(jnp.zeros(()))[1], gradients
+    outputs, pull_back, taken = jax.vjp(run, jnp.zeros(()), has_aux=True)
+    pull_back(cotangents(outputs))
+    return taken, gradients
+
+
+BACKEND = Jax()

@@ -1,0 +1,223 @@
+"""Taps in PyTorch's training step."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from keras_initlab.taps.backends.base import Backend, Passes, WithGradient, huge
+from keras_initlab.taps.patches import Patches
+from keras_initlab.taps.step import TappedStep
+from keras_initlab.taps.weights import loss_scale
+
+# Elements that are summed by one of PyTorch's norms.
+RUN = 1024
+
+
+class _Passes(Passes):
+    """On CPUs products and changes in place are several times as fast as the rest."""
+
+    def mean_square(self, x: torch.Tensor, shift: Any = None) -> torch.Tensor:
+        if shift is not None:
+            return (x - shift).square_().flatten(1).mean(dim=1)
+        count = len(x)
+        if x[0].numel() % RUN or not x.is_contiguous():
+            return torch.square(x).flatten(1).mean(dim=1)
+        # Without a tensor of squares; in runs, as long norms lose digits.
+        runs = torch.linalg.vector_norm(x.view(count, -1, RUN), dim=2)
+        return runs.square_().mean(dim=1).div_(RUN)
+
+    def row_norms(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.vector_norm(rows, dim=-1)
+
+    def alive(self, x: torch.Tensor, axis: int) -> torch.Tensor:
+        ones = x.abs().mul_(huge(x)).clamp_(max=1)
+        if axis < x.dim() - 1:
+            return ones.mean(dim=tuple(i for i in range(1, x.dim()) if i != axis))
+        return ones.reshape(len(x), -1, x.shape[-1]).mean(dim=1)
+
+    def nonfinite(
+        self, stacks: Sequence[torch.Tensor], variances: torch.Tensor
+    ) -> torch.Tensor:
+        # On other devices the look at the variances would wait for what is under way.
+        if variances.device.type == "cpu" and bool(torch.isfinite(variances).all()):
+            return torch.zeros_like(variances)
+        counts = [(~torch.isfinite(one)).sum(dim=(1, 2)) for one in stacks]
+        return torch.cat(counts).to(variances.dtype)
+
+
+class Torch(Backend):
+    """The training step returns the figures beside the logs."""
+
+    control_flow = (StopIteration,)
+    passes = _Passes()
+
+    def why_not(self, model: Any) -> str | None:
+        """Any model can be tapped."""
+        return None
+
+    def is_chief(self) -> bool:
+        """Whether this is rank 0, where there are ranks."""
+        return self.replicas() == 1 or torch.distributed.get_rank() == 0
+
+    def tap(self, step: TappedStep, model: Any, patches: Patches) -> None:
+        """Let `train_step` return logs and figures."""
+        optimizer, compiled = model.optimizer, bool(model.jit_compile)
+        if compiled:
+            step.recorder.ignore_threads_and_traces()
+            step.weights.ignore_traces()
+        step.weights.attach(optimizer, torch.clone)
+
+        def wrap(train_step: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(train_step)
+            def tapped(*args: Any, **kwargs: Any) -> Any:
+                gradients: dict[int, torch.Tensor] = {}
+                scale = loss_scale(optimizer)
+                watch = _watch(gradients) if step.request.gradients else None
+                with step.tapping(watch):
+                    logs = train_step(*args, **kwargs)
+                # Each process has the loss of its share; that of all is their mean, as
+                # DistributedDataParallel has the weights' gradients.
+                shares = {key: one / self.replicas() for key, one in gradients.items()}
+                with torch.no_grad():
+                    return logs, step.figures(*step.take(), shares, scale)
+
+            # Recording is plain Python; what PyTorch compiles is what it wraps.
+            return (
+                torch.compiler.disable(tapped, recursive=False) if compiled else tapped
+            )
+
+        patches.add(model, "train_step", wrap)
+
+    def split(self, results: Any) -> tuple[Any, Any]:
+        """Return logs and figures."""
+        logs, figures = results
+        return logs, figures
+
+    def replicas(self) -> int:
+        """Return the number of processes that train together."""
+        distributed = torch.distributed
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return 1
+        return int(distributed.get_world_size())
+
+    def sum_over_replicas(self, vector: torch.Tensor) -> torch.Tensor:
+        """Reduce it within the step."""
+        torch.distributed.all_reduce(vector)
+        return vector
+
+    def gather(self, vector: torch.Tensor) -> torch.Tensor:
+        """Gather within the step."""
+        if self.replicas() == 1:
+            return vector[None]
+        rows = [torch.empty_like(vector) for _ in range(self.replicas())]
+        torch.distributed.all_gather(rows, vector)
+        return torch.stack(rows)
+
+    def trace(self) -> Hashable:
+        """Return the backward pass and the level of torch.func that run."""
+        # Not -1 while gradients are computed: a checkpointed layer runs again there. A
+        # level is that of torch.func: within a vmap a tensor is not what it will be.
+        level = torch._C._functorch.maybe_current_level()
+        return int(torch._C._current_graph_task_id()), level
+
+    def is_tensor(self, x: Any) -> bool:
+        """Whether it is a dense torch.Tensor."""
+        return isinstance(x, torch.Tensor) and x.layout == torch.strided
+
+    def dense(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what an embedding with sparse gradients has as a whole."""
+        return x.to_dense() if x.layout != torch.strided else x
+
+    @contextmanager
+    def isolated(self, model: Any, gradients: bool) -> Iterator[None]:
+        """Keep what Keras's stateless scope does not keep.
+
+        That is the generator that unseeded dropout draws from, and what wrapped PyTorch
+        modules hold: their mode and their buffers, such as moving statistics.
+        """
+        modules = {
+            id(module): module
+            for layer in model._flatten_layers()
+            for module in layer.modules()
+        }.values()
+        modes = [(module, module.training) for module in modules]
+        buffers = [
+            (buffer, buffer.clone())
+            for module in modules
+            for buffer in module.buffers(recurse=False)
+        ]
+        used = torch.cuda.is_available() and torch.cuda.is_initialized()
+        devices = list(range(torch.cuda.device_count())) if used else []
+        with torch.random.fork_rng(devices), torch.set_grad_enabled(gradients):
+            try:
+                yield
+            finally:
+                for module, mode in modes:
+                    module.__dict__["training"] = mode
+                with torch.no_grad():
+                    for buffer, kept in buffers:
+                        buffer.copy_(kept)
+
+    def differentiate(
+        self,
+        forward: Callable[..., list[Any]],
+        x: Any,
+        variables: Sequence[Any],
+        weights: Sequence[Any],
+        cotangents: Callable[[list[Any]], list[Any]] | None,
+    ) -> tuple[list[WithGradient], list[Any | None]]:
+        """As `Backend` asks for it."""
+        taken: list[torch.Tensor] = []
+
+        def tap(tensor: torch.Tensor) -> torch.Tensor:
+            if torch.is_grad_enabled():
+                # A tensor of its own: an identity layer returns that of the one before.
+                leaf = not tensor.requires_grad
+                tensor = tensor.detach() if leaf else tensor.view_as(tensor)
+                tensor.requires_grad_()
+            taken.append(tensor)
+            return tensor
+
+        outputs = forward(x, tap, ())
+        sources = [*taken, *(weight.value for weight in weights)]
+        gradients: Sequence[torch.Tensor | None] = [None] * len(sources)
+        if cotangents is not None:
+            pairs = [
+                (output, cotangent)
+                for output, cotangent in zip(outputs, cotangents(outputs), strict=True)
+                if output.requires_grad
+            ]
+            if pairs and sources:
+                gradients = torch.autograd.grad(
+                    [output for output, _ in pairs],
+                    sources,
+                    [cotangent for _, cotangent in pairs],
+                    allow_unused=True,
+                )
+        count = len(taken)
+        return list(zip(taken, gradients[:count], strict=True)), [*gradients[count:]]
+
+
+def _watch(gradients: dict[int, torch.Tensor]) -> Callable[[Any], Any]:
+    """Return an identity that keeps the gradient of each tensor it is given."""
+    calls = itertools.count()
+
+    def exchange(tensor: torch.Tensor) -> torch.Tensor:
+        index = next(calls)
+        if not tensor.requires_grad:
+            return tensor
+        # A tensor of its own: an identity layer returns that of the one before.
+        tensor = tensor.view_as(tensor)
+        tensor.register_hook(functools.partial(gradients.__setitem__, index))
+        return tensor
+
+    return exchange
+
+
+BACKEND = Torch()

@@ -1,0 +1,271 @@
+"""The tap of one `fit`: it stands where `fit` looks for the training function."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_initlab.stats import Shape
+from keras_initlab.taps import backends
+from keras_initlab.taps.accumulate import SAMPLES, Accumulator, WindowFigures
+from keras_initlab.taps.guard import Guard, calling_callbacks, fit_frame
+from keras_initlab.taps.request import BACKWARD, Request, Schedule
+from keras_initlab.taps.step import TappedStep, tapped_step
+from keras_initlab.taps.weights import accumulated_steps
+
+# A model's present taps, the innermost last: a callback may call `fit` in a `fit`.
+_TAPS: weakref.WeakKeyDictionary[Any, list[Tap]] = weakref.WeakKeyDictionary()
+
+# On a dispatcher: the function of Keras's that it stands for.
+_OWN = "_initlab_own"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured at one call of a layer in a window.
+
+    `weight` names the weight that some of the figures speak of. Samples are values
+    of the output, and of the gradient there, in the last batch measured.
+    """
+
+    key: str
+    shape: Shape
+    weight: str | None
+    statistics: dict[str, float]
+    sample: np.ndarray | None = None
+    gradient_sample: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of an epoch: its number there, from 0, and the rows in call order."""
+
+    number: int
+    rows: list[Row]
+
+
+def attach(
+    model: Any,
+    request: Request,
+    schedule: Schedule,
+    released: Callable[[], None] = lambda: None,
+) -> Tap:
+    """Return a tap that measures what is asked for.
+
+    `released` is called once, when the tap is done, for whatever reason.
+
+    Called while the callbacks' `on_train_begin` runs. The model itself is left alone
+    until an epoch begins: another callback may still fail before.
+
+    Raises:
+        ValueError: another monitor is attached in the same `fit`.
+    """
+    callbacks = calling_callbacks(model)
+    taps = _TAPS.setdefault(model, [])
+    for tap in [*taps]:
+        if callbacks is not None and tap.belongs_to(callbacks):
+            tap.detach()
+            raise ValueError(
+                "A model can be watched by one VarianceMonitor at a time. Received: "
+                "a second one in the same `callbacks`, or the same one twice. Keep "
+                "one of them, with the smaller `every`."
+            )
+        if not tap.is_running():
+            # Its `fit` was left in a way that nobody saw.
+            tap.detach()
+    tap = Tap(model, request, schedule, callbacks, released)
+    taps.append(tap)
+    return tap
+
+
+class Tap:
+    """Layers' outputs of one model, measured while it is trained."""
+
+    def __init__(
+        self,
+        model: Any,
+        request: Request,
+        schedule: Schedule,
+        callbacks: Any,
+        released: Callable[[], None],
+    ) -> None:
+        self._backend = backends.load("VarianceMonitor")
+        # Weak, so that a tap that nobody detached does not keep the model alive.
+        self._model = weakref.ref(model)
+        self._callbacks = None if callbacks is None else weakref.ref(callbacks)
+        self._request, self._schedule = request, schedule
+        self._released = released
+        self._open = True
+        frame = fit_frame(model)
+        # Its address alone: a frame that is held keeps all that is in it alive.
+        self._fit = None if frame is None else (id(frame), frame.f_code)
+        self._guard = Guard(self.detach, self.leave, self._backend.control_flow)
+        self.unsupported: str | None = self._backend.why_not(model)
+        # What was on the model, while we are; Keras's own function, and ours.
+        self._before: Any = None
+        self._own: Any = None
+        self._measured: TappedStep | None = None
+        self._figures: Accumulator | None = None
+        self._size, self._step = 1, 0
+        # Of accumulated gradients, measure at a step that updates the weights.
+        self._offset = accumulated_steps(model.optimizer) - 1
+        self._due = 0.0
+        if callbacks is not None:
+            self._guard.watch_callbacks(callbacks)
+        if frame is not None:
+            self._guard.watch_epochs(frame)
+
+    def belongs_to(self, callbacks: Any) -> bool:
+        """Whether this tap was attached by one of `callbacks`."""
+        return self._callbacks is not None and self._callbacks() is callbacks
+
+    def is_running(self) -> bool:
+        """Whether the `fit` of this tap is under way, maybe around another one."""
+        return self._fit is not None and self._is_called_by_fit(innermost=False)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one that writes for all that train together."""
+        return bool(self._backend.is_chief())
+
+    def begin_epoch(self) -> None:
+        """Forget what was measured, count steps from 0, and enter the model."""
+        model: Any = self._model()
+        if not self._open or self.unsupported or model is None:
+            return
+        try:
+            self._enter(model)
+            assert self._measured is not None
+            self._figures = Accumulator(self._measured.layouts)
+            self._step = 0
+        except BaseException:
+            self.detach()
+            raise
+
+    def leave(self) -> None:
+        """Leave the model as it was found, until the next epoch begins."""
+        model: Any = self._model()
+        if self._before is not None and model is not None:
+            model.__dict__["train_function"] = self._before
+        self._before = None
+
+    def read(self) -> list[Window]:
+        """Return what was measured in this epoch, window by window."""
+        self.leave()
+        if self._figures is None:
+            return []
+        windows = self._figures.windows()
+        return [Window(number, self._rows(windows[number])) for number in windows]
+
+    def detach(self) -> None:
+        """Leave the model for good; the second time does nothing."""
+        if not self._open:
+            return
+        self._open = False
+        try:
+            self.leave()
+        finally:
+            self._own = self._measured = self._figures = None
+            self._guard.close()
+            model = self._model()
+            taps = [] if model is None else _TAPS.get(model, [])
+            if self in taps:
+                taps.remove(self)
+            self._released()
+
+    def _enter(self, model: Any) -> None:
+        if self._before is not None:
+            return
+        before = model.train_function
+        # That of a `fit` around this one, if it is watched too, stands for its own.
+        own = getattr(before, _OWN, before)
+        if self._measured is None or own is not self._own:
+            self._measured = tapped_step(model, own, self._request, self._backend)
+            self._own = own
+            self._size = int(model.steps_per_execution)
+        # Not by assignment, which Keras would track.
+        model.__dict__["train_function"] = self._dispatcher(own)
+        self._before = before
+
+    def _dispatcher(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what `fit` calls in place of its own function at each step."""
+
+        def dispatch(*args: Any) -> Any:
+            if not self._is_called_by_fit():
+                # By a callback, or after a fit that was left in a way nobody saw.
+                return own(*args)
+            first = self._step
+            self._step += self._size
+            try:
+                if not self._is_due(first):
+                    return own(*args)
+                return self._measure(first, args)
+            except self._backend.control_flow:
+                self.leave()
+                raise
+            except BaseException:
+                self.detach()
+                raise
+
+        setattr(dispatch, _OWN, own)
+        return dispatch
+
+    def _measure(self, first: int, args: tuple[Any, ...]) -> Any:
+        assert self._measured is not None
+        assert self._figures is not None
+        results, matrix = self._measured(*args)
+        length = self._schedule.window
+        # What is executed together measures its last step.
+        last = first + self._size - 1
+        self._figures.add(0 if length is None else last // length, matrix)
+        return results
+
+    def _is_due(self, first: int) -> bool:
+        """Whether one of the steps that are executed together now is to be measured."""
+        every = self._schedule.every
+        if isinstance(every, datetime.timedelta):
+            last = first + self._size - 1
+            now = time.monotonic()
+            if now < self._due or (last - self._offset) % (self._offset + 1):
+                return False
+            self._due = now + every.total_seconds()
+            return True
+        return (self._offset - first) % every < self._size
+
+    def _is_called_by_fit(self, innermost: bool = True) -> bool:
+        """Whether the caller's caller is the `fit` that this tap belongs to."""
+        if self._fit is None:
+            return True
+        address, code = self._fit
+        frame = sys._getframe(2)
+        while frame is not None:
+            if frame.f_code is code and (innermost or id(frame) == address):
+                return id(frame) == address
+            frame = frame.f_back
+        return False
+
+    def _rows(self, window: WindowFigures) -> list[Row]:
+        assert self._measured is not None
+        layers = {place.path: place.layer for place in self._measured.recorder.places}
+        rows = []
+        for key, (path, shape) in window.calls.items():
+            statistics = dict(window.figures.get(key, {}))
+            if "mean" not in statistics:
+                continue
+            statistics["second_moment"] = (
+                statistics["variance"] + statistics["mean"] ** 2
+            )
+            samples = [statistics.pop(kind, None) for kind in SAMPLES]
+            of_path = window.figures.get(path, {})
+            of_weight = {name: of_path[name] for name in BACKWARD if name in of_path}
+            weight = self._request.weight(layers[path]) if of_weight else None
+            name = None if weight is None else weight.name
+            rows.append(Row(key, shape, name, {**of_weight, **statistics}, *samples))
+        return rows
