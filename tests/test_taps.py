@@ -3,33 +3,33 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_initlab.taps import backends, figures, running
+from keras_initlab.taps import accumulate, backends, figures
+from keras_initlab.taps.accumulate import Accumulator, combined
 from keras_initlab.taps.outputs import of_outputs
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.request import FORWARD, Request
 from keras_initlab.taps.walk import call_keys, places
 
-PASSES = backends.load("step", "VarianceMonitor").PASSES
+PASSES = backends.load("test").passes
 
 
-def vector(batches, stamp=1.0, request=None):
+def vector(batches, request=None):
     """Return layout and vector of one step; `batches` are outputs by their keys."""
     outputs = [
         Output(key, keras.ops.convert_to_tensor(x), layers.Layer(), key)
         for key, x in batches.items()
     ]
-    found, tails = of_outputs(outputs, request or Request(1), PASSES)
-    layout = running.layout_of(found, tails, "float32")
-    return layout, running.packed(layout, found, tails, stamp)
+    parts = of_outputs(outputs, request or Request(), PASSES)
+    layout = figures.Layout.of(outputs, *parts)
+    packed = figures.packed(layout, 0.0, *parts)
+    return layout, keras.ops.convert_to_numpy(packed).astype("float64")
 
 
 def merged(batches):
-    window = None
-    for batch in batches:
-        layout, more = vector({"x": batch})
-        window = more if window is None else running.merge(layout, window, more)
-    return running.read([(layout, keras.ops.convert_to_numpy(window))])["x"]
+    pairs = [vector({"x": batch}) for batch in batches]
+    rows = combined(pairs[0][0], np.stack([row for _, row in pairs]))
+    return as_read((pairs[0][0], rows))["x"]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_moments_over_unequal_batches(mean, deviation, dtype, tolerance):
 
 
 def as_read(*pairs):
-    return running.read([(one, keras.ops.convert_to_numpy(v)) for one, v in pairs])
+    return accumulate.figures_of(dict(pairs))
 
 
 def test_steps_that_call_other_layers_share_what_they_share():
@@ -75,28 +75,46 @@ def test_an_empty_batch_changes_nothing():
     assert as_read(vector({"x": x}), vector({"x": x[:0]})) == as_read(vector({"x": x}))
 
 
-def test_another_stamp_begins_anew():
-    x = np.arange(6.0, dtype="float32").reshape(3, 2)
-    layout, first = vector({"x": x}, 1.0)
-    _, second = vector({"x": 10 * x}, 2.0)
-    found = as_read((layout, running.merge(layout, first, second)))
-    np.testing.assert_allclose(found["x"]["mean"], 25.0)
-
-
 @pytest.mark.parametrize("chosen", ["dead_fraction", "samples"])
 def test_ends_of_the_vector(chosen):
     settings = {"samples": True} if chosen == "samples" else {"statistics": (chosen,)}
-    request = Request(1, **settings)
+    request = Request(**settings)
     x = np.array([[0, 1, 0], [0, 0, 0]], "float32")
     layout, first = vector({"a": x, "b": x}, request=request)
     _, second = vector({"a": x[:, ::-1], "b": -x}, request=request)
-    found = as_read((layout, running.merge(layout, first, second)))
+    read = as_read((layout, combined(layout, np.stack([first, second]))))
     if chosen == "samples":
-        assert set(found["a"]["sample"]) == {0, 1}
-        assert set(found["b"]["sample"]) == {0, -1}
+        assert set(read["a"]["sample"]) == {0, 1}
+        assert set(read["b"]["sample"]) == {0, -1}
     else:
-        assert found["a"]["dead_fraction"] == pytest.approx(2 / 3)
-        assert found["b"]["dead_fraction"] == pytest.approx(2 / 3)
+        assert read["a"]["dead_fraction"] == pytest.approx(2 / 3)
+        assert read["b"]["dead_fraction"] == pytest.approx(2 / 3)
+
+
+def test_windows_do_not_pile_up_on_the_device():
+    rng = np.random.default_rng(0)
+    batches = rng.normal(size=(500, 4, 2)).astype("float32")
+    layout, _ = vector({"x": batches[0]})
+    accumulator = Accumulator([layout])
+    for index, batch in enumerate(batches):
+        accumulator.add(index // 100, vector({"x": batch})[1])
+        assert len(accumulator._waiting) < 2 * accumulate.LAG
+    windows = accumulator.windows()
+    assert [*windows] == [0, 1, 2, 3, 4]
+    for index, window in windows.items():
+        part = batches[100 * index : 100 * index + 100]
+        assert window.calls == {"x": ("x", (None, 2))}
+        found = window.figures["x"]
+        np.testing.assert_allclose(found["variance"], part.var(), rtol=1e-5)
+        np.testing.assert_allclose(found["mean"], part.mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_what_has_no_share_does_not_count_even_if_it_is_nan():
+    layout = figures.Layout((), (("x", "mean"), ("x", "update_ratio")), (), "float64")
+    rows = np.array([[0, 1.0, np.nan, 4, 0], [0, 2.0, 7.0, 4, 1]])
+    np.testing.assert_array_equal(combined(layout, rows), [0, 1.5, 7.0, 8, 1])
+    rows[0, -1] = 1
+    assert np.isnan(combined(layout, rows)[2])
 
 
 def test_alike_outputs_are_measured_as_if_alone():
@@ -109,7 +127,7 @@ def test_alike_outputs_are_measured_as_if_alone():
     }
     # As a permutation leaves it: no tensor of its own in memory.
     outputs["e"] = keras.ops.swapaxes(keras.ops.convert_to_tensor(outputs["d"]), 1, 2)
-    request = Request(1, statistics=FORWARD, samples=True)
+    request = Request(statistics=FORWARD, samples=True)
     together = as_read(vector(outputs, request=request))
     assert together["d"]["variance"] == pytest.approx(outputs["d"].var(), rel=1e-5)
     for name, x in outputs.items():
@@ -201,10 +219,12 @@ def test_patches_restore_what_was_there_and_what_was_not():
     layer.__dict__["call"] = mine = object()
     before = set(layer.__dict__)
     patches = Patches()
-    for value in (1, 2):
-        patches.set(layer, "call", value)
-        patches.set(layer, "extra", value)
-    patches.undo()
-    patches.undo()
-    assert layer.__dict__["call"] is mine
-    assert set(layer.__dict__) == before
+    patches.add(layer, "call", lambda was: ("call", was))
+    patches.add(layer, "get_config", lambda was: ("get_config", was))
+    for _ in range(2):
+        with patches.applied():
+            with patches.applied():
+                assert layer.__dict__["call"] == ("call", mine)
+            assert layer.__dict__["get_config"][0] == "get_config"
+        assert layer.__dict__["call"] is mine
+        assert set(layer.__dict__) == before

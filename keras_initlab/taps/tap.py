@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -240,14 +241,18 @@ class Tap:
         return (self._offset - first) % every < self._size
 
     def _is_called_by_fit(self, innermost: bool = True) -> bool:
-        """Whether the caller's caller is the `fit` that this tap belongs to."""
+        """Whether the step under way is one of the `fit` that this tap belongs to."""
         if self._fit is None:
             return True
         address, code = self._fit
-        frame = sys._getframe(2)
+        frame: FrameType | None = sys._getframe(2)
         while frame is not None:
-            if frame.f_code is code and (innermost or id(frame) == address):
-                return id(frame) == address
+            if id(frame) == address:
+                return True
+            if innermost and (
+                frame.f_code is code or frame.f_code.co_name == "train_on_batch"
+            ):
+                return False
             frame = frame.f_back
         return False
 
