@@ -203,8 +203,11 @@ def _parts(group: list[tuple[T, Any]]) -> Iterator[list[tuple[T, Any]]]:
 def _stacked(tensors: Sequence[Any]) -> Any:
     dtype = working_dtype(tensors)
     if len(tensors) == 1:
-        return ops.cast(tensors[0], dtype)[None]
-    return ops.stack([ops.cast(one, dtype) for one in tensors])
+        x = ops.cast(tensors[0], dtype)[None]
+    else:
+        x = ops.stack([ops.cast(one, dtype) for one in tensors])
+    # Of scalars a column: there is an axis to sum over.
+    return x if len(x.shape) > 1 else x[:, None]
 
 
 def joined(vectors: Sequence[Any]) -> Any:

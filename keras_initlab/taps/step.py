@@ -33,11 +33,16 @@ class TappedStep:
     """
 
     def __init__(self, model: Any, request: Request, backend: Backend) -> None:
-        # A layer's range is that for as long as what is compiled is in use.
-        self.request = replace(request, bounds=functools.cache(request.bounds))
-        self.layouts: list[Layout] = []
         self._backend = backend
         self.recorder = Recorder(model, backend, wanted=request.wanted)
+        # A layer's range is that for as long as what is compiled is in use. It may
+        # depend on weights, which cannot be read while a step is traced.
+        bounds = functools.cache(request.bounds)
+        for place in self.recorder.places:
+            if place.measured and "saturated_fraction" in request.statistics:
+                bounds(place.layer)
+        self.request = replace(request, bounds=bounds)
+        self.layouts: list[Layout] = []
         self.weights = WeightTap(self.request, self.recorder, backend)
         # On the model while the function is made and called; on the layers and the
         # optimizer while what Keras compiles, or runs eagerly, is in it.
