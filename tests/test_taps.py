@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keras_initlab.model.layers import call_keys, places
 from keras_initlab.taps import backends, figures, running
 from keras_initlab.taps.outputs import of_outputs
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.request import FORWARD, Request
-from keras_initlab.taps.walk import call_keys, places
 
 PASSES = backends.load("step", "VarianceMonitor").PASSES
 

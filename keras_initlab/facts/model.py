@@ -9,14 +9,13 @@ from typing import Any
 
 import keras
 
-from keras_initlab import nonlinearity
 from keras_initlab.diagnosis import LayerFacts
-from keras_initlab.kernels import Kernel, kernels_of
-from keras_initlab.propagation import graph
+from keras_initlab.model import graph, nonlinearity
+from keras_initlab.model.kernels import Kernel, kernels_of
+from keras_initlab.model.layers import is_closed, main_weight, places
+from keras_initlab.model.roles import NORMALISING, Roles, roles_of
 from keras_initlab.propagation.forward import Forward, run_forward
-from keras_initlab.propagation.residual import NORMALISING, Roles, roles_of
 from keras_initlab.stats import LayerStats
-from keras_initlab.taps.walk import is_closed, main_weight, places
 
 # Their inner kernels feed a softmax, or are added up by one: their scale is a
 # temperature, not a gain.

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab.context import Place
+from keras_initlab.model.construction import Place
 
 Distribution = Literal["truncated_normal", "normal", "uniform"]
 DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)

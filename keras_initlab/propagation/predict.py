@@ -9,8 +9,9 @@ from typing import Any
 
 import keras
 
-from keras_initlab.kernels import own_variables, walk_layers
-from keras_initlab.propagation import graph
+from keras_initlab.model import graph
+from keras_initlab.model.kernels import own_variables, walk_layers
+from keras_initlab.model.layers import call_keys, places
 from keras_initlab.propagation.constant import others, with_constants
 from keras_initlab.propagation.dispatch import (
     UnknownLayer,
@@ -28,7 +29,6 @@ from keras_initlab.propagation.measuring import (
 from keras_initlab.propagation.mixing import Draw
 from keras_initlab.propagation.signal import Shape, Signal
 from keras_initlab.propagation.weights import WeightMoments, weight_moments
-from keras_initlab.taps.walk import call_keys, places
 
 # Operations and layers that keep all the values of their one tensor.
 _KEEPING = frozenset(

@@ -9,13 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initlab import activations, context, fans, nonlinearity
+from keras_initlab import activations
 from keras_initlab.initializers import Auto, Scaled
 from keras_initlab.initializers.auto import Rule, rule_for
 from keras_initlab.initializers.base import activation_config
-from keras_initlab.kernels import Kernel
+from keras_initlab.model import fans, graph, nonlinearity
+from keras_initlab.model.construction import Construction, nonlinearity_ahead
+from keras_initlab.model.kernels import Kernel
 from keras_initlab.plan import PlanRow
-from keras_initlab.propagation import graph
 
 
 class Seeds:
@@ -93,8 +94,8 @@ class Finder:
                 if calls:
                     outputs = tuple(one for call in calls for one in call.outputs)
                     return graph.following_nonlinearity(self._graph(model), outputs)
-        ahead = context.nonlinearity_ahead(
-            context.Construction(kernel.layer, kernel.weight, kernel.parents)
+        ahead = nonlinearity_ahead(
+            Construction(kernel.layer, kernel.weight, kernel.parents)
         )
         holder = around[-1]
         if ahead is None and not isinstance(holder, _KNOWN_INSIDE):

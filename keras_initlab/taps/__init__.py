@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_initlab.stats import Shape
+from keras_initlab.stats import Bounds, Shape
 from keras_initlab.taps import backends, guard, running
 from keras_initlab.taps.patches import Patches
-from keras_initlab.taps.request import BACKWARD, Bounds, Request
+from keras_initlab.taps.request import BACKWARD, Request
 
 __all__ = ["Bounds", "Request", "Row", "Tap", "Window", "attach"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from keras_initlab import nonlinearity
-from keras_initlab.kernels import Kernel
-from keras_initlab.propagation.graph import Call, Graph
+from keras_initlab.model import nonlinearity
+from keras_initlab.model.graph import Call, Graph
+from keras_initlab.model.kernels import Kernel
 
 Key = tuple[int, str]
 

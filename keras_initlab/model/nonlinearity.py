@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_initlab import activations
-from keras_initlab.taps import Bounds
+from keras_initlab.stats import Bounds
 
 _layers = keras.layers
 

@@ -22,8 +22,8 @@ from weakref import WeakKeyDictionary
 import keras
 from keras.src.backend.common import global_state
 
-from keras_initlab import nonlinearity
-from keras_initlab.kernels import children, own_variables
+from keras_initlab.model import nonlinearity
+from keras_initlab.model.kernels import children, own_variables
 
 Place = tuple[Any, ...]
 

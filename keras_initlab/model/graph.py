@@ -15,7 +15,8 @@ import numpy as np
 from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
 
-from keras_initlab import activations, nonlinearity
+from keras_initlab import activations
+from keras_initlab.model import nonlinearity
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_initlab.propagation import graph
+from keras_initlab.model import graph
 
 
 def chain(model):
