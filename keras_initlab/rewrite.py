@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_initlab.initializers import Auto
 from keras_initlab.model.construction import Construction, constructing
+from keras_initlab.model.keras_internals import PASSED_ON_INITIALIZER
 from keras_initlab.model.kernels import kernels_of
 from keras_initlab.plan import Plan
 from keras_initlab.schemes import activation, isometric
@@ -261,7 +262,7 @@ def _pass_on(choices: list[Choice], seeds: Seeds) -> None:
             for choice in choices
             if any(parent is one for one in choice.kernel.parents)
         ]
-        for attribute in ("kernel_initializer", "_kernel_initializer"):
+        for attribute in ("kernel_initializer", PASSED_ON_INITIALIZER):
             if attribute in vars(parent) and all(inside):
                 seed = seeds.at(len(choices) + number)
                 setattr(parent, attribute, Auto(seed=seed))

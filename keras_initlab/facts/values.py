@@ -16,7 +16,8 @@ from keras_initlab.diagnosis import KernelFacts
 from keras_initlab.facts.model import ATTENTION, Anatomy, Readers
 from keras_initlab.initializers import Auto, Mirrored, Scaled
 from keras_initlab.model import fans
-from keras_initlab.model.kernels import Kernel, own_variables
+from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.model.kernels import Kernel
 from keras_initlab.plan import describe
 from keras_initlab.propagation.weights import initial_moments
 from keras_initlab.schemes.choice import Finder, Followed, fans_of, followed, layout_of

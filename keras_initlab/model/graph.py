@@ -1,22 +1,18 @@
-"""The walk: a model's calls in order, nested models opened. Keras's graph internals
-are read here and nowhere else.
-"""
+"""The graph of a model: its calls in order, nested models opened."""
 
 from __future__ import annotations
 
-from collections import deque
+import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import keras
-import numpy as np
-from keras.src.models.functional import Functional
-from keras.src.ops.function import Function
 
-from keras_initlab import activations
-from keras_initlab.model import nonlinearity
+from keras_initlab.model import keras_internals
+from keras_initlab.model.layers import Names, call_keys, every_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,15 +47,19 @@ class Graph:
     @cached_property
     def consumers(self) -> dict[int, tuple[Call, ...]]:
         """The calls that read each tensor."""
-        found: dict[int, list[Call]] = {}
+        readers: dict[int, list[Call]] = {}
         for call in self.calls:
             for tensor in dict.fromkeys(call.inputs):
-                found.setdefault(tensor, []).append(call)
-        return {tensor: tuple(calls) for tensor, calls in found.items()}
+                readers.setdefault(tensor, []).append(call)
+        return {tensor: tuple(calls) for tensor, calls in readers.items()}
 
     def calls_of(self, layer: Any) -> list[Call]:
         """Return the calls of one layer, in order."""
         return [call for call in self.calls if call.operation is layer]
+
+
+class NoGraph(ValueError):
+    """The calls inside a layer do not show as a graph; the message says why."""
 
 
 def has_graph(model: Any) -> bool:
@@ -68,16 +68,7 @@ def has_graph(model: Any) -> bool:
     True for a functional or built Sequential model whose class leaves `call` alone;
     a subclass with a `call` of its own may do anything.
     """
-    return _functional(model) is not None
-
-
-def _functional(model: Any) -> Any:
-    if isinstance(model, keras.Sequential):
-        plain = type(model).call is keras.Sequential.call
-        return model._functional if plain else None
-    if isinstance(model, Functional):
-        return model if type(model).call is Functional.call else None
-    return None
+    return keras_internals.functional_of(model) is not None
 
 
 def graph_of(model: Any) -> Graph:
@@ -86,12 +77,13 @@ def graph_of(model: Any) -> Graph:
     Raises:
         ValueError: the model has no graph (see `has_graph`).
     """
-    if not has_graph(model):
+    functional = keras_internals.functional_of(model)
+    if functional is None:
         raise ValueError(
             "Expected a functional or a built Sequential model, whose graph can be "
             f"walked. Received: {type(model).__name__} {model.name!r}"
         )
-    return _Walk(_functional(model)).graph
+    return _Walk(model, functional).graph
 
 
 def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
@@ -100,62 +92,87 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
     Its `call` is run on symbols of the shapes in `arguments`, and leaves no trace.
 
     Args:
-        layer: a built layer or model that holds others.
+        layer: a built layer or model.
         arguments: (args, kwargs) of its call, with objects that have a `shape` in
             place of tensors.
         training: passed on where `call` takes it.
 
     Returns:
-        The graph from those tensors, in order, to the outputs; None where `call`
-        cannot be run on symbols, or does not show in a graph what it does.
+        The graph from those tensors, in order, to the outputs; None of a layer that
+        holds no others.
+
+    Raises:
+        NoGraph: `call` cannot be run on symbols, or what it does does not show in a
+            graph. It says what `call` or Keras said.
     """
     if has_graph(layer):
         return graph_of(layer)
-    inside = list(layer._flatten_layers(include_self=False))
-    if not inside:
+    inner = [place.layer for place in every_place(layer)]
+    if not inner:
         return None
-    counts = [(one, len(one._inbound_nodes)) for one in (layer, *inside)]
-    outbound = [(one, len(one._outbound_nodes)) for one in (layer, *inside)]
     symbols: list[Any] = []
 
-    def symbol(one: Any) -> Any:
-        if not isinstance(getattr(one, "shape", None), tuple):
-            return one
-        made = keras.Input(batch_shape=tuple(one.shape), dtype=_dtype_of(layer))
-        symbols.append(made)
-        return made
+    def symbol(argument: Any) -> Any:
+        if not isinstance(getattr(argument, "shape", None), tuple):
+            return argument
+        shape, dtype = tuple(argument.shape), _input_dtype(layer, inner)
+        symbols.append(keras.Input(batch_shape=shape, dtype=dtype))
+        return symbols[-1]
 
-    try:
-        args, kwargs = keras.tree.map_structure(symbol, arguments)
-        if layer._call_has_training_arg:
-            kwargs = {**kwargs, "training": training}
-        outputs = type(layer).call(layer, *args, **kwargs)
-        functional = Function(symbols, keras.tree.flatten(outputs))
-        return _Walk(functional).graph
-    except Exception:
-        # Whatever a call trips over on symbols (a backend's own functions, values
-        # that are asked for): it is then measured as a whole.
-        return None
-    finally:
-        for one, count in counts:
-            del one._inbound_nodes[count:]
-        for one, count in outbound:
-            del one._outbound_nodes[count:]
+    with keras_internals.nodes_forgotten((layer, *inner)):
+        try:
+            args, kwargs = keras.tree.map_structure(symbol, arguments)
+            if keras_internals.takes_training(layer):
+                kwargs = {**kwargs, "training": training}
+            outputs = keras.tree.flatten(type(layer).call(layer, *args, **kwargs))
+            function = keras_internals.function_between(symbols, outputs)
+            return _Walk(layer, function).graph
+        except _refusals() as error:
+            message = " ".join(str(error).split()) or "no message"
+            said = textwrap.shorten(message, 160, placeholder=" ...")
+            raise NoGraph(
+                f"its call cannot be followed on symbols ({type(error).__name__}: "
+                f"{said})"
+            ) from error
 
 
-def _dtype_of(layer: Any) -> str:
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return the errors with which code refuses a symbol in place of a tensor.
+
+    A symbol has no values and may lack sizes; functions of a backend, of NumPy and of
+    the user say so with one of these. Anything else is a mistake in `call`.
+    """
+    errors: list[type[Exception]] = [
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ]
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None:
+        errors.append(tensorflow.errors.OpError)  # is none of the above
+    return tuple(errors)
+
+
+def _input_dtype(layer: Any, inner: list[Any]) -> str:
+    """Return the dtype that the first layer reads: of an Embedding, int32."""
     first = next(
-        (one for one in layer._flatten_layers() if not isinstance(one, keras.Model)),
-        None,
+        (held for held in (layer, *inner) if not isinstance(held, keras.Model)), None
     )
     return "int32" if isinstance(first, keras.layers.Embedding) else layer.compute_dtype
 
 
 class _Walk:
-    """Numbers the tensors of a model and lists its calls."""
+    """Numbers the tensors of a model or layer and lists the calls inside it."""
 
-    def __init__(self, functional: Any) -> None:
+    def __init__(self, owner: Any, functional: Any) -> None:
         self._tensors = 0
+        self._paths = {id(place.layer): place.path for place in every_place(owner)}
+        self._names = Names(self._paths.values())
         self._raw: list[tuple[Any, str, tuple[int, ...], tuple[int, ...], Any]] = []
         inputs = self._number(functional.inputs)
         outputs = self._enter(functional, inputs, "")
@@ -169,128 +186,34 @@ class _Walk:
     def _enter(self, functional: Any, inputs: list[int], prefix: str) -> list[int]:
         """List the calls of one model; return the numbers of its outputs."""
         numbers = {id(s): n for s, n in zip(functional.inputs, inputs, strict=True)}
-        for depth in sorted(functional._nodes_by_depth, reverse=True):
-            for node in functional._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                operation = node.operation
-                path = f"{prefix}{operation.name}"
-                read = [numbers[id(symbol)] for symbol in node.input_tensors]
-                inner = _functional(operation)
-                # A model called with a tensor twice or with some inputs left out
-                # cannot be opened by position: it stays one call.
-                if inner is not None and len(inner.inputs) == len(read):
-                    made = self._enter(inner, read, f"{path}/")
-                else:
-                    made = self._number(node.outputs)
-                    self._raw.append((operation, path, tuple(read), tuple(made), node))
-                numbers.update(zip(map(id, node.outputs), made, strict=True))
+        for node in keras_internals.nodes_of(functional):
+            operation = node.operation
+            path = self._path_of(operation, prefix)
+            read = [numbers[id(symbol)] for symbol in node.input_tensors]
+            nested = keras_internals.functional_of(operation)
+            # A model called with a tensor twice or with some inputs left out
+            # cannot be opened by position: it stays one call.
+            if nested is not None and len(nested.inputs) == len(read):
+                written = self._enter(nested, read, f"{path}/")
+            else:
+                written = self._number(node.outputs)
+                call = (operation, path, tuple(read), tuple(written), node)
+                self._raw.append(call)
+            numbers.update(zip(map(id, node.outputs), written, strict=True))
         return [numbers[id(symbol)] for symbol in functional.outputs]
 
+    def _path_of(self, operation: Any, prefix: str) -> str:
+        """Return the path of a layer's place; of a bare operation, the like."""
+        if id(operation) not in self._paths:
+            name = self._names.free(f"{prefix}{operation.name}")
+            self._paths[id(operation)] = name
+        return self._paths[id(operation)]
+
     def _calls(self) -> Iterator[Call]:
-        total: dict[str, int] = {}
-        for _, path, *_ in self._raw:
-            total[path] = total.get(path, 0) + 1
-        seen: dict[str, int] = {}
-        for operation, path, read, made, node in self._raw:
-            order = seen.get(path, 0)
-            seen[path] = order + 1
-            key = path if total[path] == 1 else f"{path}#{order}"
-            yield Call(operation, path, key, read, made, node)
-
-
-@dataclass(frozen=True)
-class Following:
-    """What a tensor meets: the nearest nonlinearity, and how sure that is."""
-
-    nonlinearity: Any
-    note: str = ""
-
-
-def following_nonlinearity(graph: Graph, tensors: tuple[int, ...]) -> Following:
-    """Return the nonlinearity that `tensors` meet first, through transparent calls.
-
-    Breadth first: of several paths the shortest counts, and where as short a one
-    leads elsewhere the note says so. None (linear) where every path ends at another
-    kernel, an unknown layer or the model's output before it is bent.
-    """
-    pending = deque(tensors)
-    seen = set(tensors)
-    found: list[Any] = []
-    unknown: list[str] = []
-    while pending and not found:
-        for _ in range(len(pending)):
-            for call in graph.consumers.get(pending.popleft(), ()):
-                bend = _bend_of(call)
-                if bend is not None:
-                    found.append(bend)
-                elif _is_transparent(call):
-                    fresh = [one for one in call.outputs if one not in seen]
-                    pending.extend(fresh)
-                    seen.update(fresh)
-                elif not _has_kernel(call.operation):
-                    unknown.append(call.operation.name)
-    if found:
-        names = list(dict.fromkeys(readable(one) for one in found))
-        others = [*names[1:], *(f"{one}, whose effect is unknown" for one in unknown)]
-        note = f"also feeds {', '.join(others)}" if others else ""
-        return Following(found[0], note)
-    note = f"linear up to {unknown[0]}, whose effect is unknown" if unknown else ""
-    return Following(None, note)
-
-
-def readable(identifier: Any) -> str:
-    """Return an activation's name for people."""
-    try:
-        return activations.resolve(identifier).name
-    except (TypeError, ValueError):
-        name = getattr(identifier, "name", None) or getattr(
-            identifier, "__name__", type(identifier).__name__
-        )
-        return str(name)
-
-
-def _bend_of(call: Call) -> Any:
-    """Return the nonlinearity that a call is, None if it is something else."""
-    operation = call.operation
-    if not call.is_layer:
-        return _bare_nonlinearity(call)
-    if isinstance(operation, (*nonlinearity.ACTIVATION_LAYERS, keras.layers.Lambda)):
-        return nonlinearity.own_nonlinearity(operation)
-    return None
-
-
-# Bare operations that move, add or rescale values: transparent, as their layers are.
-_TRANSPARENT_OPERATIONS = frozenset(
-    "Add Subtract Average Concatenate Stack Hstack Vstack "
-    "Reshape Ravel Transpose Swapaxes Moveaxis Squeeze ExpandDims Flip Roll Repeat "
-    "Tile BroadcastTo GetItem Slice Split Take Pad DepthToSpace SpaceToDepth "
-    "Cast SaturateCast ConvertToTensor Copy StopGradient Mean Sum Max "
-    "MaxPool AveragePool AdaptiveMaxPool AdaptiveAveragePool "
-    "BatchNorm LayerNorm RMSNorm Normalize Negative".split()
-)
-
-
-def _is_transparent(call: Call) -> bool:
-    if call.is_layer:
-        return nonlinearity.is_transparent(call.operation)
-    kind = type(call.operation).__name__
-    return kind in _TRANSPARENT_OPERATIONS or _is_affine(call)
-
-
-def _bare_nonlinearity(call: Call) -> Any:
-    """Return what a bare operation on one tensor bends it by, None if it does not."""
-    kind = type(call.operation).__name__
-    if len(call.inputs) != 1 or kind in _TRANSPARENT_OPERATIONS:
-        return None
-    function = as_function(call)
-    try:
-        resolved = activations.resolve(function)
-    except (TypeError, ValueError):
-        # Softmax and its like mix units: known by name, not by value.
-        name = keras.src.utils.naming.to_snake_case(kind)
-        return name if hasattr(keras.activations, name) else None
-    return None if _is_affine(call) else resolved
+        keys = call_keys([path for _, path, *_ in self._raw])
+        for key, call in zip(keys, self._raw, strict=True):
+            operation, path, inputs, outputs, node = call
+            yield Call(operation, path, key, inputs, outputs, node)
 
 
 def as_function(call: Call) -> Any:
@@ -305,43 +228,12 @@ def as_function(call: Call) -> Any:
     return function
 
 
-def _is_affine(call: Call) -> bool:
-    """Say whether a bare operation on one tensor only scales and shifts it."""
-    if len(call.inputs) != 1:
-        return False
-    try:
-        function = activations.resolve(as_function(call)).function
-    except (TypeError, ValueError):
-        return False
-    if function is None:
-        return False
-    values = function(np.linspace(-3.0, 3.0, 13))
-    return bool(np.allclose(np.diff(values, 2), 0, atol=1e-5))
-
-
-def _has_kernel(operation: Any) -> bool:
-    return any(name.endswith("kernel_initializer") for name in vars(operation))
-
-
-def built_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
-    """Return name and shape of each input that a subclassed model was built for."""
-    recorded = model._build_shapes_dict or {}
-    found: list[tuple[str, tuple[int | None, ...]]] = []
-    for name, shapes in recorded.items():
-        flat: list[Any] = []
-        keras.tree.map_shape_structure(flat.append, shapes)
-        for index, shape in enumerate(flat):
-            label = name if len(flat) == 1 else f"{name}_{index}"
-            found.append((label.removesuffix("_shape"), (None, *tuple(shape)[1:])))
-    return found
-
-
 _STANDARDISING = (keras.layers.Normalization, keras.layers.Rescaling)
 
 
 def standardised(graph: Graph) -> frozenset[int]:
     """Return the ids of the last Normalization or Rescaling behind each input."""
-    found: set[int] = set()
+    ids: set[int] = set()
     for tensor in graph.inputs:
         last = None
         while len(readers := graph.consumers.get(tensor, ())) == 1:
@@ -350,8 +242,20 @@ def standardised(graph: Graph) -> frozenset[int]:
             last = readers[0]
             tensor = last.outputs[0]
         if last is not None:
-            found.add(id(last.operation))
-    return frozenset(found)
+            ids.add(id(last.operation))
+    return frozenset(ids)
+
+
+def built_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
+    """Return name and shape of each input that a subclassed model was built for."""
+    inputs: list[tuple[str, tuple[int | None, ...]]] = []
+    for name, shapes in keras_internals.build_shapes(model).items():
+        flat: list[Any] = []
+        keras.tree.map_shape_structure(flat.append, shapes)
+        for index, shape in enumerate(flat):
+            label = name if len(flat) == 1 else f"{name}_{index}"
+            inputs.append((label.removesuffix("_shape"), (None, *tuple(shape)[1:])))
+    return inputs
 
 
 def built_arguments(model: Any, tensors: list[Any]) -> tuple[tuple[Any, ...], Any]:
@@ -360,12 +264,12 @@ def built_arguments(model: Any, tensors: list[Any]) -> tuple[tuple[Any, ...], An
     A subclassed model that was built for a list or a dict of tensors is called on one.
     """
     left = iter(tensors)
-    found = {
+    arguments = {
         name.removesuffix("_shape"): keras.tree.map_shape_structure(
             lambda _: next(left), shapes
         )
-        for name, shapes in (model._build_shapes_dict or {}).items()
+        for name, shapes in keras_internals.build_shapes(model).items()
     }
-    if len(found) == 1:
-        return tuple(found.values()), {}
-    return (), found
+    if len(arguments) == 1:
+        return tuple(arguments.values()), {}
+    return (), arguments

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_initlab import activations
 from keras_initlab.model import nonlinearity
 from keras_initlab.model.graph import Call, Graph
 from keras_initlab.model.kernels import Kernel
@@ -181,8 +182,6 @@ def _last_kernels(
 
 def _saturates(identifier: Any) -> bool:
     """Say whether this is an activation of bounded range, as a gate has."""
-    from keras_initlab import activations
-
     if isinstance(identifier, keras.layers.Layer) and not isinstance(
         identifier, nonlinearity.ACTIVATION_LAYERS
     ):

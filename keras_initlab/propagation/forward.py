@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_initlab.model import graph
-from keras_initlab.model.kernels import own_variables
+from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.layers import is_closed
 from keras_initlab.propagation.predict import (
     Known,

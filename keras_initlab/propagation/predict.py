@@ -10,8 +10,8 @@ from typing import Any
 import keras
 
 from keras_initlab.model import graph
-from keras_initlab.model.kernels import own_variables, walk_layers
-from keras_initlab.model.layers import call_keys, places
+from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.model.layers import call_keys, every_place
 from keras_initlab.propagation.constant import others, with_constants
 from keras_initlab.propagation.dispatch import (
     UnknownLayer,
@@ -70,8 +70,10 @@ class Known:
 def known_of(model: Any) -> Known:
     """Return what walks through `model` share, as yet without weights."""
     known = Known(walked=graph.graph_of(model) if graph.has_graph(model) else None)
-    known.parents.update((id(layer), parents) for layer, parents in walk_layers(model))
-    known.paths.update((id(place.layer), place.path) for place in places(model))
+    for place in every_place(model):
+        known.parents[id(place.layer)] = place.parents
+        if not place.enclosed:
+            known.paths[id(place.layer)] = place.path
     return known
 
 
