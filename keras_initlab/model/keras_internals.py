@@ -134,10 +134,44 @@ def functional_of(model: Any) -> Any:
 def function_between(inputs: list[Any], outputs: list[Any]) -> Any:
     """Return the function from symbols to symbols that were computed from them.
 
+    Two operations may have one name, as two sublayers in a subclass may.
+
     Raises:
         ValueError: an output does not come from the inputs, or there are none.
     """
-    return Function(inputs, outputs)
+    with _names_apart(_operations_behind(outputs)):
+        return Function(inputs, outputs)
+
+
+def _operations_behind(symbols: list[Any]) -> list[Any]:
+    """Return the operations that `symbols` were computed by, each once."""
+    pending = [symbol for symbol in symbols if keras.utils.is_keras_tensor(symbol)]
+    nodes: dict[int, Any] = {}
+    while pending:
+        node, _ = node_of(pending.pop())
+        if id(node) not in nodes:
+            nodes[id(node)] = node
+            pending.extend(node.input_tensors)
+    operations = (node.operation for node in nodes.values())
+    return list({id(operation): operation for operation in operations}.values())
+
+
+@contextlib.contextmanager
+def _names_apart(operations: list[Any]) -> Iterator[None]:
+    """Number operations of one name in this block: `Function` wants no two alike."""
+    seen: set[str] = set()
+    renamed: list[tuple[Any, str]] = []
+    try:
+        for number, operation in enumerate(operations):
+            name = operation.name
+            if name in seen:
+                renamed.append((operation, name))
+                operation.name = f"{name}~{number}"
+            seen.add(name)
+        yield
+    finally:
+        for operation, name in renamed:
+            operation.name = name
 
 
 def nodes_of(functional: Any) -> Iterator[Any]:

@@ -93,6 +93,14 @@ class Forward:
         return [one for one in self.stats if one.source == "measured"]
 
     @property
+    def refusals(self) -> list[str]:
+        """Why composite layers were measured as a whole, a sentence for each."""
+        return [
+            f"{path} is measured as a whole: {reason}"
+            for path, reason in self.propagation.refusals.items()
+        ]
+
+    @property
     def stats(self) -> list[LayerStats]:
         """A `LayerStats` for each layer call, with the gradients."""
         found = gradients(self.outputs, Gradient(1.0))

@@ -92,6 +92,8 @@ class Propagation:
             activation, by the id of its layer and its name.
         calls: the calls so far, composite layers opened: one flat graph.
         known: what an earlier walk through the model found, to be used again.
+        refusals: why composite layers were run on a sample as a whole, and not opened,
+            by their paths.
         standard: ids of layers whose output is taken to have mean 0, and the variance
             `standard_variance`.
     """
@@ -103,6 +105,7 @@ class Propagation:
     records: list[Record] = field(default_factory=list)
     kernel_outputs: dict[tuple[int, str], list[float]] = field(default_factory=dict)
     calls: list[graph.Call] = field(default_factory=list)
+    refusals: dict[str, str] = field(default_factory=dict)
     standard: frozenset[int] = frozenset()
     standard_variance: float = 1.0
     known: Known = field(default_factory=Known)
@@ -321,10 +324,13 @@ class Propagation:
         except PropagationError:
             raise
         except Exception as error:
+            refusal = self.refusals.get(path)
+            why = f" It was run as a whole: {refusal}." if refusal else ""
             raise PropagationError(
                 f"The signal through layer {path!r} ({type(layer).__name__}) could not "
-                f"be predicted. Received: {type(error).__name__}: {error}. If the rule "
-                "is your own, mend it; see keras_initlab.propagation.output_moments."
+                f"be predicted. Received: {type(error).__name__}: {error}.{why} If the "
+                "rule is your own, mend it; see "
+                "keras_initlab.propagation.output_moments."
             ) from error
         finally:
             self._arguments.pop()
@@ -378,7 +384,11 @@ class Propagation:
             return made
         except UnknownLayer:
             pass
-        opened = graph.opened(layer, arguments, self.training)
+        try:
+            opened = graph.opened(layer, arguments, self.training)
+        except graph.NoGraph as refusal:
+            self.refusals[path] = str(refusal)
+            opened = None
         if opened is not None:
             self._inside.add(id(layer))
             return tuple(self._walk(opened, list(inputs), path))

@@ -118,6 +118,7 @@ def assumptions_of(forward: Forward, roles: Roles, options: Options) -> tuple[st
     unknown = [stat.layer for stat in forward.measured]
     if unknown:
         lines.append(f"no rule, measured on a Gaussian sample: {_listed(unknown)}")
+    lines.extend(forward.refusals)
     return tuple(lines)
 
 

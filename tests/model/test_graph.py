@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+import keras_initlab as il
 from keras_initlab.model import graph
 from keras_initlab.model.following import following_nonlinearity
 
@@ -118,3 +119,93 @@ def test_a_thousand_layers_are_walked():
     assert len(walked.calls) == 1501
     assert np.array_equal(walked.inputs, walked.calls[0].inputs)
     assert following_nonlinearity(walked, walked.inputs).nonlinearity is not None
+
+
+class Asking(layers.Layer):
+    """Asks for the values of a tensor, which a symbol does not have."""
+
+    def __init__(self, error=None, **options):
+        super().__init__(**options)
+        self.inner = layers.Dense(4, name="inner")
+        self.error = error
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], 4)
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            raise self.error
+        return self.inner(x)
+
+
+def open_up(layer):
+    layer.build((None, 3))
+    return graph.opened(layer, ((keras.KerasTensor((None, 3)),), {}), training=False)
+
+
+def test_a_layer_without_sublayers_has_nothing_to_open():
+    assert open_up(layers.Dense(4)) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TypeError("no\n values"), IndexError("no values"), RuntimeError("no values")],
+    ids=lambda error: type(error).__name__,
+)
+def test_why_a_call_has_no_graph_is_kept(error):
+    layer = Asking(error)
+    kind = type(error).__name__
+    with pytest.raises(graph.NoGraph, match=rf"\({kind}: no values\)") as caught:
+        open_up(layer)
+    assert caught.value.__cause__ is error
+
+
+def test_what_is_no_refusal_is_not_taken_for_one():
+    class Mistake(Exception):
+        pass
+
+    with pytest.raises(Mistake):
+        open_up(Asking(Mistake()))
+
+
+def test_outputs_that_do_not_come_from_the_inputs_are_no_graph():
+    class Apart(Asking):
+        def call(self, x):
+            return self.inner(keras.Input((3,)))
+
+    with pytest.raises(graph.NoGraph, match="ValueError"):
+        open_up(Apart())
+
+
+def asking_model():
+    layer = Asking(TypeError("no values here"), name="asking")
+    return keras.Sequential([keras.Input((3,)), layer, layers.Dense(2, name="head")])
+
+
+def test_plans_and_inspections_and_errors_say_why_a_layer_was_not_opened():
+    model = asking_model()
+    expected = (
+        "asking is measured as a whole: its call cannot be followed on symbols "
+        "(TypeError: no values here)"
+    )
+    plan = il.rewrite_initializers(model, scheme="variance", seed=0)
+    assert expected in plan.assumptions
+    assert f"{expected}." in il.inspect(model).notes
+    assert il.propagate(model)[0].source == "measured"
+
+
+def test_an_error_says_why_a_layer_was_not_opened():
+    class Failing(Asking):
+        def call(self, x):
+            if isinstance(x, keras.KerasTensor):
+                return super().call(x)
+            raise ValueError("never")
+
+    inputs = keras.Input((3,))
+    layer = Failing(TypeError("no values here"), name="asking")
+    model = keras.Model(inputs, layer(inputs))
+    with pytest.raises(ValueError, match=r"never.*run as a whole: .*no values here"):
+        il.propagate(model)
