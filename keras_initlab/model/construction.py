@@ -1,9 +1,9 @@
 """The layer under construction: who is asking an initializer for which weight.
 
 Keras calls an initializer with a shape and a dtype, no more. But while a weight is
-being made, every open name scope knows its caller (the layer), and the variable
-itself is on the call stack. This file turns them into a `Construction`; everything
-else asks `under_construction()`.
+created, every open name scope knows its caller (the layer), and the variable itself is
+on the call stack. This file turns them into a `Construction`; everything else asks
+`under_construction()`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WeightPlace = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Construction:
-    """The weight being made.
+    """The weight under construction.
 
     `layer` holds it, `parents` are the layers around that one (outermost first),
     `weight` is its name in the layer ("kernel"), `place` says where in the model it
@@ -48,7 +48,7 @@ _local = threading.local()
 
 
 def under_construction() -> Construction | None:
-    """Return the weight that is being made now; None if nobody is making one."""
+    """Return the weight under construction; None where there is none."""
     declared = getattr(_local, "declared", None)
     if declared is not None:
         return declared  # type: ignore[no-any-return]
@@ -125,8 +125,8 @@ def _path_to_owner(layer: Any, variable: Any) -> list[Any]:
     """Return the layers from below `layer` down to the one that holds `variable`.
 
     A layer with no `build` of its own is built by running its `call` on symbols. The
-    weights made there get their values at the end, when only the outer scope is
-    still open; by then the inner layer holds the variable, and is found by it.
+    weights created there get their values at the end, when only the outer scope is
+    still open; by then the inner layer holds the variable.
     """
     if variable is None or _holds(layer, variable):
         return []
@@ -181,7 +181,7 @@ def _place_of_call(layer: Any) -> WeightPlace:
 
 
 def _given_name(operation: Any) -> str:
-    """Return the name that the user gave to `operation`, "" if Keras made it up."""
+    """Return the name that the user gave to `operation`, "" if Keras chose it."""
     automatic = keras_internals.automatic_name(type(operation))
     matched = re.fullmatch(rf"{re.escape(automatic)}(_\d+)?", operation.name)
     return "" if matched else operation.name
@@ -190,7 +190,7 @@ def _given_name(operation: Any) -> str:
 def _place_of_inputs(inputs: list[Any], call: Any) -> str:
     """Digest where `inputs` come from and which of their consumers `call` is.
 
-    `call` is the graph node that consumes them, None for the one being made.
+    `call` is the graph node that consumes them, None for the call under way.
     """
     symbols = [value for value in inputs if keras.utils.is_keras_tensor(value)]
     if not symbols:

@@ -159,7 +159,7 @@ def _last_kernels(
     tensor: int, makers: dict[int, Call], inside: dict[int, list[Kernel]], fork: int
 ) -> list[tuple[Call, bool]]:
     """Return the calls with kernels that a tensor comes from, gates left out."""
-    found, pending, seen = [], [(tensor, False)], set()
+    ends, pending, seen = [], [(tensor, False)], set()
     while pending:
         at, normalised = pending.pop()
         if at in seen or at == fork:
@@ -171,13 +171,13 @@ def _last_kernels(
         if id(maker.operation) in inside:
             own = nonlinearity.own_nonlinearity(maker.operation)
             if own is None or not _saturates(own):
-                found.append((maker, normalised))
+                ends.append((maker, normalised))
             continue
         if maker.is_layer and _saturates(maker.operation):
             continue
         behind = normalised or isinstance(maker.operation, NORMALISING)
         pending.extend((source, behind) for source in maker.inputs)
-    return found
+    return ends
 
 
 def _saturates(identifier: Any) -> bool:
