@@ -20,7 +20,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from keras_initlab._version import __version__
-from keras_initlab.fans import Fans, KernelLayout, kernel_fans, kernel_layout
 from keras_initlab.initializers import (
     Auto,
     ClassPriorBias,
@@ -39,6 +38,7 @@ from keras_initlab.initializers import (
     Scaled,
     Sparse,
 )
+from keras_initlab.model.fans import Fans, KernelLayout, kernel_fans, kernel_layout
 
 if TYPE_CHECKING:
     from keras_initlab.diagnosis import Finding

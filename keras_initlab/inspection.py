@@ -269,6 +269,8 @@ def _notes(anatomy: Anatomy, facts: Facts) -> list[str]:
             "Predictions follow the moments of the weights' values, taken for "
             "independent; gradients start from 1 at the outputs."
         )
+    if anatomy.forward is not None:
+        notes.extend(f"{refusal}." for refusal in anatomy.forward.refusals)
     if not facts.inputs:
         notes.append("No data were given: pass a batch to measure on it.")
     return notes

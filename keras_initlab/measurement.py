@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab import nonlinearity
+from keras_initlab.model import nonlinearity
+from keras_initlab.model.layers import main_weight, places
 from keras_initlab.stats import LayerStats
 from keras_initlab.taps import once
 from keras_initlab.taps.figures import unit_axis
-from keras_initlab.taps.walk import main_weight, places
 
 __all__ = ["measure"]
 

@@ -20,7 +20,7 @@ class PlanRow:
         layer: the layer's path inside the model.
         weight: the weight's name in the layer.
         nonlinearity: what the kernel's output meets, by name ("linear" if nothing).
-        fan_in, fan_out: see `keras_initlab.fans`; None while the layer is not built.
+        fan_in, fan_out: see `keras_initlab.model.fans`; None until the layer is built.
         gain: the factor of Var(w) = gain² / fan; None where the kernel is left alone.
         std: the standard deviation of the draw; None if unknown or left alone.
         before, after: the initializers; the same one where the kernel is left alone.

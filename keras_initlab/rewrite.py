@@ -9,9 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initlab import context
 from keras_initlab.initializers import Auto
-from keras_initlab.kernels import kernels_of
+from keras_initlab.model.construction import Construction, constructing
+from keras_initlab.model.keras_internals import PASSED_ON_INITIALIZER
+from keras_initlab.model.kernels import kernels_of
 from keras_initlab.plan import Plan
 from keras_initlab.schemes import activation, isometric
 from keras_initlab.schemes import variance as variance_scheme
@@ -236,10 +237,10 @@ def _apply(choices: list[Choice], seeds: Seeds) -> None:
     for index, choice in enumerate(changed):
         kernel, after = choice.kernel, choice.row.after
         if kernel.variable is not None:
-            construction = context.Construction(
+            construction = Construction(
                 kernel.layer, kernel.weight, kernel.parents, (index,)
             )
-            with context.constructing(construction):
+            with constructing(construction):
                 value = after(kernel.variable.shape, kernel.variable.dtype)
             kernel.variable.assign(value)
         if kernel.attribute is not None:  # always so where a row has changed
@@ -261,7 +262,7 @@ def _pass_on(choices: list[Choice], seeds: Seeds) -> None:
             for choice in choices
             if any(parent is one for one in choice.kernel.parents)
         ]
-        for attribute in ("kernel_initializer", "_kernel_initializer"):
+        for attribute in ("kernel_initializer", PASSED_ON_INITIALIZER):
             if attribute in vars(parent) and all(inside):
                 seed = seeds.at(len(choices) + number)
                 setattr(parent, attribute, Auto(seed=seed))

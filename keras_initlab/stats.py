@@ -1,9 +1,9 @@
-"""LayerStats: the one record between who computes signals and who shows them."""
+"""LayerStats and Bounds: records between who computes signals and who shows them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Source = Literal["predicted", "measured", "monitored"]
 Shape = tuple[int | None, ...]
@@ -57,3 +57,18 @@ class LayerStats:
     # Keyword-only, so that it can follow the optional fields without a default:
     # a record that does not say where it comes from would be a lie in waiting.
     source: Source = field(kw_only=True)
+
+
+class Bounds(NamedTuple):
+    """The range of a bounded activation, and where in it a value is saturated.
+
+    Attributes:
+        low, high: the ends of the range.
+        near: how near to an end is saturated.
+        counts_low: whether the lower end counts (that of ReLU6 does not).
+    """
+
+    low: float
+    high: float
+    near: float
+    counts_low: bool

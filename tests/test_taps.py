@@ -9,7 +9,6 @@ from keras_initlab.taps.outputs import of_outputs
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.request import FORWARD, Request
-from keras_initlab.taps.walk import call_keys, places
 
 PASSES = backends.load("test").passes
 
@@ -153,65 +152,6 @@ def test_samples_of_a_weight_are_even_over_its_columns(shape):
     )
     assert counts.sum() > figures.SAMPLED_ENTRIES / 2
     assert counts.min() > 0.7 * counts.mean()
-
-
-class Twins(layers.Layer):
-    def __init__(self):
-        super().__init__(name="twins")
-        self.one = layers.Dense(2, name="same")
-        self.two = layers.Dense(2, name="same")
-
-    def build(self, input_shape):
-        self.one.build(input_shape)
-        self.two.build(input_shape)
-
-    def call(self, x):
-        return self.one(x) + self.two(x)
-
-
-def nested():
-    encoder = keras.Sequential([layers.Dense(3, name="dense")], name="encoder")
-    return keras.Sequential(
-        [
-            keras.Input((4, 5)),
-            encoder,
-            layers.LSTM(2, return_sequences=True, name="lstm"),
-            layers.TimeDistributed(layers.Dense(2), name="timed"),
-            layers.Bidirectional(layers.GRU(2, name="gru"), name="both"),
-            Twins(),
-        ],
-        name="model",
-    )
-
-
-def test_places_are_paths_without_the_model():
-    found = {place.path: place.measured for place in places(nested())}
-    assert found == {
-        "encoder": False,
-        "encoder/dense": True,
-        "lstm": True,
-        "timed": True,
-        "both": True,
-        "both/forward_gru": True,
-        "both/backward_gru": True,
-        "twins": True,
-        "twins/same": True,
-        "twins/same~2": True,
-    }
-
-
-@pytest.mark.parametrize(
-    ("paths", "keys"),
-    [
-        ([], []),
-        (["a", "b"], ["a", "b"]),
-        (["a", "b", "a"], ["a#0", "b", "a#1"]),
-        (["a#0", "a", "a"], ["a#0", "a#0~2", "a#1"]),
-    ],
-    ids=["none", "once", "shared", "collision"],
-)
-def test_call_keys(paths, keys):
-    assert call_keys(paths) == keys
 
 
 def test_patches_restore_what_was_there_and_what_was_not():

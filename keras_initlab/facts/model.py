@@ -9,14 +9,13 @@ from typing import Any
 
 import keras
 
-from keras_initlab import nonlinearity
 from keras_initlab.diagnosis import LayerFacts
-from keras_initlab.kernels import Kernel, kernels_of
-from keras_initlab.propagation import graph
+from keras_initlab.model import graph, nonlinearity
+from keras_initlab.model.kernels import Kernel, kernels_of
+from keras_initlab.model.layers import every_place, is_closed, main_weight, places
+from keras_initlab.model.roles import NORMALISING, Roles, roles_of
 from keras_initlab.propagation.forward import Forward, run_forward
-from keras_initlab.propagation.residual import NORMALISING, Roles, roles_of
 from keras_initlab.stats import LayerStats
-from keras_initlab.taps.walk import is_closed, main_weight, places
 
 # Their inner kernels feed a softmax, or are added up by one: their scale is a
 # temperature, not a gain.
@@ -191,9 +190,9 @@ class Anatomy:
         for place in places(self.model):
             # Of a layer that holds others, what the last one of them makes.
             if id(place.layer) not in last:
-                parts = [id(one) for one in place.layer._flatten_layers()]
-                called = [one for one in parts if one in last]
-                if called and max(called, key=lambda one: last[one]) in found:
+                parts = [id(part.layer) for part in every_place(place.layer)]
+                called = [part for part in parts if part in last]
+                if called and max(called, key=lambda part: last[part]) in found:
                     found.add(id(place.layer))
         return found
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from keras_initlab.facts.model import Anatomy
 from keras_initlab.facts.values import values_of
-from keras_initlab.kernels import own_variables
-from keras_initlab.taps.walk import is_closed, places
+from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.model.layers import is_closed, places
 
 # Root mean square of biases that put most units to one side of their activation, where
 # what comes in has variance 1.

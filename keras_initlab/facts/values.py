@@ -11,11 +11,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab import activations, fans
+from keras_initlab import activations
 from keras_initlab.diagnosis import KernelFacts
 from keras_initlab.facts.model import ATTENTION, Anatomy, Readers
 from keras_initlab.initializers import Auto, Mirrored, Scaled
-from keras_initlab.kernels import Kernel, own_variables
+from keras_initlab.model import fans
+from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.model.kernels import Kernel
 from keras_initlab.plan import describe
 from keras_initlab.propagation.weights import initial_moments
 from keras_initlab.schemes.choice import Finder, Followed, fans_of, followed, layout_of

@@ -9,8 +9,10 @@ from typing import Any
 
 import keras
 
-from keras_initlab import activations, context, fans
+from keras_initlab import activations
 from keras_initlab.initializers import base, draws
+from keras_initlab.model import fans
+from keras_initlab.model.construction import Construction, nonlinearity_ahead
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Auto(base.VarianceScaled):
         self.seed = base.checked_seed(seed)
 
     def variance(
-        self, shape: tuple[int, ...], construction: context.Construction | None
+        self, shape: tuple[int, ...], construction: Construction | None
     ) -> float:
         """Return the Var(w) that one weight is drawn with; 0 for a bias."""
         if construction is not None and construction.weight == "bias":
@@ -106,7 +108,7 @@ class Auto(base.VarianceScaled):
         layout = base.layout_of(shape, construction)
         return rule.gain**2 / layout.fans(shape).over(self.mode or rule.mode)
 
-    def rule(self, construction: context.Construction | None) -> Rule:
+    def rule(self, construction: Construction | None) -> Rule:
         """Return the rule for one weight."""
         if self.activation is not None:
             return rule_for(self.activation)
@@ -115,7 +117,7 @@ class Auto(base.VarianceScaled):
         if isinstance(construction.layer, keras.layers.Embedding):
             # A lookup sums over one row: variance 1 whatever the width.
             return Rule("LeCun", 1.0, "fan_in")
-        ahead = context.nonlinearity_ahead(construction)
+        ahead = nonlinearity_ahead(construction)
         try:
             return rule_for(ahead)
         except (TypeError, ValueError) as error:

@@ -9,8 +9,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab import activations, context, fans
+from keras_initlab import activations
 from keras_initlab.initializers import draws
+from keras_initlab.model import fans
+from keras_initlab.model.construction import Construction, under_construction
 
 PACKAGE = "initlab"
 
@@ -39,13 +41,13 @@ class LayerInitializer(keras.initializers.Initializer):  # type: ignore[misc]
                 f"Received: dtype={dtype!r}. Use an initializer such as 'zeros' for "
                 "integer and boolean weights."
             )
-        return self.values(sizes, kind, context.under_construction())
+        return self.values(sizes, kind, under_construction())
 
     def values(
         self,
         shape: tuple[int, ...],
         dtype: str,
-        construction: context.Construction | None,
+        construction: Construction | None,
     ) -> Any:
         """Return the tensor for one weight, whose maker may be unknown (None)."""
         raise NotImplementedError
@@ -65,7 +67,7 @@ class VarianceScaled(LayerInitializer):
         self,
         shape: tuple[int, ...],
         dtype: str,
-        construction: context.Construction | None,
+        construction: Construction | None,
     ) -> Any:
         """Return the drawn tensor; zeros where the variance is 0."""
         variance = self.variance(shape, construction)
@@ -75,7 +77,7 @@ class VarianceScaled(LayerInitializer):
         return draws.draw(shape, variance, self.distribution, random_generator, dtype)
 
     def variance(
-        self, shape: tuple[int, ...], construction: context.Construction | None
+        self, shape: tuple[int, ...], construction: Construction | None
     ) -> float:
         """Return the Var(w) that one weight is drawn with."""
         assert self.mode is not None
@@ -84,7 +86,7 @@ class VarianceScaled(LayerInitializer):
 
 
 def generator(
-    seed: int | None, construction: context.Construction | None
+    seed: int | None, construction: Construction | None
 ) -> np.random.Generator:
     """Return the generator for the weight under construction."""
     place = () if construction is None else construction.place
@@ -92,7 +94,7 @@ def generator(
 
 
 def layout_of(
-    shape: tuple[int, ...], construction: context.Construction | None
+    shape: tuple[int, ...], construction: Construction | None
 ) -> fans.KernelLayout:
     """Return how the weight under construction acts; by shape if nobody is known."""
     if construction is None:

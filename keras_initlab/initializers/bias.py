@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initlab import context
 from keras_initlab.initializers import base, draws
+from keras_initlab.model.construction import Construction
 
 
 class _Bias(base.LayerInitializer):
@@ -42,7 +42,7 @@ class ConstantBias(_Bias):
         self,
         shape: tuple[int, ...],
         dtype: str,
-        construction: context.Construction | None,
+        construction: Construction | None,
     ) -> Any:
         """Return the tensor."""
         return draws.to_tensor(np.full(shape, self.value, draws.wide(dtype)), dtype)
@@ -85,7 +85,7 @@ class ClassPriorBias(_Bias):
         self,
         shape: tuple[int, ...],
         dtype: str,
-        construction: context.Construction | None,
+        construction: Construction | None,
     ) -> Any:
         """Return the tensor."""
         counts = np.maximum(self._counts, 0.5)
@@ -141,7 +141,7 @@ class ForgetGateBias(_Bias):
         self,
         shape: tuple[int, ...],
         dtype: str,
-        construction: context.Construction | None,
+        construction: Construction | None,
     ) -> Any:
         """Return the tensor; the gates lie in Keras's order: in, forget, cell, out."""
         values = np.zeros(shape, draws.wide(dtype))
@@ -166,7 +166,7 @@ class ForgetGateBias(_Bias):
         return {"value": self.value}
 
 
-def _is_sigmoid(construction: context.Construction | None) -> bool:
+def _is_sigmoid(construction: Construction | None) -> bool:
     layer = None if construction is None else construction.layer
     return getattr(layer, "activation", None) is keras.activations.sigmoid
 

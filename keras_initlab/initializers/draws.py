@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab.context import Place
+from keras_initlab.model.construction import WeightPlace
 
 Distribution = Literal["truncated_normal", "normal", "uniform"]
 DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
@@ -30,7 +30,7 @@ _PIECE = 2**18
 TRUNCATED_STD = 0.87962566103423978
 
 
-def generator(seed: int | None, place: Place) -> np.random.Generator:
+def generator(seed: int | None, place: WeightPlace) -> np.random.Generator:
     """Return the generator for the weight at `place`.
 
     An int seed is folded with the place, so that one seed gives each weight a stream

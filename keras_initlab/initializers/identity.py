@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab import context
 from keras_initlab.initializers import base, draws
+from keras_initlab.model.construction import Construction
 
 
 @keras.saving.register_keras_serializable(package=base.PACKAGE, name="identity")
@@ -49,7 +49,7 @@ class Identity(base.LayerInitializer):
         self,
         shape: tuple[int, ...],
         dtype: str,
-        construction: context.Construction | None,
+        construction: Construction | None,
     ) -> Any:
         """Return the tensor; the same each time."""
         base.checked_matrix("identity", shape)

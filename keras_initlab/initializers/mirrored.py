@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab import activations, context, fans
+from keras_initlab import activations
 from keras_initlab.initializers import draws
 from keras_initlab.initializers.base import (
     PACKAGE,
@@ -24,6 +24,8 @@ from keras_initlab.initializers.base import (
     layout_of,
 )
 from keras_initlab.initializers.haar import haar_stack
+from keras_initlab.model import fans
+from keras_initlab.model.construction import Construction
 
 Base = Literal["delta_orthogonal", "orthogonal"]
 BASES: tuple[str, ...] = get_args(Base)
@@ -115,7 +117,7 @@ class Mirrored(LayerInitializer):
         self,
         shape: tuple[int, ...],
         dtype: str,
-        construction: context.Construction | None,
+        construction: Construction | None,
     ) -> Any:
         """Return the drawn tensor."""
         checked_matrix("mirrored", shape)

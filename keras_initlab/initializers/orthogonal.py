@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_initlab import context
 from keras_initlab.initializers import base, draws
 from keras_initlab.initializers.haar import haar_stack
+from keras_initlab.model.construction import Construction
 
 
 class _Orthogonal(base.LayerInitializer):
@@ -57,7 +57,7 @@ class Orthogonal(_Orthogonal):
         self,
         shape: tuple[int, ...],
         dtype: str,
-        construction: context.Construction | None,
+        construction: Construction | None,
     ) -> Any:
         """Return the drawn tensor."""
         base.checked_matrix("orthogonal", shape)
@@ -104,7 +104,7 @@ class DeltaOrthogonal(_Orthogonal):
         self,
         shape: tuple[int, ...],
         dtype: str,
-        construction: context.Construction | None,
+        construction: Construction | None,
     ) -> Any:
         """Return the drawn tensor."""
         layout = base.layout_of(shape, construction)

@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_initlab import fans
 from keras_initlab.initializers import base, draws
+from keras_initlab.model import fans
 
 
 @keras.saving.register_keras_serializable(package=base.PACKAGE, name="scaled")

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initlab import context
 from keras_initlab.initializers import base, draws
+from keras_initlab.model.construction import Construction
 
 
 @keras.saving.register_keras_serializable(package=base.PACKAGE, name="sparse")
@@ -51,7 +51,7 @@ class Sparse(base.LayerInitializer):
         self,
         shape: tuple[int, ...],
         dtype: str,
-        construction: context.Construction | None,
+        construction: Construction | None,
     ) -> Any:
         """Return the drawn tensor."""
         base.checked_matrix("sparse", shape)

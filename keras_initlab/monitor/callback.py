@@ -12,12 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initlab import diagnosis, nonlinearity, taps
+from keras_initlab import diagnosis, taps
+from keras_initlab.model import nonlinearity
+from keras_initlab.model.layers import main_weight, places
 from keras_initlab.monitor import options
 from keras_initlab.monitor.judge import Judge
 from keras_initlab.stats import LayerStats
 from keras_initlab.tables import render_table
-from keras_initlab.taps.walk import main_weight, places
 
 # Columns of epochs in the printed table, before the middle ones are left out.
 SHOWN_EPOCHS = 8

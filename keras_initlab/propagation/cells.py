@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from keras_initlab import activations
-from keras_initlab.context import Construction
 from keras_initlab.initializers import ForgetGateBias
 from keras_initlab.initializers import Identity as OwnIdentity
+from keras_initlab.model.construction import Construction
 from keras_initlab.propagation.dispatch import UnknownLayer
 from keras_initlab.propagation.drawn import moments_of_draw
 from keras_initlab.propagation.elementwise import function_of

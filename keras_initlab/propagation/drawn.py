@@ -11,10 +11,11 @@ from typing import Any
 
 import keras
 
-from keras_initlab import fans, initializers
-from keras_initlab.context import Construction, constructing
-from keras_initlab.fans import Shape
+from keras_initlab import initializers
 from keras_initlab.initializers import base, bias, draws
+from keras_initlab.model import fans
+from keras_initlab.model.construction import Construction, constructing
+from keras_initlab.model.fans import Shape
 from keras_initlab.propagation.entries import WeightMoments, current_moments
 
 Known = Construction | None

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab import fans
+from keras_initlab.model import fans
 
 # Entries that are widened to float64 at a time: half a megabyte stays in cache.
 _PIECE = 2**16

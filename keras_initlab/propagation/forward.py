@@ -9,8 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initlab.kernels import own_variables
-from keras_initlab.propagation import graph
+from keras_initlab.model import graph
+from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.model.layers import is_closed
 from keras_initlab.propagation.predict import (
     Known,
     Propagation,
@@ -20,7 +21,6 @@ from keras_initlab.propagation.predict import (
 )
 from keras_initlab.propagation.signal import Gradient, Signal, gradients
 from keras_initlab.stats import LayerStats
-from keras_initlab.taps.walk import is_closed
 
 Moment = float | Mapping[str, float] | Sequence[float]
 
@@ -91,6 +91,14 @@ class Forward:
     def measured(self) -> list[LayerStats]:
         """What was measured on a sample, for want of a rule."""
         return [one for one in self.stats if one.source == "measured"]
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why composite layers were measured as a whole, a sentence for each."""
+        return [
+            f"{path} is measured as a whole: {reason}"
+            for path, reason in self.propagation.refusals.items()
+        ]
 
     @property
     def stats(self) -> list[LayerStats]:

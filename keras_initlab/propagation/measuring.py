@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_initlab.model.keras_internals import takes_training
 from keras_initlab.propagation import sampling
 from keras_initlab.propagation.signal import Gradient, Pull, Shape, Signal
 
@@ -141,7 +142,7 @@ class Trial:
         args, kwargs = keras.tree.map_structure(fill, self.arguments)
         operation = self.operation
         if isinstance(operation, keras.layers.Layer):
-            if operation._call_has_training_arg:
+            if takes_training(operation):
                 kwargs = {**kwargs, "training": self.training}
             made, _ = operation.stateless_call(
                 [v.value for v in operation.trainable_variables],

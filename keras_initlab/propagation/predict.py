@@ -9,8 +9,9 @@ from typing import Any
 
 import keras
 
-from keras_initlab.kernels import own_variables, walk_layers
-from keras_initlab.propagation import graph
+from keras_initlab.model import graph
+from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.model.layers import call_keys, every_place
 from keras_initlab.propagation.constant import others, with_constants
 from keras_initlab.propagation.dispatch import (
     UnknownLayer,
@@ -28,7 +29,6 @@ from keras_initlab.propagation.measuring import (
 from keras_initlab.propagation.mixing import Draw
 from keras_initlab.propagation.signal import Shape, Signal
 from keras_initlab.propagation.weights import WeightMoments, weight_moments
-from keras_initlab.taps.walk import call_keys, places
 
 # Operations and layers that keep all the values of their one tensor.
 _KEEPING = frozenset(
@@ -70,8 +70,10 @@ class Known:
 def known_of(model: Any) -> Known:
     """Return what walks through `model` share, as yet without weights."""
     known = Known(walked=graph.graph_of(model) if graph.has_graph(model) else None)
-    known.parents.update((id(layer), parents) for layer, parents in walk_layers(model))
-    known.paths.update((id(place.layer), place.path) for place in places(model))
+    for place in every_place(model):
+        known.parents[id(place.layer)] = place.parents
+        if not place.enclosed:
+            known.paths[id(place.layer)] = place.path
     return known
 
 
@@ -90,6 +92,8 @@ class Propagation:
             activation, by the id of its layer and its name.
         calls: the calls so far, composite layers opened: one flat graph.
         known: what an earlier walk through the model found, to be used again.
+        refusals: why composite layers were run on a sample as a whole, and not opened,
+            by their paths.
         standard: ids of layers whose output is taken to have mean 0, and the variance
             `standard_variance`.
     """
@@ -101,6 +105,7 @@ class Propagation:
     records: list[Record] = field(default_factory=list)
     kernel_outputs: dict[tuple[int, str], list[float]] = field(default_factory=dict)
     calls: list[graph.Call] = field(default_factory=list)
+    refusals: dict[str, str] = field(default_factory=dict)
     standard: frozenset[int] = frozenset()
     standard_variance: float = 1.0
     known: Known = field(default_factory=Known)
@@ -319,10 +324,13 @@ class Propagation:
         except PropagationError:
             raise
         except Exception as error:
+            refusal = self.refusals.get(path)
+            why = f" It was run as a whole: {refusal}." if refusal else ""
             raise PropagationError(
                 f"The signal through layer {path!r} ({type(layer).__name__}) could not "
-                f"be predicted. Received: {type(error).__name__}: {error}. If the rule "
-                "is your own, mend it; see keras_initlab.propagation.output_moments."
+                f"be predicted. Received: {type(error).__name__}: {error}.{why} If the "
+                "rule is your own, mend it; see "
+                "keras_initlab.propagation.output_moments."
             ) from error
         finally:
             self._arguments.pop()
@@ -376,7 +384,11 @@ class Propagation:
             return made
         except UnknownLayer:
             pass
-        opened = graph.opened(layer, arguments, self.training)
+        try:
+            opened = graph.opened(layer, arguments, self.training)
+        except graph.NoGraph as refusal:
+            self.refusals[path] = str(refusal)
+            opened = None
         if opened is not None:
             self._inside.add(id(layer))
             return tuple(self._walk(opened, list(inputs), path))

@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 
-from keras_initlab.context import Construction
-from keras_initlab.fans import Shape
-from keras_initlab.kernels import own_variables
+from keras_initlab.model.construction import Construction
+from keras_initlab.model.fans import Shape
+from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.propagation.drawn import initializer_moments, moments_of_draw
 from keras_initlab.propagation.entries import WeightMoments, current_moments
 

@@ -23,7 +23,7 @@ class InspectedLayer:
         kind: the layer's class.
         weight: the name of the weight that the next five speak of: its kernel.
         kernel_shape: of that weight.
-        fan_in, fan_out: see `keras_initlab.fans`.
+        fan_in, fan_out: see `keras_initlab.model.fans`.
         nonlinearity: what the kernel's output meets, by name ("linear" if nothing).
         initializer: of that weight, as text.
         predicted: the signal at the layer's output, by `propagate`.

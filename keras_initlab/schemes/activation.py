@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from keras_initlab.kernels import Kernel
+from keras_initlab.model.kernels import Kernel
 from keras_initlab.plan import PlanRow
 from keras_initlab.schemes.choice import (
     Choice,

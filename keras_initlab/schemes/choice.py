@@ -9,13 +9,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initlab import activations, context, fans, nonlinearity
+from keras_initlab import activations
 from keras_initlab.initializers import Auto, Scaled
 from keras_initlab.initializers.auto import Rule, rule_for
 from keras_initlab.initializers.base import activation_config
-from keras_initlab.kernels import Kernel
+from keras_initlab.model import fans, graph, nonlinearity
+from keras_initlab.model.construction import Construction, nonlinearity_ahead
+from keras_initlab.model.following import Following, following_nonlinearity, readable
+from keras_initlab.model.kernels import Kernel
 from keras_initlab.plan import PlanRow
-from keras_initlab.propagation import graph
 
 
 class Seeds:
@@ -77,13 +79,13 @@ class Finder:
     def __init__(self) -> None:
         self._graphs: dict[int, graph.Graph] = {}
 
-    def following(self, kernel: Kernel) -> graph.Following:
+    def following(self, kernel: Kernel) -> Following:
         """Return the nonlinearity behind a kernel, and how sure that is."""
         if kernel.weight == "depthwise_kernel":
-            return graph.Following(None, "feeds the pointwise kernel")
+            return Following(None, "feeds the pointwise kernel")
         own = nonlinearity.own_nonlinearity(kernel.layer)
         if own is not None:
-            return graph.Following(own)
+            return Following(own)
         called, around = kernel.layer, list(kernel.parents)
         while nonlinearity.passes_output_on(around[-1], called):
             called = around.pop()
@@ -92,14 +94,14 @@ class Finder:
                 calls = self._graph(model).calls_of(called)
                 if calls:
                     outputs = tuple(one for call in calls for one in call.outputs)
-                    return graph.following_nonlinearity(self._graph(model), outputs)
-        ahead = context.nonlinearity_ahead(
-            context.Construction(kernel.layer, kernel.weight, kernel.parents)
+                    return following_nonlinearity(self._graph(model), outputs)
+        ahead = nonlinearity_ahead(
+            Construction(kernel.layer, kernel.weight, kernel.parents)
         )
         holder = around[-1]
         if ahead is None and not isinstance(holder, _KNOWN_INSIDE):
-            return graph.Following(None, f"what follows inside {holder.name} is unseen")
-        return graph.Following(ahead)
+            return Following(None, f"what follows inside {holder.name} is unseen")
+        return Following(ahead)
 
     def _graph(self, model: Any) -> graph.Graph:
         if id(model) not in self._graphs:
@@ -148,7 +150,7 @@ def followed(kernel: Kernel, finder: Finder) -> Followed:
         resolved = activations.resolve(identifier)
         rule = rule_for(resolved)
     except (TypeError, ValueError):
-        name = graph.readable(identifier)
+        name = readable(identifier)
         notes.append(f"{name} has no known gain: taken for linear")
         resolved = activations.resolve(None)
         rule = rule_for(resolved)

@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from keras_initlab.kernels import Kernel
+from keras_initlab.model.kernels import Kernel
+from keras_initlab.model.roles import NORMALISING, Branch, Roles
 from keras_initlab.plan import PlanRow
 from keras_initlab.propagation.forward import Forward, run_forward
-from keras_initlab.propagation.residual import NORMALISING, Branch, Roles
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes.choice import Choice, Followed, fans_of
 
@@ -118,6 +118,7 @@ def assumptions_of(forward: Forward, roles: Roles, options: Options) -> tuple[st
     unknown = [stat.layer for stat in forward.measured]
     if unknown:
         lines.append(f"no rule, measured on a Gaussian sample: {_listed(unknown)}")
+    lines.extend(forward.refusals)
     return tuple(lines)
 
 

@@ -10,7 +10,7 @@ are measured. Its figures leave it beside the logs, and are merged in NumPy.
     tap.detach()                                              # on_train_end
 """
 
-from keras_initlab.taps.request import Bounds, Request, Schedule
+from keras_initlab.taps.request import Request, Schedule
 from keras_initlab.taps.tap import Row, Tap, Window, attach
 
-__all__ = ["Bounds", "Request", "Row", "Schedule", "Tap", "Window", "attach"]
+__all__ = ["Request", "Row", "Schedule", "Tap", "Window", "attach"]

@@ -8,13 +8,14 @@ callbacks, and, by the tap itself, the training step.
 from __future__ import annotations
 
 import functools
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import keras
+
+from keras_initlab.model.keras_internals import BATCH_ITERATORS, epochs_of
 
 HOOKS = (
     "on_epoch_begin",
@@ -58,13 +59,10 @@ class Guard:
 
     def watch_epochs(self, fit: FrameType) -> None:
         """Release when the data of a running `fit` raise; leave when they end."""
-        epochs = fit.f_locals.get("epoch_iterator")
-        if epochs is None:
-            return
-        self._watch(epochs, "_enumerate_iterator", self._iterating)
-        if keras.backend.backend() == "torch":
-            # The other backends draw their data within the training step.
-            self._watch(epochs, "_get_iterator", self._iterating)
+        epochs = epochs_of(fit)
+        if epochs is not None:
+            for name in BATCH_ITERATORS[keras.backend.backend()]:
+                self._watch(epochs, name, self._iterating)
 
     def close(self) -> None:
         """Take the watch off."""
@@ -129,27 +127,3 @@ def _late_bound(reference: weakref.ref[Any], name: str) -> Callable[..., Any]:
         return getattr(type(owner), name)(owner, *args, **kwargs)
 
     return method
-
-
-def calling_callbacks(model: Any) -> Any:
-    """Return the CallbackList of `model` that is calling its callbacks, or None."""
-    for frame in _frames():
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, keras.callbacks.CallbackList):
-            return owner if owner.model is model else None
-    return None
-
-
-def fit_frame(model: Any) -> FrameType | None:
-    """Return the frame of Keras's `fit` of `model` that is under way, or None."""
-    for frame in _frames():
-        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
-            return frame
-    return None
-
-
-def _frames() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back

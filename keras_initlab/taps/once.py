@@ -5,17 +5,16 @@ Any model goes that Keras can call, also one whose Python looks at values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras.src.backend import compute_output_spec
 
+from keras_initlab.model.keras_internals import calls_forgotten, output_spec
+from keras_initlab.model.layers import places
 from keras_initlab.taps import backends
 from keras_initlab.taps.recorder import Recorder
-from keras_initlab.taps.walk import places
 
 WHO = "measure"
 
@@ -53,11 +52,11 @@ def build(model: Any, x: Any) -> None:
     if model.built and all(place.layer.built for place in places(model)):
         return
     try:
-        with _kept(model):
-            compute_output_spec(model, keras.tree.map_structure(_spec, x))
+        with calls_forgotten(model):
+            output_spec(model, keras.tree.map_structure(_spec, x))
     except Exception:
         # Its call needs values; or it is in error, and this will say so.
-        with keras.StatelessScope() if model.built else _kept(model):
+        with keras.StatelessScope() if model.built else calls_forgotten(model):
             model(x)
 
 
@@ -82,7 +81,7 @@ def run(
             is differentiated.
     """
     backend = backends.load(WHO)
-    with _kept(model), backend.isolated(model, cotangent is not None):
+    with calls_forgotten(model), backend.isolated(model, cotangent is not None):
         recorder = Recorder(model, backend, who=WHO)
 
         def forward(x: Any, tap: Tap, mapping: Mapping) -> list[Any]:
@@ -112,23 +111,6 @@ def run(
         )
     ]
     return Pass(calls, weight_gradients)
-
-
-@contextmanager
-def _kept(model: Any) -> Iterator[None]:
-    """Put back what a call does to the layers themselves, even a stateless one."""
-    before = [
-        (layer, layer._called, list(layer._losses), set(layer._loss_ids))
-        for layer in model._flatten_layers()
-    ]
-    try:
-        yield
-    finally:
-        for layer, called, losses, loss_ids in before:
-            layer._called = called
-            layer._losses[:] = losses
-            layer._loss_ids.clear()
-            layer._loss_ids.update(loss_ids)
 
 
 def _is_float(x: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_initlab.stats import Bounds
 from keras_initlab.taps.backends.base import Passes
 from keras_initlab.taps.figures import (
     Figures,
@@ -21,7 +22,7 @@ from keras_initlab.taps.figures import (
 )
 from keras_initlab.taps.ops import ops
 from keras_initlab.taps.recorder import Output
-from keras_initlab.taps.request import Bounds, Request
+from keras_initlab.taps.request import Request
 
 
 class _Group(NamedTuple):

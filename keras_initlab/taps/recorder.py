@@ -10,12 +10,17 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import keras
-from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
+from keras_initlab.model.keras_internals import is_shape_inference, with_mask_of
+from keras_initlab.model.layers import (
+    Place,
+    call_keys,
+    inside,
+    places,
+    rematerialized,
+)
 from keras_initlab.taps.backends.base import Backend
 from keras_initlab.taps.patches import Patches
-from keras_initlab.taps.walk import Place, call_keys, inside, places, rematerialized
 
 
 class Output(NamedTuple):
@@ -165,7 +170,7 @@ class Recorder:
         return tapped
 
     def _record(self, recording: _Recording, path: str, outputs: Any) -> Any:
-        if in_symbolic_scope():
+        if is_shape_inference():
             # Keras asks for shapes, as when it builds a layer: not the step itself.
             return outputs
         flat = keras.tree.flatten(outputs)
@@ -177,7 +182,7 @@ class Recorder:
             return outputs
         if recording.exchange is not None:
             # By its place: an RNN returns one tensor as its output and as its state.
-            flat[index] = _with_mask_of(flat[index], recording.exchange(flat[index]))
+            flat[index] = with_mask_of(flat[index], recording.exchange(flat[index]))
             outputs = keras.tree.pack_sequence_as(outputs, flat)
         recording.calls.append((path, flat[index]))
         return outputs
@@ -199,10 +204,3 @@ class Recorder:
                 f"measured: {', '.join(sorted(paths))}. The layer around them is.",
                 stacklevel=2,
             )
-
-
-def _with_mask_of(tensor: Any, other: Any) -> Any:
-    mask = get_keras_mask(tensor)
-    if mask is not None:
-        set_keras_mask(other, mask)
-    return other

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+from keras_initlab.stats import Bounds
 
 # What can be had of a layer's output alone.
 FORWARD = (
@@ -25,21 +27,6 @@ BACKWARD = (
     "weight_gradient_second_moment",
     "update_ratio",
 )
-
-
-class Bounds(NamedTuple):
-    """The range of a bounded activation, and where in it a value is saturated.
-
-    Attributes:
-        low, high: the ends of the range.
-        near: how near to an end is saturated.
-        counts_low: whether the lower end counts (that of ReLU6 does not).
-    """
-
-    low: float
-    high: float
-    near: float
-    counts_low: bool
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from keras_initlab.taps.request import Request
 from keras_initlab.taps.weights import WeightTap
 
 # Where it stands on the function that Keras made, and which is of the same model.
-_NAME = "_initlab_tapped_step"
+_NAME = "initlab_tapped_step"
 
 
 class TappedStep:

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_initlab.model.keras_internals import calling_callbacks, fit_frame
 from keras_initlab.stats import Shape
 from keras_initlab.taps import backends
 from keras_initlab.taps.accumulate import SAMPLES, Accumulator, WindowFigures
-from keras_initlab.taps.guard import Guard, calling_callbacks, fit_frame
+from keras_initlab.taps.guard import Guard
 from keras_initlab.taps.request import BACKWARD, Request, Schedule
 from keras_initlab.taps.step import TappedStep, tapped_step
 from keras_initlab.taps.weights import accumulated_steps
@@ -25,7 +26,7 @@ from keras_initlab.taps.weights import accumulated_steps
 _TAPS: weakref.WeakKeyDictionary[Any, list[Tap]] = weakref.WeakKeyDictionary()
 
 # On a dispatcher: the function of Keras's that it stands for.
-_OWN = "_initlab_own"
+_OWN = "initlab_own"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from keras_initlab.model.keras_internals import (
+    SUM_OVER_REPLICAS,
+    inner_optimizer,
+    optimized_variables,
+)
 from keras_initlab.taps.backends.base import Backend
 from keras_initlab.taps.figures import Update, sampled
 from keras_initlab.taps.patches import Patches
@@ -77,7 +82,7 @@ class WeightTap:
             @functools.wraps(apply)
             def tapped(grads: Any, trainable_variables: Any = None) -> Any:
                 grads = list(grads)
-                variables = _variables(optimizer, trainable_variables)
+                variables = list(trainable_variables or optimized_variables(optimizer))
                 watch = self._watch(grads, variables)
                 if watch is None:
                     return apply(grads, trainable_variables)
@@ -96,9 +101,8 @@ class WeightTap:
 
     def attach_sums(self, optimizer: Any) -> None:
         """Tap what gradients sum up to over replicas that each have their own."""
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        name = "_all_reduce_sum_gradients"
-        if not hasattr(optimizer, name) or not self._request.weights:
+        optimizer = inner_optimizer(optimizer)
+        if not hasattr(optimizer, SUM_OVER_REPLICAS) or not self._request.weights:
             return
 
         def wrap(total: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,7 +116,7 @@ class WeightTap:
 
             return tapped
 
-        self._patches.add(optimizer, name, wrap)
+        self._patches.add(optimizer, SUM_OVER_REPLICAS, wrap)
 
     def attach_stateless(self, optimizer: Any) -> None:
         """Tap an optimizer that is handed the values and returns new ones."""
@@ -123,7 +127,7 @@ class WeightTap:
             @functools.wraps(apply)
             def tapped(optimizer_variables: Any, grads: Any, values: Any) -> Any:
                 result = apply(optimizer_variables, grads, values)
-                variables = _variables(optimizer, None)
+                variables = optimized_variables(optimizer)
                 watch = self._watch(grads, variables)
                 if watch is not None:
                     for key, index in self._keys_among(variables):
@@ -162,14 +166,6 @@ def _note(watch: _Watch, key: str, gradient: Any, before: Any, after: Any) -> No
         watch.updates[key] = Update(key, gradient, before, after)
 
 
-def _variables(optimizer: Any, given: Any) -> list[Any]:
-    """Return the variables that an optimizer updates, in its order."""
-    if given is None:
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        given = getattr(inner, "_trainable_variables", None) or []
-    return list(given)
-
-
 def loss_scale(optimizer: Any) -> Any:
     """Return the factor that the gradients of the step under way carry."""
     return 1.0 if optimizer is None else optimizer.scale_loss(1.0)
@@ -179,6 +175,6 @@ def accumulated_steps(optimizer: Any) -> int:
     """Return how many steps' gradients go into one update of the weights."""
     steps = getattr(optimizer, "gradient_accumulation_steps", None)
     if steps is None:
-        inner = getattr(optimizer, "inner_optimizer", None)
+        inner = inner_optimizer(optimizer)
         steps = getattr(inner, "gradient_accumulation_steps", None)
     return steps or 1

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_initlab.kernels import own_variables
+from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.propagation.predict import Propagation
 from keras_initlab.propagation.signal import Signal
 from keras_initlab.propagation.weights import weight_moments

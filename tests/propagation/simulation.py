@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
-from keras_initlab.context import Construction, constructing
-from keras_initlab.kernels import own_variables
+from keras_initlab.model.construction import Construction, constructing
+from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.propagation.forward import run_forward
 from keras_initlab.propagation.shaping import collapse
 from keras_initlab.propagation.weights import weight_moments

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_initlab.kernels import kernels_of
 from keras_initlab.measurement import measure
+from keras_initlab.model.kernels import kernels_of
 from keras_initlab.propagation import propagate
 from keras_initlab.propagation.forward import run_forward
 from keras_initlab.propagation.signal import Gradient, gradients

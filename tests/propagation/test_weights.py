@@ -6,9 +6,9 @@ import pytest
 from keras import layers
 
 import keras_initlab as il
-from keras_initlab.context import under_construction
 from keras_initlab.initializers import draws
 from keras_initlab.initializers.base import LayerInitializer
+from keras_initlab.model.construction import under_construction
 from keras_initlab.propagation.weights import (
     WeightMoments,
     current_moments,

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_initlab.kernels import own_variables
+from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.propagation.combining import add, concatenate, multiply
 from keras_initlab.propagation.dispatch import layer_rule
 from keras_initlab.propagation.entries import WeightMoments

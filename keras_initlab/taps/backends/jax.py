@@ -140,7 +140,8 @@ class Jax(Backend):
     def trace(self) -> Hashable:
         """Return JAX's state of tracing."""
         # Older releases of JAX ask for the argument, newer ones ignore it.
-        return get_opaque_trace_state(convention="flax")
+        state: Hashable = get_opaque_trace_state(convention="flax")
+        return state
 
     def is_tensor(self, x: Any) -> bool:
         """Whether it is a jax.Array."""

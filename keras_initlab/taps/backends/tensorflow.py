@@ -16,7 +16,6 @@ from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.step import TappedStep
 from keras_initlab.taps.weights import loss_scale
 
-
 # Strips that are summed side by side.
 STRIPS = 8
 

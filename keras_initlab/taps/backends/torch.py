@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from keras_initlab.model.keras_internals import all_layers
 from keras_initlab.taps.backends.base import Backend, Passes, WithGradient, huge
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.step import TappedStep
@@ -143,7 +144,7 @@ class Torch(Backend):
         """
         modules = {
             id(module): module
-            for layer in model._flatten_layers()
+            for layer in all_layers(model)
             for module in layer.modules()
         }.values()
         modes = [(module, module.training) for module in modules]

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from keras import ops
 from keras.ops import *  # noqa: F403
-from keras.src.backend.torch.core import get_device
+
+from keras_initlab.model.keras_internals import torch_device
 
 reshape = torch.reshape
 square = torch.square
@@ -47,7 +48,7 @@ def convert_to_tensor(x: Any, dtype: Any = None) -> Any:
     if isinstance(x, torch.Tensor) and x.layout == torch.strided and dtype is None:
         return x
     if isinstance(x, np.ndarray):
-        return torch.as_tensor(x, dtype=_own(dtype), device=get_device())
+        return torch.as_tensor(x, dtype=_own(dtype), device=torch_device())
     return ops.convert_to_tensor(x, dtype)
 
 

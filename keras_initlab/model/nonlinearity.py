@@ -1,8 +1,8 @@
 """Which nonlinearity a layer applies, and which layers let a signal through to it.
 
 A kernel's gain belongs to the nonlinearity that its output meets next. These are
-the two questions that finding it asks of each layer on the way; who walks the way
-(`context` in a Sequential, `propagation.graph` in any graph) is not their concern.
+the two questions to ask of each layer on the way; who walks the way (`construction`
+in a Sequential, `following` in any graph) is not their concern.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_initlab import activations
-from keras_initlab.taps import Bounds
+from keras_initlab.stats import Bounds
 
 _layers = keras.layers
 
@@ -81,7 +81,7 @@ def own_nonlinearity(layer: Any) -> Any:
 def bounds(layer: Any) -> Bounds | None:
     """Return the range of a layer's own bounded activation, or None.
 
-    The lower end of ReLU6 does not count as one: its zeros are counted as such.
+    The lower end of ReLU6 does not count: its zeros are counted as zeros.
     """
     if isinstance(layer, keras.layers.Lambda):
         return None  # what it computes need not be a nonlinearity, nor without effects
@@ -90,23 +90,25 @@ def bounds(layer: Any) -> Bounds | None:
         return None
     try:
         with keras.StatelessScope():
-            known = activations.resolve(function)
+            activation = activations.resolve(function)
     except (TypeError, ValueError):
         return None
-    if known.function is None:
+    if activation.function is None:
         return None
     with np.errstate(all="ignore"):
-        far = np.asarray(known.function(np.array([-1e9, -1e6, 1e6, 1e9])), np.float64)
+        far = np.asarray(
+            activation.function(np.array([-1e9, -1e6, 1e6, 1e9])), np.float64
+        )
     low, high = min(far[0], far[3]), max(far[0], far[3])
     settled = np.abs(far[[0, 3]] - far[[1, 2]]) <= SATURATED * (high - low) / 10
     if not np.isfinite(far).all() or low == high or not settled.all():
         return None
     near = SATURATED * (high - low)
-    return Bounds(float(low), float(high), float(near), known.family != "relu")
+    return Bounds(float(low), float(high), float(near), activation.family != "relu")
 
 
 def is_linear(identifier: Any) -> bool:
-    """Say whether an activation is the identity; one that is not known is not."""
+    """Say whether an activation is the identity; False if it cannot be resolved."""
     try:
         return activations.resolve(identifier).family == "linear"
     except (TypeError, ValueError):
@@ -142,9 +144,9 @@ def next_in_sequence(layers: list[Any]) -> Any:
             if inside is not None or not all(map(is_transparent, layer.layers)):
                 return inside
         elif isinstance(layer, (*ACTIVATION_LAYERS, _layers.Lambda)):
-            found = own_nonlinearity(layer)
-            if found is not None:
-                return found
+            own = own_nonlinearity(layer)
+            if own is not None:
+                return own
         elif not is_transparent(layer):
             return None
     return None

@@ -257,7 +257,7 @@ def _separable(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
 @kernel_layout.register(keras.layers.EinsumDense)
 def _einsum(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
     """By the equation: what only the kernel and the input share is summed over."""
-    read, made = layer.equation.replace(".", "").replace(" ", "").split("->")
+    read, output = layer.equation.replace(".", "").replace(" ", "").split("->")
     source, kernel = read.split(",")
     if not kernel:
         raise ValueError(
@@ -268,12 +268,12 @@ def _einsum(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
         return KernelLayout(inputs=(0,), outputs=(0,)) if shape else KernelLayout()
     numbered = list(enumerate(kernel))
     return KernelLayout(
-        inputs=tuple(i for i, axis in numbered if axis not in made),
-        outputs=tuple(i for i, axis in numbered if axis in made and axis not in source),
-        batch=tuple(i for i, axis in numbered if axis in made and axis in source),
+        inputs=tuple(i for i, a in numbered if a not in output),
+        outputs=tuple(i for i, a in numbered if a in output and a not in source),
+        batch=tuple(i for i, a in numbered if a in output and a in source),
         neighbours=(
-            next((i for i, a in numbered if a == source[-1] and a not in made), None),
-            next((i for i, a in numbered if a == made[-1] and a not in source), None),
+            next((i for i, a in numbered if a == source[-1] and a not in output), None),
+            next((i for i, a in numbered if a == output[-1] and a not in source), None),
         ),
     )
 

@@ -2,9 +2,9 @@ import keras
 import pytest
 from keras import layers
 
-from keras_initlab.kernels import kernels_of
-from keras_initlab.propagation import graph
-from keras_initlab.propagation.residual import roles_of
+from keras_initlab.model import graph
+from keras_initlab.model.kernels import kernels_of
+from keras_initlab.model.roles import roles_of
 
 
 def roles(model):

@@ -8,9 +8,10 @@ from typing import Any
 
 import keras
 
-from keras_initlab import nonlinearity
-from keras_initlab.kernels import Kernel
-from keras_initlab.propagation.graph import Call, Graph
+from keras_initlab import activations
+from keras_initlab.model import nonlinearity
+from keras_initlab.model.graph import Call, Graph
+from keras_initlab.model.kernels import Kernel
 
 Key = tuple[int, str]
 
@@ -158,7 +159,7 @@ def _last_kernels(
     tensor: int, makers: dict[int, Call], inside: dict[int, list[Kernel]], fork: int
 ) -> list[tuple[Call, bool]]:
     """Return the calls with kernels that a tensor comes from, gates left out."""
-    found, pending, seen = [], [(tensor, False)], set()
+    ends, pending, seen = [], [(tensor, False)], set()
     while pending:
         at, normalised = pending.pop()
         if at in seen or at == fork:
@@ -170,19 +171,17 @@ def _last_kernels(
         if id(maker.operation) in inside:
             own = nonlinearity.own_nonlinearity(maker.operation)
             if own is None or not _saturates(own):
-                found.append((maker, normalised))
+                ends.append((maker, normalised))
             continue
         if maker.is_layer and _saturates(maker.operation):
             continue
         behind = normalised or isinstance(maker.operation, NORMALISING)
         pending.extend((source, behind) for source in maker.inputs)
-    return found
+    return ends
 
 
 def _saturates(identifier: Any) -> bool:
     """Say whether this is an activation of bounded range, as a gate has."""
-    from keras_initlab import activations
-
     if isinstance(identifier, keras.layers.Layer) and not isinstance(
         identifier, nonlinearity.ACTIVATION_LAYERS
     ):

@@ -1,9 +1,9 @@
 """The layer under construction: who is asking an initializer for which weight.
 
 Keras calls an initializer with a shape and a dtype, no more. But while a weight is
-being made, every open name scope knows its caller (the layer), and the variable
-itself is on the call stack. This file, the only one that reads those internals,
-turns them into a `Construction`; everything else asks `under_construction()`.
+created, every open name scope knows its caller (the layer), and the variable itself is
+on the call stack. This file turns them into a `Construction`; everything else asks
+`under_construction()`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,21 +19,18 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import keras
-from keras.src.backend.common import global_state
 
-from keras_initlab import nonlinearity
-from keras_initlab.kernels import children, own_variables
+from keras_initlab.model import keras_internals, nonlinearity
+from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.model.layers import children
 
-Place = tuple[Any, ...]
-
-# How far up the stack the variable or the outermost call may be. Measured: at most
-# 25 frames below an initializer on TensorFlow, which has the deepest stack.
-_MAX_FRAMES = 80
+# Where in a model a weight stands.
+WeightPlace = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Construction:
-    """The weight being made.
+    """The weight under construction.
 
     `layer` holds it, `parents` are the layers around that one (outermost first),
     `weight` is its name in the layer ("kernel"), `place` says where in the model it
@@ -45,19 +41,19 @@ class Construction:
     layer: Any
     weight: str | None
     parents: tuple[Any, ...] = ()
-    place: Place = field(default=())
+    place: WeightPlace = field(default=())
 
 
 _local = threading.local()
 
 
 def under_construction() -> Construction | None:
-    """Return the weight that is being made now; None if nobody is making one."""
+    """Return the weight under construction; None where there is none."""
     declared = getattr(_local, "declared", None)
     if declared is not None:
         return declared  # type: ignore[no-any-return]
-    variable = _variable_on_stack()
-    scopes = _open_layers() or _building_model(variable)
+    variable = keras_internals.variable_on_stack()
+    scopes = keras_internals.open_layers() or _building_model(variable)
     if not scopes:
         return None
     owners = _path_to_owner(scopes[-1], variable)
@@ -97,47 +93,16 @@ def nonlinearity_ahead(construction: Construction) -> Any:
     for parent in reversed(construction.parents):
         if isinstance(parent, keras.Sequential):
             layers = parent.layers
-            index = next((i for i, one in enumerate(layers) if one is child), None)
+            index = next((i for i, held in enumerate(layers) if held is child), None)
             if index is None:
                 return None
             after = layers[index + 1 :]
-            found = nonlinearity.next_in_sequence(after)
-            if found is not None or not all(map(nonlinearity.is_transparent, after)):
-                return found
+            ahead = nonlinearity.next_in_sequence(after)
+            if ahead is not None or not all(map(nonlinearity.is_transparent, after)):
+                return ahead
         elif not nonlinearity.passes_output_on(parent, child):
             return None
         child = parent
-    return None
-
-
-def _open_layers() -> list[Any]:
-    """Return the layers whose name scopes are open, outermost first."""
-    stack = global_state.get_global_attribute("name_scope_stack") or []
-    layers: list[Any] = []
-    for scope in stack:
-        caller = scope.caller
-        # A layer opens its scope again to make a weight: that is one layer, not two.
-        if isinstance(caller, keras.layers.Layer) and caller not in layers[-1:]:
-            layers.append(caller)
-    return layers
-
-
-def _frames() -> Iterator[Any]:
-    frame: Any = sys._getframe(1)
-    for _ in range(_MAX_FRAMES):
-        if frame is None:
-            return
-        yield frame
-        frame = frame.f_back
-
-
-def _variable_on_stack() -> Any:
-    """Return the Keras variable that is calling the initializer, if one is."""
-    for frame in _frames():
-        if "self" in frame.f_code.co_varnames:
-            caller = frame.f_locals.get("self")
-            if isinstance(caller, keras.Variable):
-                return caller
     return None
 
 
@@ -150,15 +115,9 @@ def _building_model(variable: Any) -> list[Any]:
     """
     if variable is None:
         return []
-    callers: dict[int, Any] = {}
-    for frame in _frames():
-        if "self" in frame.f_code.co_varnames:
-            caller = frame.f_locals.get("self")
-            if isinstance(caller, keras.layers.Layer):
-                callers[id(caller)] = caller
-    for caller in reversed(callers.values()):
-        if _holds(caller, variable) or _path_to_owner(caller, variable):
-            return [caller]
+    for layer in reversed(keras_internals.layers_on_stack()):
+        if _holds(layer, variable) or _path_to_owner(layer, variable):
+            return [layer]
     return []
 
 
@@ -166,8 +125,8 @@ def _path_to_owner(layer: Any, variable: Any) -> list[Any]:
     """Return the layers from below `layer` down to the one that holds `variable`.
 
     A layer with no `build` of its own is built by running its `call` on symbols. The
-    weights made there get their values at the end, when only the outer scope is
-    still open; by then the inner layer holds the variable, and is found by it.
+    weights created there get their values at the end, when only the outer scope is
+    still open; by then the inner layer holds the variable.
     """
     if variable is None or _holds(layer, variable):
         return []
@@ -181,25 +140,25 @@ def _path_to_owner(layer: Any, variable: Any) -> list[Any]:
 
 
 def _holds(layer: Any, variable: Any) -> bool:
-    return any(one is variable for one in own_variables(layer))
+    return any(own is variable for own in own_variables(layer))
 
 
 def _position(child: Any, parent: Any) -> Any:
-    for index, one in enumerate(children(parent)):
-        if one is child:
+    for index, sibling in enumerate(children(parent)):
+        if sibling is child:
             return index
     return type(child).__name__
 
 
-def _weight_position(layer: Any, variable: Any) -> Place:
+def _weight_position(layer: Any, variable: Any) -> WeightPlace:
     """Name the weight in its layer, and count the ones before it of that name."""
     if variable is None:
         return ()
     before = 0
-    for one in own_variables(layer):
-        if one is variable:
+    for own in own_variables(layer):
+        if own is variable:
             break
-        before += one.name == variable.name
+        before += own.name == variable.name
     return (variable.name, before)
 
 
@@ -211,23 +170,19 @@ def _weight_position(layer: Any, variable: Any) -> Place:
 _call_places: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
-def _place_of_call(layer: Any) -> Place:
+def _place_of_call(layer: Any) -> WeightPlace:
     """Return the place in the functional graph where `layer` is being called."""
     name = _given_name(layer)
-    for frame in _frames():
-        code = frame.f_code
-        if code.co_name == "__call__" and {"self", "args"} <= set(code.co_varnames):
-            local = frame.f_locals
-            if local.get("self") is layer:
-                inputs = keras.tree.flatten((local["args"], local.get("kwargs")))
-                place = _place_of_inputs(inputs, None)
-                return (name, place) if place else (name,)
-    return (name,)
+    arguments = keras_internals.call_arguments(layer)
+    if arguments is None:
+        return (name,)
+    place = _place_of_inputs(keras.tree.flatten(arguments), None)
+    return (name, place) if place else (name,)
 
 
 def _given_name(operation: Any) -> str:
-    """Return the name that the user gave to `operation`, "" if Keras made it up."""
-    automatic = keras.src.utils.naming.to_snake_case(type(operation).__name__)
+    """Return the name that the user gave to `operation`, "" if Keras chose it."""
+    automatic = keras_internals.automatic_name(type(operation))
     matched = re.fullmatch(rf"{re.escape(automatic)}(_\d+)?", operation.name)
     return "" if matched else operation.name
 
@@ -235,13 +190,13 @@ def _given_name(operation: Any) -> str:
 def _place_of_inputs(inputs: list[Any], call: Any) -> str:
     """Digest where `inputs` come from and which of their consumers `call` is.
 
-    `call` is the graph node that consumes them, None for the one being made.
+    `call` is the graph node that consumes them, None for the call under way.
     """
-    symbols = [one for one in inputs if keras.utils.is_keras_tensor(one)]
+    symbols = [value for value in inputs if keras.utils.is_keras_tensor(value)]
     if not symbols:
         return ""
-    consumers = symbols[0]._keras_history.operation._outbound_nodes
-    order = next((i for i, one in enumerate(consumers) if one is call), len(consumers))
+    readers = keras_internals.nodes_after(symbols[0])
+    order = next((i for i, node in enumerate(readers) if node is call), len(readers))
     feeding = [_place_of_symbol(symbol) for symbol in symbols]
     return _digest((order, feeding))
 
@@ -251,16 +206,12 @@ def _place_of_symbol(symbol: Any) -> tuple[str, int]:
 
     Walks up with a stack of its own: a graph is deeper than Python's recursion.
     """
-    operation, node_index, tensor_index = symbol._keras_history
-    target = operation._inbound_nodes[node_index]
+    target, tensor_index = keras_internals.node_of(symbol)
     pending = [] if target in _call_places else [target]
     while pending:
         call = pending[-1]
-        above = [
-            one._keras_history.operation._inbound_nodes[one._keras_history.node_index]
-            for one in call.input_tensors
-        ]
-        missing = [one for one in above if one not in _call_places]
+        above = [keras_internals.node_of(source)[0] for source in call.input_tensors]
+        missing = [node for node in above if node not in _call_places]
         if missing:
             pending.extend(missing)
             continue

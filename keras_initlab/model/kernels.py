@@ -8,6 +8,9 @@ from typing import Any
 
 import keras
 
+from keras_initlab.model.keras_internals import own_variables, sublayers
+from keras_initlab.model.layers import Place, every_place
+
 # The attribute that holds the initializer, and the names its weight goes by.
 _KERNELS = {
     "kernel_initializer": ("kernel",),
@@ -52,49 +55,15 @@ def kernels_of(model: Any, *, recurrent: bool = False) -> list[Kernel]:
     """
     wanted = {**_KERNELS, **(_RECURRENT if recurrent else {})}
     return [
-        kernel
-        for layer, parents in walk_layers(model)
-        for kernel in _kernels_in(layer, parents, wanted)
+        kernel for place in every_place(model) for kernel in _kernels_at(place, wanted)
     ]
 
 
-def own_variables(layer: Any) -> list[Any]:
-    """Return the variables that `layer` holds itself, not through inner layers."""
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
-
-
-def children(layer: Any) -> list[Any]:
-    """Return the layers directly below `layer`, in the order it came to hold them."""
-    inside = layer.layers if isinstance(layer, keras.Model) else layer._layers
-    return [one for one in inside if isinstance(one, keras.layers.Layer)]
-
-
-def walk_layers(model: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Yield every layer below `model` once, outer before inner, with its parents."""
-    seen = {id(model)}
-
-    def below(layer: Any, parents: tuple[Any, ...]) -> Iterator[Any]:
-        for child in children(layer):
-            if id(child) not in seen:
-                seen.add(id(child))
-                yield child, parents
-                yield from below(child, (*parents, child))
-
-    return below(model, (model,))
-
-
-def path_of(layer: Any, parents: tuple[Any, ...]) -> str:
-    """Return the layer's path inside the model, without the model's own name."""
-    return "/".join(one.name for one in (*parents[1:], layer))
-
-
-def _kernels_in(
-    layer: Any, parents: tuple[Any, ...], wanted: dict[str, tuple[str, ...]]
-) -> Iterator[Kernel]:
+def _kernels_at(place: Place, wanted: dict[str, tuple[str, ...]]) -> Iterator[Kernel]:
+    layer, path, parents = place.layer, place.path, place.parents
     by_name = {variable.name: variable for variable in own_variables(layer)}
-    bare = not layer._layers and not any(name in vars(layer) for name in _KERNELS)
+    bare = not sublayers(layer) and not any(name in vars(layer) for name in _KERNELS)
     if bare and "kernel" in by_name:
-        path = path_of(layer, parents)
         yield Kernel(layer, parents, path, None, "kernel", by_name["kernel"])
     for attribute, names in wanted.items():
         if attribute not in vars(layer):
@@ -103,11 +72,9 @@ def _kernels_in(
         if _is_passed_on(layer) and not any(name in by_name for name in names):
             continue
         weight = next((name for name in names if name in by_name), names[0])
-        variable = by_name.get(weight)
-        path = path_of(layer, parents)
-        yield Kernel(layer, parents, path, attribute, weight, variable)
+        yield Kernel(layer, parents, path, attribute, weight, by_name.get(weight))
 
 
 def _is_passed_on(layer: Any) -> bool:
     attention = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
-    return isinstance(layer, attention) or bool(layer._layers)
+    return isinstance(layer, attention) or bool(sublayers(layer))

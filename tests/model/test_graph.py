@@ -3,9 +3,11 @@ import sys
 import keras
 import numpy as np
 import pytest
-from keras import layers, ops
+from keras import layers
 
-from keras_initlab.propagation import graph
+import keras_initlab as il
+from keras_initlab.model import graph
+from keras_initlab.model.following import following_nonlinearity
 
 
 def chain(model):
@@ -103,58 +105,6 @@ def test_a_subclassed_model_inside_is_one_call():
     assert chain(model)[1:] == ["bend"]
 
 
-def meets(after, width=4):
-    """Return what the output of a Dense meets in a graph that goes on as `after`."""
-    inputs = keras.Input((width,))
-    dense = layers.Dense(width, name="dense")
-    model = keras.Model(inputs, after(dense(inputs)))
-    walked = graph.graph_of(model)
-    (call,) = walked.calls_of(dense)
-    return graph.following_nonlinearity(walked, call.outputs)
-
-
-FOLLOWING = {
-    "ops.relu": (ops.relu, "relu"),
-    "ops.leaky_relu": (lambda x: ops.leaky_relu(x, 0.3), "leaky_relu(0.3)"),
-    "activations.relu": (keras.activations.relu, "relu"),
-    "scaled": (lambda x: ops.tanh(x * 2.0 + 1.0), "tanh"),
-    "reshaped": (lambda x: ops.silu(ops.reshape(x, (-1, 2, 2))), "silu"),
-    "sum": (lambda x: layers.ELU()(x + 1.0 + x), "elu"),
-    "softmax": (ops.softmax, "softmax"),
-    "mean": (lambda x: ops.gelu(ops.mean(x, axis=-1), approximate=False), "gelu"),
-    "normalised": (lambda x: layers.ReLU()(layers.LayerNormalization()(x)), "relu"),
-    "lambda": (lambda x: layers.Lambda(lambda y: ops.tanh(y))(x), "tanh"),
-    "kernel": (lambda x: layers.ReLU()(layers.Dense(4)(x)), None),
-    "nothing": (lambda x: x, None),
-    "gate": (lambda x: layers.ReLU()(layers.Multiply()([x, x])), None),
-}
-
-
-@pytest.mark.parametrize("name", FOLLOWING)
-def test_following(name):
-    from keras_initlab import activations
-
-    after, expected = FOLLOWING[name]
-    found = meets(after).nonlinearity
-    assert (found is None) == (expected is None)
-    if expected is not None:
-        assert activations.resolve(found).name == expected
-
-
-def test_the_nearest_of_several_counts_and_the_rest_is_noted():
-    def near_and_far(x):
-        far = layers.Activation("tanh")(layers.Dropout(0.1)(x))
-        return layers.Add()([layers.Activation("relu")(x), far])
-
-    assert meets(near_and_far).nonlinearity is keras.activations.relu
-
-    def both(x):
-        return layers.Add()([layers.ReLU()(x), layers.Activation("tanh")(x)])
-
-    found = meets(both)
-    assert found.note in ("also feeds tanh", "also feeds relu")
-
-
 def test_a_thousand_layers_are_walked():
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(20_000)  # Keras recurses to make the model; the walk does not
@@ -168,4 +118,94 @@ def test_a_thousand_layers_are_walked():
     walked = graph.graph_of(model)
     assert len(walked.calls) == 1501
     assert np.array_equal(walked.inputs, walked.calls[0].inputs)
-    assert graph.following_nonlinearity(walked, walked.inputs).nonlinearity is not None
+    assert following_nonlinearity(walked, walked.inputs).nonlinearity is not None
+
+
+class Asking(layers.Layer):
+    """Asks for the values of a tensor, which a symbol does not have."""
+
+    def __init__(self, error=None, **options):
+        super().__init__(**options)
+        self.inner = layers.Dense(4, name="inner")
+        self.error = error
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], 4)
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            raise self.error
+        return self.inner(x)
+
+
+def open_up(layer):
+    layer.build((None, 3))
+    return graph.opened(layer, ((keras.KerasTensor((None, 3)),), {}), training=False)
+
+
+def test_a_layer_without_sublayers_has_nothing_to_open():
+    assert open_up(layers.Dense(4)) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TypeError("no\n values"), IndexError("no values"), RuntimeError("no values")],
+    ids=lambda error: type(error).__name__,
+)
+def test_why_a_call_has_no_graph_is_kept(error):
+    layer = Asking(error)
+    kind = type(error).__name__
+    with pytest.raises(graph.NoGraph, match=rf"\({kind}: no values\)") as caught:
+        open_up(layer)
+    assert caught.value.__cause__ is error
+
+
+def test_what_is_no_refusal_is_not_taken_for_one():
+    class Mistake(Exception):
+        pass
+
+    with pytest.raises(Mistake):
+        open_up(Asking(Mistake()))
+
+
+def test_outputs_that_do_not_come_from_the_inputs_are_no_graph():
+    class Apart(Asking):
+        def call(self, x):
+            return self.inner(keras.Input((3,)))
+
+    with pytest.raises(graph.NoGraph, match="ValueError"):
+        open_up(Apart())
+
+
+def asking_model():
+    layer = Asking(TypeError("no values here"), name="asking")
+    return keras.Sequential([keras.Input((3,)), layer, layers.Dense(2, name="head")])
+
+
+def test_plans_and_inspections_and_errors_say_why_a_layer_was_not_opened():
+    model = asking_model()
+    expected = (
+        "asking is measured as a whole: its call cannot be followed on symbols "
+        "(TypeError: no values here)"
+    )
+    plan = il.rewrite_initializers(model, scheme="variance", seed=0)
+    assert expected in plan.assumptions
+    assert f"{expected}." in il.inspect(model).notes
+    assert il.propagate(model)[0].source == "measured"
+
+
+def test_an_error_says_why_a_layer_was_not_opened():
+    class Failing(Asking):
+        def call(self, x):
+            if isinstance(x, keras.KerasTensor):
+                return super().call(x)
+            raise ValueError("never")
+
+    inputs = keras.Input((3,))
+    layer = Failing(TypeError("no values here"), name="asking")
+    model = keras.Model(inputs, layer(inputs))
+    with pytest.raises(ValueError, match=r"never.*run as a whole: .*no values here"):
+        il.propagate(model)

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from keras_initlab import fans
-from keras_initlab.fans import Fans, kernel_fans
+from keras_initlab.model import fans
+from keras_initlab.model.fans import Fans, kernel_fans
 from tests.helpers import as_numpy
 
 

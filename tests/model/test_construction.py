@@ -3,7 +3,11 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_initlab import context
+from keras_initlab.model.construction import (
+    Construction,
+    constructing,
+    under_construction,
+)
 
 
 class Witness(keras.initializers.Initializer):
@@ -13,7 +17,7 @@ class Witness(keras.initializers.Initializer):
         self.asked = []
 
     def __call__(self, shape, dtype=None):
-        self.asked.append(context.under_construction())
+        self.asked.append(under_construction())
         return keras.ops.zeros(shape, dtype=dtype)
 
     def clone(self):
@@ -46,7 +50,7 @@ def seen(witness):
 
 
 def test_nobody():
-    assert context.under_construction() is None
+    assert under_construction() is None
 
 
 def test_a_layer_on_its_own(witness):
@@ -162,8 +166,8 @@ def test_a_deep_graph_does_not_recurse(witness):
 
 def test_declared_construction_comes_first(witness):
     layer = layers.Dense(2)
-    declared = context.Construction(layer, "kernel", place=("here",))
-    with context.constructing(declared):
+    declared = Construction(layer, "kernel", place=("here",))
+    with constructing(declared):
         witness((2, 2))
     assert witness.asked == [declared]
-    assert context.under_construction() is None
+    assert under_construction() is None

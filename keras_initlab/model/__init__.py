@@ -1,0 +1,1 @@
+"""How a Keras model is read: its layers, kernels, graph, roles and construction."""

@@ -1,0 +1,275 @@
+"""The graph of a model: its calls in order, nested models opened."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import keras
+
+from keras_initlab.model import keras_internals
+from keras_initlab.model.layers import Names, call_keys, every_place
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a layer or of a bare operation in a model's graph.
+
+    `inputs` and `outputs` number the tensors that it reads and makes. `key` is the
+    layer's path inside the model, with `#0`, `#1` where it is called more than once.
+    """
+
+    operation: Any
+    path: str
+    key: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    node: Any
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether a layer is called, not a bare operation such as `keras.ops.add`."""
+        return isinstance(self.operation, keras.layers.Layer)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """The calls of a model in an order in which they can run."""
+
+    calls: tuple[Call, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @cached_property
+    def consumers(self) -> dict[int, tuple[Call, ...]]:
+        """The calls that read each tensor."""
+        readers: dict[int, list[Call]] = {}
+        for call in self.calls:
+            for tensor in dict.fromkeys(call.inputs):
+                readers.setdefault(tensor, []).append(call)
+        return {tensor: tuple(calls) for tensor, calls in readers.items()}
+
+    def calls_of(self, layer: Any) -> list[Call]:
+        """Return the calls of one layer, in order."""
+        return [call for call in self.calls if call.operation is layer]
+
+
+class NoGraph(ValueError):
+    """The calls inside a layer do not show as a graph; the message says why."""
+
+
+def has_graph(model: Any) -> bool:
+    """Say whether `model` is built of a graph that can be walked.
+
+    True for a functional or built Sequential model whose class leaves `call` alone;
+    a subclass with a `call` of its own may do anything.
+    """
+    return keras_internals.functional_of(model) is not None
+
+
+def graph_of(model: Any) -> Graph:
+    """Return the graph of a functional or Sequential model, nested ones opened.
+
+    Raises:
+        ValueError: the model has no graph (see `has_graph`).
+    """
+    functional = keras_internals.functional_of(model)
+    if functional is None:
+        raise ValueError(
+            "Expected a functional or a built Sequential model, whose graph can be "
+            f"walked. Received: {type(model).__name__} {model.name!r}"
+        )
+    return _Walk(model, functional).graph
+
+
+def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
+    """Return the graph of the calls inside a composite layer or subclassed model.
+
+    Its `call` is run on symbols of the shapes in `arguments`, and leaves no trace.
+
+    Args:
+        layer: a built layer or model.
+        arguments: (args, kwargs) of its call, with objects that have a `shape` in
+            place of tensors.
+        training: passed on where `call` takes it.
+
+    Returns:
+        The graph from those tensors, in order, to the outputs; None of a layer that
+        holds no others.
+
+    Raises:
+        NoGraph: `call` cannot be run on symbols, or what it does does not show in a
+            graph. It says what `call` or Keras said.
+    """
+    if has_graph(layer):
+        return graph_of(layer)
+    inner = [place.layer for place in every_place(layer)]
+    if not inner:
+        return None
+    symbols: list[Any] = []
+
+    def symbol(argument: Any) -> Any:
+        if not isinstance(getattr(argument, "shape", None), tuple):
+            return argument
+        shape, dtype = tuple(argument.shape), _input_dtype(layer, inner)
+        symbols.append(keras.Input(batch_shape=shape, dtype=dtype))
+        return symbols[-1]
+
+    with keras_internals.nodes_forgotten((layer, *inner)):
+        try:
+            args, kwargs = keras.tree.map_structure(symbol, arguments)
+            if keras_internals.takes_training(layer):
+                kwargs = {**kwargs, "training": training}
+            outputs = keras.tree.flatten(type(layer).call(layer, *args, **kwargs))
+            function = keras_internals.function_between(symbols, outputs)
+            return _Walk(layer, function).graph
+        except _refusals() as error:
+            message = " ".join(str(error).split()) or "no message"
+            said = textwrap.shorten(message, 160, placeholder=" ...")
+            raise NoGraph(
+                f"its call cannot be followed on symbols ({type(error).__name__}: "
+                f"{said})"
+            ) from error
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return the errors with which code refuses a symbol in place of a tensor.
+
+    A symbol has no values and may lack sizes; functions of a backend, of NumPy and of
+    the user say so with one of these. Anything else is a mistake in `call`.
+    """
+    errors: list[type[Exception]] = [
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ]
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None:
+        errors.append(tensorflow.errors.OpError)  # is none of the above
+    return tuple(errors)
+
+
+def _input_dtype(layer: Any, inner: list[Any]) -> str:
+    """Return the dtype that the first layer reads: of an Embedding, int32."""
+    first = next(
+        (held for held in (layer, *inner) if not isinstance(held, keras.Model)), None
+    )
+    return "int32" if isinstance(first, keras.layers.Embedding) else layer.compute_dtype
+
+
+class _Walk:
+    """Numbers the tensors of a model or layer and lists the calls inside it."""
+
+    def __init__(self, owner: Any, functional: Any) -> None:
+        self._tensors = 0
+        self._paths = {id(place.layer): place.path for place in every_place(owner)}
+        self._names = Names(self._paths.values())
+        self._raw: list[tuple[Any, str, tuple[int, ...], tuple[int, ...], Any]] = []
+        inputs = self._number(functional.inputs)
+        outputs = self._enter(functional, inputs, "")
+        self.graph = Graph(tuple(self._calls()), tuple(inputs), tuple(outputs))
+
+    def _number(self, symbols: list[Any]) -> list[int]:
+        first = self._tensors
+        self._tensors += len(symbols)
+        return list(range(first, self._tensors))
+
+    def _enter(self, functional: Any, inputs: list[int], prefix: str) -> list[int]:
+        """List the calls of one model; return the numbers of its outputs."""
+        numbers = {id(s): n for s, n in zip(functional.inputs, inputs, strict=True)}
+        for node in keras_internals.nodes_of(functional):
+            operation = node.operation
+            path = self._path_of(operation, prefix)
+            read = [numbers[id(symbol)] for symbol in node.input_tensors]
+            nested = keras_internals.functional_of(operation)
+            # A model called with a tensor twice or with some inputs left out
+            # cannot be opened by position: it stays one call.
+            if nested is not None and len(nested.inputs) == len(read):
+                written = self._enter(nested, read, f"{path}/")
+            else:
+                written = self._number(node.outputs)
+                call = (operation, path, tuple(read), tuple(written), node)
+                self._raw.append(call)
+            numbers.update(zip(map(id, node.outputs), written, strict=True))
+        return [numbers[id(symbol)] for symbol in functional.outputs]
+
+    def _path_of(self, operation: Any, prefix: str) -> str:
+        """Return the path of a layer's place; of a bare operation, the like."""
+        if id(operation) not in self._paths:
+            name = self._names.free(f"{prefix}{operation.name}")
+            self._paths[id(operation)] = name
+        return self._paths[id(operation)]
+
+    def _calls(self) -> Iterator[Call]:
+        keys = call_keys([path for _, path, *_ in self._raw])
+        for key, call in zip(keys, self._raw, strict=True):
+            operation, path, inputs, outputs, node = call
+            yield Call(operation, path, key, inputs, outputs, node)
+
+
+def as_function(call: Call) -> Any:
+    """Return a bare operation on one tensor as a function of that tensor."""
+    arguments = call.node.arguments
+    symbol = id(call.node.input_tensors[0])
+
+    def function(x: Any) -> Any:
+        args, kwargs = arguments.fill_in({symbol: x})
+        return call.operation.call(*args, **kwargs)
+
+    return function
+
+
+_STANDARDISING = (keras.layers.Normalization, keras.layers.Rescaling)
+
+
+def standardised(graph: Graph) -> frozenset[int]:
+    """Return the ids of the last Normalization or Rescaling behind each input."""
+    ids: set[int] = set()
+    for tensor in graph.inputs:
+        last = None
+        while len(readers := graph.consumers.get(tensor, ())) == 1:
+            if not isinstance(readers[0].operation, _STANDARDISING):
+                break
+            last = readers[0]
+            tensor = last.outputs[0]
+        if last is not None:
+            ids.add(id(last.operation))
+    return frozenset(ids)
+
+
+def built_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
+    """Return name and shape of each input that a subclassed model was built for."""
+    inputs: list[tuple[str, tuple[int | None, ...]]] = []
+    for name, shapes in keras_internals.build_shapes(model).items():
+        flat: list[Any] = []
+        keras.tree.map_shape_structure(flat.append, shapes)
+        for index, shape in enumerate(flat):
+            label = name if len(flat) == 1 else f"{name}_{index}"
+            inputs.append((label.removesuffix("_shape"), (None, *tuple(shape)[1:])))
+    return inputs
+
+
+def built_arguments(model: Any, tensors: list[Any]) -> tuple[tuple[Any, ...], Any]:
+    """Return `tensors`, in the order of `built_shapes`, as a call's arguments.
+
+    A subclassed model that was built for a list or a dict of tensors is called on one.
+    """
+    left = iter(tensors)
+    arguments = {
+        name.removesuffix("_shape"): keras.tree.map_shape_structure(
+            lambda _: next(left), shapes
+        )
+        for name, shapes in keras_internals.build_shapes(model).items()
+    }
+    if len(arguments) == 1:
+        return tuple(arguments.values()), {}
+    return (), arguments
