@@ -15,8 +15,10 @@ transformer encoder of two blocks at batch 32, all with Adam. Beside the monitor
   fastai's ActivationStats has them. What knows no Keras, wandb.watch and delve, is
   timed by `monitor_twin.py`, on a twin of the MLP in a plain loop.
 
-Also: the time of a first step (trace and compile), the memory of a process at its
-peak, and the cost per layer of plain networks of 10 to 500 layers.
+Also: the time of a first step (trace and compile), of Keras's own, the measured one and
+both; the memory of a process at its peak, in steps that are not measured and in those
+that are; the cost per layer of plain networks of 10 to 500 layers; and the memory of
+a process over 100,000 measured steps of a tiny model.
 
     KERAS_BACKEND=jax python examples/benchmarks/monitor_overhead.py [--quick]
         [--parts PART …] [--workloads NAME …] [--out FOLDER]
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import datetime
 import json
 import os
 import subprocess
@@ -47,7 +50,7 @@ import keras_initlab as il
 from keras_initlab.tables import render_table
 
 BACKEND = keras.backend.backend()
-PARTS = ("steps", "compile", "memory", "layers")
+PARTS = ("steps", "compile", "memory", "layers", "long")
 # Given a batch, a callback to train with, or None.
 Callback = Callable[[Any], Any]
 
@@ -98,9 +101,12 @@ def transformer() -> Any:
 
 WORKLOADS = {
     "MLP": Workload(mlp, (784,), 128, 100),
-    "CNN": Workload(cnn, (28, 28, 1), 64, 25),
-    "transformer": Workload(transformer, (32, 64), 32, 50),
+    "CNN": Workload(cnn, (28, 28, 1), 64, 50),
+    "transformer": Workload(transformer, (32, 64), 32, 100),
 }
+
+# Of epochs; those of the CNN are long.
+ROUNDS = {"MLP": 11, "CNN": 5, "transformer": 7}
 
 
 class SubModel(keras.callbacks.Callback):  # type: ignore[misc]
@@ -161,11 +167,12 @@ def variants(folder: Path) -> dict[str, Callback]:
 
     found = {
         "plain again": lambda x: None,
+        "every=100": monitor(100),
         "every=10": monitor(10),
         "every=1": monitor(1),
+        "every=100, gradients": monitor(100, gradients=True),
         "every=10, gradients": monitor(10, gradients=True),
         "every=1, gradients": monitor(1, gradients=True),
-        "every=1, variance alone": monitor(1, statistics=["variance"]),
         "TensorBoard(histogram_freq=1)": lambda x: keras.callbacks.TensorBoard(
             str(folder), histogram_freq=1
         ),
@@ -304,7 +311,7 @@ def run_steps(quick: bool, names: Sequence[str]) -> dict[str, Any]:
         torch.set_num_threads(1)
     for name in names:
         workload = WORKLOADS[name]
-        steps, rounds = (10, 1) if quick else (workload.steps, 15)
+        steps, rounds = (10, 1) if quick else (workload.steps, ROUNDS[name])
         with tempfile.TemporaryDirectory() as folder:
             chosen = variants(Path(folder))
             seconds = in_turns(workload, chosen, rounds, steps)
@@ -317,21 +324,36 @@ def run_steps(quick: bool, names: Sequence[str]) -> dict[str, Any]:
 
 
 def run_compile(quick: bool, names: Sequence[str]) -> dict[str, Any]:
-    """Time the first step of `fit`, which traces and compiles."""
+    """Time first steps, which are compiled: Keras's own, the measured one, both."""
     found = {}
-    chosen = variants(Path())
-    chosen = {name: chosen[name] for name in ("every=10", "every=10, gradients")}
+    # With every=1 no other step is compiled; else Keras's own at the second step.
+    chosen: dict[str, tuple[int | None, dict[str, Any], int]] = {
+        "plain": (None, {}, 1),
+        "plain again": (None, {}, 1),
+        "measured": (1, {}, 1),
+        "measured, gradients": (1, {"gradients": True}, 1),
+        "both": (10, {}, 2),
+        "both, gradients": (10, {"gradients": True}, 2),
+    }
     for name in names:
         workload = WORKLOADS[name]
-        x, y = data_of(workload, 1)
-        seconds: dict[str, list[float]] = {"plain": [], **{one: [] for one in chosen}}
+        x, y = data_of(workload, 2)
+        seconds: dict[str, list[float]] = {variant: [] for variant in chosen}
         for _ in range(1 if quick else 7):
-            for one, each in seconds.items():
-                model = compiled(workload)
-                own = [chosen[one](x)] if one in chosen else []
+            for variant, (every, settings, steps) in chosen.items():
+                own = []
+                if every is not None:
+                    own = [il.VarianceMonitor(every, on_finding="ignore", **settings)]
+                model, count = compiled(workload), workload.batch * steps
                 begin = time.perf_counter()
-                model.fit(x, y, batch_size=len(x), verbose=0, callbacks=own)
-                each.append(time.perf_counter() - begin)
+                model.fit(
+                    x[:count],
+                    y[:count],
+                    batch_size=workload.batch,
+                    verbose=0,
+                    callbacks=own,
+                )
+                seconds[variant].append(time.perf_counter() - begin)
                 keras.backend.clear_session()
         found[name] = ratios(seconds)
         print_ratios(
@@ -342,6 +364,17 @@ def run_compile(quick: bool, names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+# Whose peak is taken: "none" measures the first step of `fit` alone, before the peak is
+# forgotten.
+MEMORY: dict[str, Callable[[], Any] | None] = {
+    "plain": None,
+    "plain again": None,
+    "none": lambda: il.VarianceMonitor(datetime.timedelta(hours=1), gradients=True),
+    "every=1": lambda: il.VarianceMonitor(1),
+    "every=1, gradients": lambda: il.VarianceMonitor(1, gradients=True),
+}
+
+
 def run_memory(quick: bool, names: Sequence[str]) -> dict[str, Any]:
     """Take the peak memory of processes that train."""
     found: dict[str, Any] = {}
@@ -349,7 +382,7 @@ def run_memory(quick: bool, names: Sequence[str]) -> dict[str, Any]:
         print("Memory is measured on Linux alone.", end="\n\n")
         return found
     for name in names[: 1 if quick else None]:
-        for variant in ("plain", "plain again", "every=10", "every=10, gradients"):
+        for variant in MEMORY:
             command = [sys.executable, __file__, "--memory", name, variant]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found.setdefault(name, {})[variant] = int(done.stdout.split()[-1])
@@ -382,7 +415,8 @@ def print_peak(name: str, variant: str) -> None:
 
     workload = WORKLOADS[name]
     x, y = data_of(workload, 10)
-    own = [] if variant.startswith("plain") else [variants(Path())[variant](x)]
+    make = MEMORY[variant]
+    own = [] if make is None else [make()]
     compiled(workload).fit(
         x,
         y,
@@ -422,6 +456,35 @@ def run_layers(quick: bool, _: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def run_long(quick: bool, _: Sequence[str]) -> dict[str, Any]:
+    """Take the memory of a process over many measured steps of a tiny model."""
+    found: dict[str, Any] = {}
+    status = Path("/proc/self/status")
+    if not status.exists():
+        print("Memory is measured on Linux alone.", end="\n\n")
+        return found
+
+    class Look(keras.callbacks.Callback):  # type: ignore[misc]
+        """Take the resident memory every so many steps."""
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            """Look, ten times."""
+            if (batch + 1) % (steps // 10) == 0:
+                line = next(x for x in status.read_text().splitlines() if "VmRSS" in x)
+                found[f"{batch + 1:,} steps"] = int(line.split()[1])
+
+    steps = 1_000 if quick else 100_000
+    model = mlp(1, 4, 4)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x = np.zeros((steps, 4), "float32")
+    monitor = il.VarianceMonitor(1, gradients=True, on_finding="ignore")
+    model.fit(x, np.zeros(steps), batch_size=1, verbose=0, callbacks=[monitor, Look()])
+    columns: list[tuple[str, Any]] = [("measured", "right"), ("resident, MiB", "right")]
+    rows = [[name, f"{kib / 1024:.1f}"] for name, kib in found.items()]
+    print(render_table(f"Memory on {BACKEND}", columns, rows), end="\n\n")
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -441,6 +504,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "compile": run_compile,
         "memory": run_memory,
         "layers": run_layers,
+        "long": run_long,
     }
     found = {
         part: runs[part](arguments.quick, arguments.workloads)

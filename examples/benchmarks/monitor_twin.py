@@ -1,7 +1,7 @@
 """A plain PyTorch loop, watched by tools that know no Keras.
 
-wandb.watch and delve, where they are installed, on a twin of the MLP that
-`monitor_overhead.py` times.
+wandb.watch, delve and torchinstruments, where they are installed, on a twin of the MLP
+that `monitor_overhead.py` times.
 
     python examples/benchmarks/monitor_twin.py [--quick] [--out FOLDER]
 """
@@ -9,6 +9,8 @@ wandb.watch and delve, where they are installed, on a twin of the MLP that
 from __future__ import annotations
 
 import argparse
+import datetime
+import functools
 import itertools
 import json
 import os
@@ -56,6 +58,19 @@ def _watches() -> dict[str, Callable[[Any], Any]]:
         found["delve, every step"] = lambda model: delve.SaturationTracker(
             tempfile.mkdtemp(), save_to="csv", modules=model, device="cpu"
         )
+    try:
+        import torchinstruments
+    except ImportError:
+        print("torchinstruments is not installed: it is left out")
+    else:
+        for seconds in (0.15, 60):
+            # 0.15 s are about ten steps.
+            interval = datetime.timedelta(seconds=seconds)
+            found[f"torchinstruments, every {seconds} s"] = functools.partial(
+                torchinstruments.inject_observer,
+                interval=interval,
+                output_dir=tempfile.mkdtemp(),
+            )
     return found
 
 
