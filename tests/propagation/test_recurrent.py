@@ -9,8 +9,8 @@ from keras_initlab.kernels import kernels_of
 from keras_initlab.measurement import measure
 from keras_initlab.propagation import propagate
 from keras_initlab.propagation.forward import run_forward
+from keras_initlab.propagation.recurrent.steps import turned
 from keras_initlab.propagation.signal import Gradient, gradients
-from keras_initlab.propagation.steps import turned
 from keras_initlab.propagation.weights import WeightMoments
 from tests.helpers import as_numpy
 from tests.propagation.sequences import (

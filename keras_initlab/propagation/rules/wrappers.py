@@ -17,8 +17,8 @@ from keras_initlab.propagation.combining import add, concatenate, multiply
 from keras_initlab.propagation.dispatch import layer_rule
 from keras_initlab.propagation.entries import WeightMoments
 from keras_initlab.propagation.mixing import Draw
+from keras_initlab.propagation.recurrent.steps import turned
 from keras_initlab.propagation.signal import Array, Gradient, Signal
-from keras_initlab.propagation.steps import turned
 
 _TIME = 1
 
