@@ -8,8 +8,8 @@ from keras import layers
 from keras_initlab.kernels import kernels_of
 from keras_initlab.measurement import measure
 from keras_initlab.propagation import propagate
+from keras_initlab.propagation.along_axis import turned
 from keras_initlab.propagation.forward import run_forward
-from keras_initlab.propagation.recurrent.steps import turned
 from keras_initlab.propagation.signal import Gradient, gradients
 from keras_initlab.propagation.weights import WeightMoments
 from tests.helpers import as_numpy
@@ -155,7 +155,7 @@ def test_backwards_in_time():
     uneven = x.evolve(profile={1: np.linspace(0.25, 1.75, STEPS)})
     last = [
         predicted(sequence_model(layers.GRU(UNITS, go_backwards=back)), [one])[0].second
-        for back, one in ((True, uneven), (False, turned(uneven)))
+        for back, one in ((True, uneven), (False, turned(uneven, 1)))
     ]
     assert last[0] == pytest.approx(last[1], rel=1e-9)
     model = sequence_model(layers.Bidirectional(layer, merge_mode=None))

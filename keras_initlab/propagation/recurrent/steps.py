@@ -7,11 +7,11 @@ same sequence first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from keras_initlab.propagation.signal import Array, Gradient, Signal
+from keras_initlab.propagation.signal import Array, Signal
 
 # A sequence is simulated over so many steps at most; the steps between are as those
 # in its middle.
@@ -152,20 +152,6 @@ def signal_of_last(steps: Steps, like: Signal, length: int | None) -> Signal:
 def counted(length: int | None) -> int:
     """Return how many steps a sequence is counted as having."""
     return min(length or OPEN_STEPS, _WIDEST)
-
-
-def turned(x: Signal, axis: int = 1) -> Signal:
-    """Return the signal with its steps along an axis in reverse."""
-    if axis not in x.profile:
-        return x
-
-    def turn(profile: dict[int, Array]) -> dict[int, Array]:
-        return {a: v[::-1] if a == axis else v for a, v in profile.items()}
-
-    def pull(gradient: Gradient) -> Gradient:
-        return replace(gradient, profile=turn(gradient.profile))
-
-    return x.evolve(profile=turn(x.profile), parents=((x, pull),))
 
 
 def _over_positions(same: Array, apart: Array, size: int, places: int) -> Array:

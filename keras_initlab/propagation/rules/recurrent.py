@@ -14,6 +14,7 @@ from keras_initlab.context import Construction
 from keras_initlab.initializers import ForgetGateBias
 from keras_initlab.initializers import Identity as OwnIdentity
 from keras_initlab.initializers import Orthogonal as OwnOrthogonal
+from keras_initlab.propagation.along_axis import turned
 from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
 from keras_initlab.propagation.drawn import moments_of_draw
 from keras_initlab.propagation.mixing import mix
@@ -39,7 +40,6 @@ from keras_initlab.propagation.recurrent.steps import (
     signal_of_last,
     signal_of_steps,
     steps_of,
-    turned,
 )
 from keras_initlab.propagation.signal import Array, Gradient, Signal
 from keras_initlab.propagation.windows import Window
@@ -64,7 +64,7 @@ def recurrent(layer: Any, x: Signal, *_: Signal, context: Any) -> Any:
     cells = _cells_of(layer.cell, context)
     starts = _initial_states([equations.states for _, equations in cells], context)
     if layer.go_backwards:
-        x = turned(x)
+        x = turned(x, _TIME)
     states: list[Signal] = []
     for (cell, equations), start in zip(cells, starts, strict=True):
         x, after = _run(cell, equations, x, start, context)
@@ -231,8 +231,7 @@ def _bias_of(cell: Any, gates: int, size: Size, context: Any) -> Values:
             bias[:rows] = moments.mean + math.sqrt(moments.variance) * noise
             if forgets:
                 bias[0, :, 1] = 1.0
-    both: Values = bias.reshape(2, size.draws, 1, 1, -1)
-    return both
+    return bias.reshape(2, size.draws, 1, 1, -1)
 
 
 def _start_of(signal: Signal | None, size: Size, kinds: int, state: int) -> Values:
@@ -241,7 +240,8 @@ def _start_of(signal: Signal | None, size: Size, kinds: int, state: int) -> Valu
         return np.zeros(size.shape(), np.float32)
     pairs = signal.pairs[0].ravel()[:kinds, None, None]
     law = Steps(np.array([signal.mean]), pairs.astype(np.float32))
-    return draw_sequences(law, size, seed=20 + state)[0]
+    draw: Values = draw_sequences(law, size, seed=20 + state)[0]
+    return draw
 
 
 @dataclass(frozen=True)
