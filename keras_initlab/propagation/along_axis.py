@@ -201,6 +201,10 @@ def turned(signal: Signal, axis: int) -> Signal:
 
 def _pull(axis: int, sums: AlongAxis, others: int, in_units: bool) -> Pull:
     weights, size = sums.weights, sums.wide
+    column = sums.by_input(weights)
+    # Two different inputs meet less than any two, which may be the same.
+    share = _between(float(column.sum() ** 2), float((column**2).mean()), size)
+    share /= float(column.mean()) ** 2 or 1.0
 
     def pull(gradient: Gradient) -> Gradient:
         values = _of_length(gradient.profile.get(axis), len(weights))
@@ -216,7 +220,7 @@ def _pull(axis: int, sums: AlongAxis, others: int, in_units: bool) -> Pull:
             return Gradient(
                 second, gradient.position * alike, profile, gradient.inputs * alike
             )
-        apart = _between(float(roots.sum() ** 2), square, size)
+        apart = share * float(roots.mean()) ** 2
         met = _between(float(values @ weights.sum(axis=1) ** 2), alike, size)
         position = _differing(
             (far * square, far * apart + spread * met, far * apart), size, others

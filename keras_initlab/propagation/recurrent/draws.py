@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -126,10 +125,19 @@ def _correlated(noise: Values, covariance: Array) -> Values:
 
 
 @lru_cache(maxsize=4)  # layers of one shape, forward and backward, have the same
-def _noise(shape: tuple[int, ...], seed: int, gates: int = 1) -> Any:
-    """Return N(0, 1) values, at each step and gate of mean 0 and variance 1."""
+def _noise(shape: tuple[int, ...], seed: int, gates: int = 1) -> Values:
+    """Return N(0, 1) values, at each step and gate of mean 0 and variance 1.
+
+    Where there are enough of them, those of two steps are not correlated by chance.
+    """
     draw = np.random.default_rng(seed).standard_normal(shape, np.float32)
     split = draw.reshape(shape[0], -1, gates, shape[-1] // gates)
     split -= split.mean(axis=(1, 3), keepdims=True)
     split /= np.sqrt((split**2).mean(axis=(1, 3), keepdims=True))
+    for gate in range(gates):
+        rows = split[:, :, gate].reshape(shape[0], -1)
+        if rows.shape[1] > 4 * shape[0]:
+            factor = np.linalg.cholesky(rows @ rows.T / rows.shape[1])
+            rows = np.linalg.inv(factor) @ rows
+            split[:, :, gate] = rows.reshape(split[:, :, gate].shape)
     return draw
