@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from keras_initlab.initializers.haar import haar_stack
 from keras_initlab.propagation.recurrent.cells import Values
 from keras_initlab.propagation.recurrent.steps import Steps
 from keras_initlab.propagation.signal import Array
@@ -64,12 +65,8 @@ def draw_kernel(
 @lru_cache(maxsize=16)
 def _orthogonal(shape: tuple[int, int, int]) -> Values:
     """Return matrices whose shorter side's vectors are orthogonal, of variance 1."""
-    draw = np.random.default_rng(5).standard_normal(shape)
-    wide = shape[2] >= shape[1]
-    basis, triangle = np.linalg.qr(draw.swapaxes(1, 2) if wide else draw)
-    basis *= np.sign(np.diagonal(triangle, axis1=1, axis2=2))[:, None, :]
-    matrix = basis.swapaxes(1, 2) if wide else basis
-    return np.asarray(matrix * np.sqrt(max(shape[1:])), np.float32)
+    stack = haar_stack(*shape, np.random.default_rng(5))
+    return np.asarray(stack * np.sqrt(max(shape[1:])), np.float32)
 
 
 def draw_mask(size: Size, rate: float) -> Values:
