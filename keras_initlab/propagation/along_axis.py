@@ -31,8 +31,8 @@ class AlongAxis:
     """A linear map along an axis: y_o = Σ weights[o, k] · x[index[o, k]].
 
     Attributes:
-        index, weights: of shape (outputs, terms); a term that is none has weight 0, and
-            no output has two terms of one input.
+        index, weights: of shape (outputs, terms); terms that are left over have weight
+            0, and no output has two terms of the same input.
         wide: how many inputs there are.
         size: how many outputs there are; None for a length that is not known, which
             these inputs and outputs stand for.
@@ -232,7 +232,7 @@ def _pull(axis: int, sums: AlongAxis, others: int, in_units: bool) -> Pull:
 
 
 def _of_length(profile: Array | None, length: int) -> Array:
-    """Return a profile of that length; an even one for what is none."""
+    """Return a profile of that length; an even one where there is none."""
     if profile is None or len(profile) != length:
         return np.ones(length)
     return profile
@@ -312,14 +312,16 @@ def _kept(sums: AlongAxis, weights: Array, decay: Array) -> tuple[Array, Array]:
         high = np.where(weights != 0, sums.index, -1).max(axis=1)
         rows = []
         for lag in lags:
-            one, two = slice(0, outputs - lag), slice(lag, None)
+            former, latter = slice(0, outputs - lag), slice(lag, None)
             # Windows that neither overlap nor are near share nothing of their own.
-            apart = np.maximum(low[two] - high[one], low[one] - high[two])
+            apart = np.maximum(low[latter] - high[former], low[former] - high[latter])
             if lag and (apart >= len(decay) - 1).all():
                 break
-            gaps = np.abs(sums.index[one, :, None] - sums.index[two, None, :])
+            gaps = np.abs(sums.index[former, :, None] - sums.index[latter, None, :])
             alike = decay[np.minimum(gaps, len(decay) - 1)]
-            rows.append(np.einsum("ok,okl,ol->o", weights[one], alike, weights[two]))
+            rows.append(
+                np.einsum("ok,okl,ol->o", weights[former], alike, weights[latter])
+            )
     means = np.array([float(row.mean()) for row in rows[1:]])
     last = np.flatnonzero(np.abs(means) > 1e-6).max(initial=-1) + 1
     return rows[0], means[:last]

@@ -59,12 +59,14 @@ class Simulation:
     bias: Values
     start: tuple[Values, ...]
     centred: bool = False
+    _dtype: Any = np.float32
 
     def forward(self) -> list[Steps]:
         """Return the moments of each state, of all but the first at the last step."""
-        states, _ = self._run(np.float32)
+        states, _ = self._run(self._dtype)
         if not _is_small(states[-1]):
-            states, _ = self._run(np.float64)
+            self._dtype = np.float64
+            states, _ = self._run(self._dtype)
         kinds = len(self.inputs.pairs)
         moments = [_moments(np.stack([state[0] for state in states]), kinds)]
         moments += [_moments(state[None], kinds) for state in states[-1][1:]]
@@ -85,7 +87,7 @@ class Simulation:
             steps = np.full(len(output), level)
             return Gradients(steps, np.diag(steps), (level,) * self.cell.states)
         scaled = output / level, shared / level, last / level
-        at_x, at_start = self._back(*scaled, np.float32)
+        at_x, at_start = self._back(*scaled, self._dtype)
         if not _is_small((*at_x[:1], *at_start)):
             at_x, at_start = self._back(*scaled, np.float64)
         rows = np.stack(at_x).reshape(len(at_x), -1)
