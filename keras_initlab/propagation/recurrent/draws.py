@@ -20,9 +20,9 @@ from keras_initlab.propagation.recurrent.steps import Steps
 from keras_initlab.propagation.signal import Array
 
 _MOST_UNITS, _MOST_UNITS_OF_MAPS = 128, 32
-# Units of all gates and draws together, and inputs of each draw: fewer where many
-# steps or places count for more.
-_ALL_UNITS, _MOST_DRAWS, _INPUTS, _FEWER_INPUTS, _MANY_STEPS = 6144, 256, 8, 4, 32
+# Units of all gates and draws together, and inputs of each draw: few draws, so that
+# their kernels stay in a processor's cache.
+_ALL_UNITS, _MOST_DRAWS, _INPUTS, _INPUTS_OF_MAPS = 3072, 256, 8, 4
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,12 @@ class Size:
     units: int
 
     @staticmethod
-    def of(
-        units: int, gates: int, taps: int, steps: int, *, whole: bool = False
-    ) -> Size:
+    def of(units: int, gates: int, taps: int, *, whole: bool = False) -> Size:
         """Return the size for a cell of `units`, all of them if `whole`."""
         most = _MOST_UNITS_OF_MAPS if taps > 1 else _MOST_UNITS
         width = units if whole else min(units, most)
         draws = min(max(_ALL_UNITS // (gates * width * taps), 4), _MOST_DRAWS)
-        fewer = taps > 1 or steps > _MANY_STEPS
-        inputs = _FEWER_INPUTS if fewer else _INPUTS
+        inputs = _INPUTS_OF_MAPS if taps > 1 else _INPUTS
         return Size(draws + draws % 2, inputs, taps, width)
 
     def shape(self, gates: int = 1) -> tuple[int, int, int, int]:

@@ -156,9 +156,7 @@ def _run(
     steps = min(length or OPEN_STEPS, MOST_STEPS)
     inputs = steps_of(z, _TIME, steps, places=bool(geometry.windows))
     by_value = context.from_values and geometry.units <= _MOST_UNITS_BY_VALUE
-    size = Size.of(
-        geometry.units, equations.gates, geometry.taps, steps, whole=by_value
-    )
+    size = Size.of(geometry.units, equations.gates, geometry.taps, whole=by_value)
     bias = _bias_of(cell, equations.gates, size, context)
     by_gate = bias.reshape(2, -1, equations.gates, size.units)
     means: list[Any] = [inputs.mean, by_gate[:, :, equations.candidate]]
