@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab.propagation.averaging import blended, whole_row
+from keras_initlab.propagation.along_axis import AlongAxis, along, mean_of_all
 from keras_initlab.propagation.elementwise import affine
-from keras_initlab.propagation.signal import Array, Gradient, Pull, Shape, Signal
+from keras_initlab.propagation.signal import Array, Pull, Shape, Signal
 
 Move = Callable[[Signal], Signal]
+
+# Stands for a size that is not known, as in `signal`.
+_MANY = 64
 
 
 def _renamed(profile: dict[int, Array], moved: dict[int, int]) -> dict[int, Array]:
@@ -165,19 +167,17 @@ def take(signal: Signal, axis: int, start: int, stop: int, step: int = 1) -> Sig
     length = signal.shape[axis]
     if length is None:
         # One element is one, wherever it stands; of more nobody knows how many.
-        alone = stop - start == 1 and start * stop >= 0
-        return _cut(signal, axis, 1 if alone else None, None)
+        if stop - start == 1 and start * stop >= 0:
+            return along(signal, axis, AlongAxis.of_places(np.arange(1), _MANY))
+        shape = tuple(None if a == axis else n for a, n in enumerate(signal.shape))
+        return signal.evolve(shape=shape, parents=((signal, _scaled(1.0)),))
     index = np.arange(length)[start:stop:step]
     if signal.parts and signal.joint == axis:
         part = _whole_part(signal, index)
         if part is not None:
             return part
-    made = _cut(signal, axis, len(index), index)
-    if axis in signal.near and abs(step) > 1:
-        # Next to each other now is what was `step` apart.
-        apart = made.near[axis][abs(step) - 1 :: abs(step)]
-        made = replace(made, near={**made.near, axis: apart})
-    return _carried(made, signal, lambda base: take(base, axis, start, stop, step))
+    cut = along(signal, axis, AlongAxis.of_places(index, length))
+    return _carried(cut, signal, lambda base: take(base, axis, start, stop, step))
 
 
 def _whole_part(signal: Signal, index: NDArray[np.intp]) -> Signal | None:
@@ -201,45 +201,6 @@ def _scaled(factor: float) -> Pull:
     return lambda gradient: gradient.times(factor)
 
 
-def _cut(
-    signal: Signal, axis: int, length: int | None, index: NDArray[np.intp] | None
-) -> Signal:
-    """Return what stands at `index` along an axis, of which there are `length`."""
-    profile = {a: v for a, v in signal.profile.items() if a != axis}
-    level = 1.0
-    if index is not None and axis in signal.profile and len(index):
-        kept = signal.profile[axis][index]
-        level = float(kept.mean())
-        if level > 0 and np.ptp(kept) > 1e-9 * level:
-            profile[axis] = kept / level
-    shape = list(signal.shape)
-    before = shape[axis]
-    shape[axis] = length
-    share = 1.0 if length is None else length / (before or 64)
-
-    def pull(gradient: Gradient) -> Gradient:
-        rest = {a: v for a, v in gradient.profile.items() if a != axis}
-        if index is not None and before is not None and 0 < len(index) < before:
-            full = np.zeros(before)
-            full[index] = gradient.profile.get(axis, np.ones(len(index)))
-            rest[axis] = full / (full.mean() or 1.0)
-        cross = share if axis in signal.units else share**2
-        return replace(gradient.times(share, cross), profile=rest)
-
-    # What two positions share, and the mean, go by the square root of the profile.
-    uneven = replace(signal, profile=profile).unevenness / (signal.unevenness or 1.0)
-    pairs = signal.pairs * level
-    pairs[:, 1] *= uneven
-    return signal.evolve(
-        shape=tuple(shape),
-        mean=signal.mean * math.sqrt(level * uneven),
-        pairs=pairs,
-        near={a: v * level for a, v in signal.near.items()},
-        profile=profile,
-        parents=((signal, pull),),
-    )
-
-
 def pad(signal: Signal, axis: int, front: int, behind: int) -> Signal:
     """Return the signal with zeros in front and behind along an axis."""
     axis = axis % len(signal.shape)
@@ -248,38 +209,8 @@ def pad(signal: Signal, axis: int, front: int, behind: int) -> Signal:
         return signal
     if length is None:
         return signal.evolve(parents=((signal, lambda gradient: gradient),))
-    total = length + front + behind
-    share = length / total
-    values = np.pad(signal.profile.get(axis, np.ones(length)), (front, behind))
-    shape = list(signal.shape)
-    shape[axis] = total
-    pairs = signal.pairs * share
-    if axis in signal.units:
-        pairs[1] *= share
-    else:
-        pairs[:, 1] *= share
-
-    def pull(gradient: Gradient) -> Gradient:
-        whole = gradient.profile.get(axis)
-        rest = {a: v for a, v in gradient.profile.items() if a != axis}
-        if whole is None or len(whole) != total:
-            return replace(gradient, profile=rest)
-        piece = whole[front : front + length]
-        level = float(piece.mean())
-        if level > 0:
-            rest[axis] = piece / level
-        roots = float(np.sqrt(piece).mean()) / (float(np.sqrt(whole).mean()) or 1.0)
-        cross = level if axis in signal.units else roots**2
-        return replace(gradient.times(level, cross), profile=rest)
-
-    made = signal.evolve(
-        shape=tuple(shape),
-        mean=signal.mean * share,
-        pairs=pairs,
-        near={a: v * share for a, v in signal.near.items()},
-        profile={**signal.profile, axis: values / values.mean()},
-        parents=((signal, pull),),
-    )
+    places = np.pad(np.arange(length), (front, behind), constant_values=-1)
+    made = along(signal, axis, AlongAxis.of_places(places, length))
     if signal.function is None or np.any(signal.function.value(np.zeros(1))):
         return made
     # A function that leaves 0 alone may as well come after the padding.
@@ -292,48 +223,12 @@ def repeat(signal: Signal, axis: int, times: int, *, blocks: bool = False) -> Si
     if times == 1:
         return signal
     length = signal.shape[axis]
-    shape = list(signal.shape)
-    shape[axis] = None if length is None else length * times
-    pairs, near = signal.pairs.copy(), dict(signal.near)
-    many = signal.size(signal.positions)
-    if axis in signal.units:
-        number = signal.size(signal.units)
-        share = (times - 1) / max(number * times - 1, 1)
-        pairs[1] = share * pairs[0] + (1 - share) * pairs[1]
-    elif blocks or many == 1:
-        share = (times - 1) / max(many * times - 1, 1)
-        pairs[:, 1] = share * pairs[:, 0] + (1 - share) * pairs[:, 1]
-    else:
-        own = signal.near.get(axis, np.zeros(0))
-        steps = np.concatenate([[pairs[0, 0, 0]], own, [pairs[0, 1, 0]]])
-        distance = np.arange(1, times * (len(steps) - 1))
-        low = distance // times
-        part = (distance % times) / times
-        near[axis] = (1 - part) * steps[low] + part * steps[low + 1]
-    profile = dict(signal.profile)
-    if axis in profile:
-        values = profile[axis]
-        profile[axis] = np.tile(values, times) if blocks else np.repeat(values, times)
-
-    def pull(gradient: Gradient) -> Gradient:
-        # The copies' gradients meet again; near positions' may know each other.
-        met = gradient.position if axis not in signal.units else 0.0
-        total = times * (gradient.second + (times - 1) * met)
-        cross = times**2 if axis not in signal.units else times
-        rest = {a: v for a, v in gradient.profile.items() if a != axis}
-        values = gradient.profile.get(axis)
-        if values is not None and length is not None and len(values) == length * times:
-            order = (times, length) if blocks else (length, times)
-            rest[axis] = values.reshape(order).mean(axis=0 if blocks else 1)
-        return replace(gradient.times(times, cross), second=total, profile=rest)
-
-    made = signal.evolve(
-        shape=tuple(shape),
-        pairs=pairs,
-        near=near,
-        profile=profile,
-        parents=((signal, pull),),
-    )
+    places = np.arange(_MANY if length is None else length)
+    places = np.tile(places, times) if blocks else np.repeat(places, times)
+    copies = AlongAxis.of_places(places, len(places) // times)
+    if length is None:
+        copies = replace(copies, size=None)
+    made = along(signal, axis, copies)
     return _carried(made, signal, lambda base: repeat(base, axis, times, blocks=blocks))
 
 
@@ -347,11 +242,9 @@ def collapse(
     shape = tuple(1 if axis in axes else size for axis, size in enumerate(signal.shape))
     made = signal
     if places:
-        rows = {axis: whole_row(signal.shape[axis]) for axis in places}
-        between = tuple(
-            1 if axis in places else size for axis, size in enumerate(signal.shape)
-        )
-        made = blended(signal, rows, between)
+        for axis in places:
+            made = along(made, axis, mean_of_all(signal.shape[axis]))
+        made = replace(made, lineage=signal.lineage)
     if len(places) < len(axes):
         made = _mean_of_units(made, tuple(a for a in axes if a not in places))
     if total:

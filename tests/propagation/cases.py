@@ -6,7 +6,7 @@ import keras
 import pytest
 from keras import layers as L
 
-from tests.propagation.simulation import complaints, measured, predicted
+from tests.propagation.simulation import complaints, measured, model_of, predicted
 
 normal, constant = keras.initializers.RandomNormal, keras.initializers.Constant
 uniform = keras.initializers.RandomUniform
@@ -35,10 +35,9 @@ class Case:
     because: str = ""
 
     def build(self):
-        x = keras.Input(self.shape, dtype="int32" if self.name[0] == "#" else None)
-        if callable(self.layers):
-            return keras.Model(x, self.layers(x))
-        return keras.Sequential([x, *self.layers])
+        return model_of(
+            self.shape, self.layers, "int32" if self.name[0] == "#" else None
+        )
 
 
 def dense(units=64, activation=None, **rest):

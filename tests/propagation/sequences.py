@@ -4,12 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.propagation.predict import Propagation
 from keras_initlab.propagation.signal import Signal
-from keras_initlab.propagation.weights import weight_moments
 from tests.helpers import as_numpy
-from tests.propagation.simulation import pair_moments
+from tests.propagation.simulation import pair_moments, redraw
 
 FIGURES = ("mean", "second", "other input", "other position", "both")
 
@@ -54,39 +52,6 @@ def but_for_jax(cases, *names):
     """
     marks = (pytest.mark.tensorflow, pytest.mark.torch)
     return [pytest.param(one, marks=marks if one in names else ()) for one in cases]
-
-
-def haar(generator, rows, columns):
-    """Return a random matrix whose longer side's vectors are orthonormal."""
-    size = max(rows, columns), min(rows, columns)
-    made, triangle = np.linalg.qr(generator.standard_normal(size))
-    made = made * np.sign(np.diag(triangle))
-    return made if rows >= columns else made.T
-
-
-def redraw(model, generator):
-    """Give every kernel fresh values; biases stay as they were built.
-
-    Drawn by NumPy, of the moments that the initializer has: one compilation less for
-    each shape. Recurrent kernels stay orthogonal where they are made so.
-    """
-    for layer in model._flatten_layers(include_self=False):
-        for variable in own_variables(layer):
-            if "kernel" not in variable.name and variable.name != "embeddings":
-                continue
-            shape = tuple(variable.shape)
-            moments = weight_moments(layer, variable.name)
-            how = getattr(layer, "recurrent_initializer", None)
-            if variable.name == "recurrent_kernel" and isinstance(
-                how, keras.initializers.Orthogonal
-            ):
-                rows = int(np.prod(shape[:-1]))
-                values = how.gain * haar(generator, rows, shape[-1]).reshape(shape)
-            else:
-                values = moments.mean + np.sqrt(
-                    moments.variance
-                ) * generator.standard_normal(shape)
-            variable.assign(values.astype("float32"))
 
 
 def predicted(model, signals, training=False):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
+from keras_initlab.initializers.haar import haar_stack
+from keras_initlab.measurement import measure
 from keras_initlab.model.construction import Construction, constructing
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.propagation.forward import run_forward
@@ -22,18 +24,48 @@ def predicted(model, mean=0.0, variance=1.0, training=True):
     return run_forward(model, mean, variance, training).outputs[0]
 
 
+def model_of(shape, stack, dtype=None):
+    """Return a model of a list of layers, or of a function of its input."""
+    x = keras.Input(shape, dtype=dtype)
+    if callable(stack):
+        return keras.Model(x, stack(x))
+    return keras.Sequential([x, *stack])
+
+
+def measurements(model, draws, batch, mean=0.0):
+    """Return what `measure` says of a model, for fresh draws of weights and inputs."""
+    generator = np.random.default_rng(0)
+    every = []
+    for seed in range(draws):
+        redraw(model, generator)
+        x = inputs_for(model, generator, batch, mean)
+        every.append(measure(model, x, seed=seed))
+    return every
+
+
 def redraw(model, generator):
     """Give every trainable weight fresh values, of its initializer's moments.
 
     They are drawn here, in one call of NumPy each: an initializer's own operations
     would take JAX a compilation for every shape. That the moments are the initializer's
-    is held elsewhere. What has more structure than its moments draws itself.
+    is held elsewhere. What has more structure than its moments draws itself; recurrent
+    kernels stay orthogonal, and the bias of a forget gate stays 1.
     """
     for layer in model._flatten_layers(include_self=False):
         for variable in own_variables(layer):
             if not variable.trainable:
                 continue
+            if getattr(layer, "unit_forget_bias", False) and variable.name == "bias":
+                continue
             moments = weight_moments(layer, variable.name)
+            how = getattr(layer, "recurrent_initializer", None)
+            if variable.name == "recurrent_kernel" and isinstance(
+                how, keras.initializers.Orthogonal
+            ):
+                *rows, columns = variable.shape
+                (values,) = haar_stack(1, math.prod(rows), columns, generator)
+                variable.assign(how.gain * values.reshape(variable.shape))
+                continue
             if moments.centred or any(moments.paired):
                 initializer = layer.kernel_initializer
                 fresh = type(initializer).from_config(initializer.get_config())

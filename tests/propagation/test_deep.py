@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from keras import layers as L
 
-from keras_initlab.measurement import measure
 from keras_initlab.propagation import propagate
 from tests.propagation.cases import conv, dense, table
-from tests.propagation.simulation import inputs_for, redraw
+from tests.propagation.simulation import measurements, model_of
 
 # What is predicted is NumPy's on every backend; deep networks drawn again and again
 # take long enough on one.
@@ -39,20 +38,12 @@ class Case:
     slow: bool = False
 
     def build(self):
-        if callable(self.layers):
-            x = keras.Input(self.shape)
-            return keras.Model(x, self.layers(x))
-        return keras.Sequential([keras.Input(self.shape), *self.layers])
+        return model_of(self.shape, self.layers)
 
 
 def check(case):
     model = case.build()
-    expected, generator, every = propagate(model), np.random.default_rng(0), []
-    for seed in range(case.draws):
-        redraw(model, generator)
-        every.append(
-            measure(model, inputs_for(model, generator, case.batch), seed=seed)
-        )
+    expected, every = propagate(model), measurements(model, case.draws, case.batch)
     wrong = []
     for index, one in enumerate(expected):
         assert one.layer == every[0][index].layer

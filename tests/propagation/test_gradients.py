@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from keras import layers as L
 
-from keras_initlab.measurement import measure
 from keras_initlab.propagation import propagate
 from tests.propagation.cases import conv, dense, normal, random_bias, table
-from tests.propagation.simulation import inputs_for, redraw
+from tests.propagation.simulation import measurements, model_of
 
 # What is predicted is NumPy's on every backend; what it is compared with takes a
 # compilation for each shape on JAX.
@@ -37,21 +36,13 @@ class Case:
     because: str = ""
 
     def build(self):
-        if callable(self.layers):
-            x = keras.Input(self.shape)
-            return keras.Model(x, self.layers(x))
-        return keras.Sequential([keras.Input(self.shape), *self.layers])
+        return model_of(self.shape, self.layers)
 
 
 def compared(model, case):
     """Return rows of (layer, figure, predicted, measured, standard error)."""
     expected = propagate(model, case.mean)
-    generator = np.random.default_rng(0)
-    every = []
-    for seed in range(case.draws):
-        redraw(model, generator)
-        x = inputs_for(model, generator, case.batch, case.mean)
-        every.append(measure(model, x, seed=seed))
+    every = measurements(model, case.draws, case.batch, case.mean)
     assert [one.layer for one in expected] == [one.layer for one in every[0]]
     rows = []
     for index, one in enumerate(expected):

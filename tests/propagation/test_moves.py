@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from keras_initlab.propagation.averaging import (
-    adaptive_rows,
-    averaged,
-    blended,
-    linear_rows,
+from keras_initlab.propagation.along_axis import (
+    adaptive_means,
+    along,
+    interpolation,
+    window_means,
 )
 from keras_initlab.propagation.combining import (
     add,
@@ -50,11 +50,16 @@ def windows(x, size, stride):
     )
 
 
-def through(rows):
-    """Return rows of weights as a function of an array, along axis 1."""
-    matrix = np.zeros((rows.outputs, rows.wide))
-    for o in range(rows.outputs):
-        np.add.at(matrix[o], rows.index[o], rows.weights[o])
+def averaged(signal, windows):
+    """Return means over windows along some axes."""
+    for axis, window in windows.items():
+        signal = along(signal, axis, window_means(window))
+    return signal
+
+
+def through(sums):
+    """Return sums along axis 1 as a function of an array."""
+    matrix = sums.matrix()
     return lambda x: np.einsum("ow,bwu->bou", matrix, x)
 
 
@@ -149,13 +154,13 @@ MOVES = {
     ),
     "interpolated": (
         ROW,
-        lambda s: blended(s, {1: linear_rows(6, 2)}, (None, 12, 4)),
-        through(linear_rows(6, 2)),
+        lambda s: along(s, 1, interpolation(6, 2)),
+        through(interpolation(6, 2)),
     ),
     "adaptive": (
         ROW,
-        lambda s: blended(s, {1: adaptive_rows(6, 4)}, (None, 4, 4)),
-        through(adaptive_rows(6, 4)),
+        lambda s: along(s, 1, adaptive_means(6, 4)),
+        through(adaptive_means(6, 4)),
     ),
     "broadcast": (
         ALONE,

@@ -8,9 +8,9 @@ from keras import layers
 from keras_initlab.measurement import measure
 from keras_initlab.model.kernels import kernels_of
 from keras_initlab.propagation import propagate
+from keras_initlab.propagation.along_axis import turned
 from keras_initlab.propagation.forward import run_forward
 from keras_initlab.propagation.signal import Gradient, gradients
-from keras_initlab.propagation.steps import turned
 from keras_initlab.propagation.weights import WeightMoments
 from tests.helpers import as_numpy
 from tests.propagation.sequences import (
@@ -155,7 +155,7 @@ def test_backwards_in_time():
     uneven = x.evolve(profile={1: np.linspace(0.25, 1.75, STEPS)})
     last = [
         predicted(sequence_model(layers.GRU(UNITS, go_backwards=back)), [one])[0].second
-        for back, one in ((True, uneven), (False, turned(uneven)))
+        for back, one in ((True, uneven), (False, turned(uneven, 1)))
     ]
     assert last[0] == pytest.approx(last[1], rel=1e-9)
     model = sequence_model(layers.Bidirectional(layer, merge_mode=None))
@@ -182,6 +182,42 @@ def test_open_and_long_sequences():
     model = sequence_model(layers.LSTM(UNITS, return_sequences=True), (40, 64))
     signals = [made[40]]
     check(signals, simulated(model, [Law(mean=0.5)], signals, draws=8), 2 * WIDTH)
+
+
+def test_weights_count_by_their_own_values():
+    generator = np.random.default_rng(0)
+    layer = layers.LSTM(48, return_sequences=True)
+    model = sequence_model(layer, (24, 32))
+    kernel = as_numpy(layer.cell.recurrent_kernel)
+    layer.cell.recurrent_kernel.assign(2 * kernel + np.tile(np.eye(48), 4))
+    layer.cell.bias.assign(generator.normal(0.3, 1.0, 192).astype("float32"))
+    (stats,) = propagate(model, from_weights=True)
+    x = INDEPENDENT.draw(generator, 128, (24, 32))
+    (seen,) = measure(model, x, gradients=False)
+    # What the input kernel does is predicted for any draw of it: 32 inputs are few.
+    assert stats.second_moment == pytest.approx(seen.second_moment, rel=0.1)
+    assert stats.mean == pytest.approx(seen.mean, abs=0.05)
+
+
+def test_what_explodes_stays_a_number():
+    great = keras.initializers.Orthogonal(30.0)
+    layer = layers.SimpleRNN(16, "relu", recurrent_initializer=great)
+    (stats,) = propagate(sequence_model(layer, (200, 16)))
+    figures = (stats.second_moment, stats.weight_gradient_second_moment)
+    assert all(1e30 < figure < np.inf for figure in figures)
+
+
+def test_turned_neighbours_share_as_much_as_before():
+    model = sequence_model(layers.LSTM(8, return_sequences=True), (100, 8))
+    (out,) = predicted(model, [Law(mean=0.5).signal((100, 8))])
+    twice = turned(turned(out, 1), 1)
+    # The last few are of the first steps alone, whose levels differ most.
+    np.testing.assert_allclose(twice.near[1][:90], out.near[1][:90])
+    np.testing.assert_allclose(twice.pairs, out.pairs)
+    gradient = Gradient(1.0, 0.3, {1: np.linspace(0.0, 2.0, 100)})
+    back = gradients([twice], gradient)[out.serial]
+    assert back.position == pytest.approx(gradient.position)
+    np.testing.assert_allclose(back.profile[1], gradient.profile[1], atol=1e-12)
 
 
 def test_one_step():

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_initlab.propagation.along_axis import AlongAxis, along, turned
 from keras_initlab.propagation.combining import concatenate
 from keras_initlab.propagation.constant import array_of, constant
 from keras_initlab.propagation.dispatch import UnknownLayer, operation_rule
@@ -157,14 +158,9 @@ def flipped(operation: Any, x: Signal, *, context: Any) -> Signal:
     rank = len(x.shape)
     if axes is None:
         axes = range(rank)
-    turned = {int(a) % rank for a in (axes if not isinstance(axes, int) else [axes])}
-    profile = {a: v[::-1] if a in turned else v for a, v in x.profile.items()}
-
-    def pull(gradient: Any) -> Any:
-        back = {a: v[::-1] if a in turned else v for a, v in gradient.profile.items()}
-        return replace(gradient, profile=back)
-
-    return x.evolve(profile=profile, parents=((x, pull),))
+    for axis in [axes] if isinstance(axes, int) else axes:
+        x = turned(x, int(axis) % rank)
+    return x
 
 
 @operation_rule("Roll")
@@ -173,15 +169,12 @@ def rolled(operation: Any, x: Signal, *, context: Any) -> Signal:
     axes = axes_of(operation.axis, len(x.shape))
     shifts = operation.shift
     shifts = shifts if isinstance(shifts, list | tuple) else [shifts] * len(axes)
-    by_axis = dict(zip(axes, shifts, strict=True))
-
-    def turned(profile: dict[int, Any], sign: int) -> dict[int, Any]:
-        return {a: np.roll(v, sign * by_axis.get(a, 0)) for a, v in profile.items()}
-
-    def pull(gradient: Any) -> Any:
-        return replace(gradient, profile=turned(gradient.profile, -1))
-
-    return x.evolve(profile=turned(x.profile, 1), parents=((x, pull),))
+    for axis, shift in zip(axes, shifts, strict=True):
+        length = x.shape[axis]
+        if length is not None:
+            places = np.roll(np.arange(length), shift)
+            x = along(x, axis, AlongAxis.of_places(places, length))
+    return x
 
 
 @operation_rule("Concatenate")

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_initlab.propagation.along_axis import AlongAxis, along
 from keras_initlab.propagation.combining import multiply
 from keras_initlab.propagation.dispatch import UnknownLayer, operation_rule
 from keras_initlab.propagation.elementwise import affine, apply
-from keras_initlab.propagation.filtering import along, weights_of
 from keras_initlab.propagation.pooling import maximum
 from keras_initlab.propagation.rules import activation, pooling
 from keras_initlab.propagation.rules.operations_moving import (
@@ -21,7 +21,7 @@ from keras_initlab.propagation.rules.operations_moving import (
     reshaped,
 )
 from keras_initlab.propagation.shaping import collapse, take
-from keras_initlab.propagation.signal import Array, Signal
+from keras_initlab.propagation.signal import Signal
 from keras_initlab.propagation.windows import Window
 
 
@@ -147,14 +147,16 @@ def _length(operation: Any, x: Signal) -> tuple[int, int]:
 def running_sum(operation: Any, x: Signal, *, context: Any) -> Signal:
     """Return sums of all that comes before along an axis."""
     axis, length = _length(operation, x)
-    return along(x, axis, np.tri(length))
+    return along(x, axis, AlongAxis.of_matrix(np.tri(length)))
 
 
 @operation_rule("Diff")
 def differences(operation: Any, x: Signal, *, context: Any) -> Signal:
     """Return the differences of neighbours along an axis."""
     axis, length = _length(operation, x)
-    return along(x, axis, np.diff(np.eye(length), operation.n, axis=0))
+    return along(
+        x, axis, AlongAxis.of_matrix(np.diff(np.eye(length), operation.n, axis=0))
+    )
 
 
 @operation_rule("Resize")
@@ -181,16 +183,16 @@ def resized(x: Signal, how: Any, size: Any, data_format: str) -> Signal:
         if length is None:
             raise UnknownLayer("a resize of a map of unknown size")
 
-        def rows(values: Array, new: int = int(new)) -> Array:
-            made = keras.ops.image.resize(
-                values[:, :, None, None],
-                (new, 1),
+        if length != new:
+            identity = np.eye(length, dtype="float32")
+            resized = keras.ops.image.resize(
+                identity[:, :, None, None],
+                (int(new), 1),
                 interpolation=how.interpolation,
                 antialias=getattr(how, "antialias", False),
                 data_format="channels_last",
             )
-            return np.asarray(keras.ops.convert_to_numpy(made)).reshape(-1, new)
-
-        if length != new:
-            x = along(x, axis, weights_of(rows, length))
+            weights = np.asarray(keras.ops.convert_to_numpy(resized), np.float64)
+            weights = weights.reshape(length, int(new)).T
+            x = along(x, axis, AlongAxis.of_matrix(weights))
     return x

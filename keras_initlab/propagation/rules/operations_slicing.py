@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_initlab.propagation.along_axis import AlongAxis, along
 from keras_initlab.propagation.combining import broadcast
 from keras_initlab.propagation.constant import array_of
 from keras_initlab.propagation.dispatch import UnknownLayer, operation_rule
-from keras_initlab.propagation.filtering import along
 from keras_initlab.propagation.rules.operations_moving import (
     axes_of,
     axis_of,
@@ -61,8 +61,7 @@ def _sliced(x: Signal, axis: int, key: slice) -> Signal:
     if length is None:
         return take(x, axis, 0, 0)  # nobody knows how many are left
     if (key.step or 1) < 0:
-        weights = np.eye(length)[key]
-        return along(x, axis, weights)
+        return along(x, axis, AlongAxis.of_places(np.arange(length)[key], length))
     return take(x, axis, *key.indices(length))
 
 
@@ -92,15 +91,16 @@ def taken(operation: Any, x: Signal, *others: Signal, context: Any) -> Signal:
     """Return what stands at given places along an axis."""
     args, kwargs = context.arguments
     source = args[0] if args else kwargs["x"]
-    places = args[1] if len(args) > 1 else kwargs["indices"]
+    indices = args[1] if len(args) > 1 else kwargs["indices"]
     if others or not isinstance(source, Signal) or operation.axis is None:
         raise UnknownLayer("a look-up by computed places")
     axis = axis_of(operation.axis, len(x.shape))
-    index = np.asarray(array_of(places)).astype(int)
+    index = np.asarray(array_of(indices)).astype(int)
     length = x.shape[axis]
     if length is None or index.ndim > 1:
         raise UnknownLayer("a look-up along an axis of unknown length")
-    found = along(x, axis, np.eye(length)[np.ravel(index)])
+    places = np.ravel(index) % length
+    found = along(x, axis, AlongAxis.of_places(places, length))
     return found if index.ndim else dropped(found, [axis])
 
 
@@ -129,7 +129,8 @@ def repeated(operation: Any, x: Signal, *, context: Any) -> Signal:
     length = x.shape[axis]
     if length is None:
         raise UnknownLayer("a repetition along an axis of unknown length")
-    return along(x, axis, np.repeat(np.eye(length), times, axis=0))
+    places = np.repeat(np.arange(length), times)
+    return along(x, axis, AlongAxis.of_places(places, length))
 
 
 @operation_rule("Tile")

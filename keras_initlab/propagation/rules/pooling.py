@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import keras
 
-from keras_initlab.propagation.averaging import adaptive_rows, averaged, blended
+from keras_initlab.propagation.along_axis import (
+    AlongAxis,
+    adaptive_means,
+    along,
+    window_means,
+)
 from keras_initlab.propagation.dispatch import layer_rule
 from keras_initlab.propagation.pooling import maximum
 from keras_initlab.propagation.shaping import collapse
@@ -42,7 +48,16 @@ def average(layer: Any, x: Signal, *, context: Any) -> Signal:
         front != behind for front, behind in (w.pads for w in windows.values())
     )
     repeating = uneven and keras.backend.backend() == "torch"
-    return averaged(x, windows, repeating=repeating)
+    means = {a: window_means(w, repeating=repeating) for a, w in windows.items()}
+    return _averaged(x, means)
+
+
+def _averaged(x: Signal, means: dict[int, AlongAxis]) -> Signal:
+    """Return means along several axes; what a signal comes from stays known."""
+    y = x
+    for axis, mean in means.items():
+        y = along(y, axis, mean)
+    return replace(y, lineage=x.lineage)
 
 
 @layer_rule(*(f"MaxPooling{rank}" for rank in _RANKS))
@@ -67,14 +82,15 @@ def _adaptive(layer: Any, x: Signal) -> dict[int, Window]:
 def adaptive_average(layer: Any, x: Signal, *, context: Any) -> Signal:
     """Return the means of as many windows as the layer makes outputs."""
     places, channel = _places(layer, x)
+    x = x.with_units((channel,))
     if any(x.shape[axis] is None for axis in places):
-        return _fitted(layer, averaged(x.with_units((channel,)), _adaptive(layer, x)))
-    rows = {
-        axis: adaptive_rows(int(x.shape[axis] or 1), layer.output_size[i])
+        windows = _adaptive(layer, x).items()
+        return _fitted(layer, _averaged(x, {a: window_means(w) for a, w in windows}))
+    means = {
+        axis: adaptive_means(int(x.shape[axis] or 1), layer.output_size[i])
         for i, axis in enumerate(places)
     }
-    shape = tuple(layer.compute_output_shape(x.shape))
-    return blended(x.with_units((channel,)), rows, shape)
+    return _averaged(x, means)
 
 
 @layer_rule(*(f"AdaptiveMaxPooling{rank}" for rank in _RANKS))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from keras_initlab.propagation.averaging import blended, linear_rows
+from keras_initlab.propagation.along_axis import along, interpolation
 from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
 from keras_initlab.propagation.shaping import pad, repeat, reshape, take, transpose
 from keras_initlab.propagation.signal import Signal
@@ -85,17 +86,14 @@ def cropped(layer: Any, x: Signal, *, context: Any) -> Signal:
 @layer_rule(*(f"UpSampling{rank}" for rank in _RANKS))
 def upsampled(layer: Any, x: Signal, *, context: Any) -> Signal:
     """Return each position several times; "bilinear" draws lines between them."""
-    interpolation = getattr(layer, "interpolation", "nearest")
-    if interpolation not in ("nearest", "bilinear"):
-        raise UnknownLayer(f"UpSampling with {interpolation!r}")
+    how = getattr(layer, "interpolation", "nearest")
+    if how not in ("nearest", "bilinear"):
+        raise UnknownLayer(f"UpSampling with {how!r}")
     size = layer.size if isinstance(layer.size, list | tuple) else [layer.size]
-    places = _places(layer, x)
-    if interpolation == "nearest":
-        for axis, times in zip(places, size, strict=True):
-            x = repeat(x, axis, times)
-        return x
-    rows = {
-        axis: linear_rows(x.shape[axis], times)
-        for axis, times in zip(places, size, strict=True)
-    }
-    return blended(x, rows, tuple(layer.compute_output_shape(x.shape)))
+    y = x
+    for axis, times in zip(_places(layer, x), size, strict=True):
+        if how == "nearest":
+            y = repeat(y, axis, times)
+        else:
+            y = along(y, axis, interpolation(x.shape[axis], times))
+    return y if how == "nearest" else replace(y, lineage=x.lineage)

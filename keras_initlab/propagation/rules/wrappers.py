@@ -13,12 +13,12 @@ import numpy as np
 from keras import layers
 
 from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.propagation.along_axis import turned
 from keras_initlab.propagation.combining import add, concatenate, multiply
 from keras_initlab.propagation.dispatch import layer_rule
 from keras_initlab.propagation.entries import WeightMoments
 from keras_initlab.propagation.mixing import Draw
 from keras_initlab.propagation.signal import Array, Gradient, Signal
-from keras_initlab.propagation.steps import turned
 
 _TIME = 1
 
@@ -173,7 +173,7 @@ def bidirectional(layer: Any, x: Signal, *_: Signal, context: Any) -> Any:
         rest = (*ahead[1:], *behind[1:])
         ahead, behind = ahead[0], behind[0]
     if layer.return_sequences:
-        behind = turned(behind)
+        behind = turned(behind, _TIME)
     merged = _merged(layer.merge_mode, ahead, behind)
     return (*merged, *rest) if len(merged) + len(rest) > 1 else merged[0]
 

@@ -7,14 +7,15 @@ same sequence first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from keras_initlab.propagation.signal import Array, Gradient, Signal
+from keras_initlab.propagation.signal import Array, Signal
 
-# A sequence is followed over so many steps at most; further ones repeat the last.
-MOST_STEPS = 192
+# A sequence is simulated over so many steps at most; the steps between are as those
+# in its middle.
+MOST_STEPS = 64
 # Steps that a sequence of unknown length is counted as having.
 OPEN_STEPS = 64
 _WIDEST = 1024
@@ -27,17 +28,45 @@ class Steps:
     Attributes:
         mean: E[x_t], of shape (steps,).
         pairs: E[x_t x'_s], of shape (kinds, steps, steps). Kinds are: the sequence with
-            itself, with another input's; and the same two for another place, where
-            there are places.
+            itself, with that of another input; and the same two for another place,
+            where there are places.
     """
 
     mean: Array
     pairs: Array
 
-    @property
-    def seconds(self) -> Array:
-        """E[x_t²]."""
-        return np.diagonal(self.pairs[0])
+    def extended(self, size: int, *, settled: bool = False) -> Steps:
+        """Return `size` steps, of which further ones are as the later half on average.
+
+        Args:
+            size: how many steps there are.
+            settled: whether all steps are so, their beginning long forgotten.
+        """
+        steps = len(self.mean)
+        if size <= steps and not settled:
+            return self
+        half = steps // 2
+        mean = float(self.mean[half:].mean())
+        lags = np.arange(size)
+        late = np.stack(
+            [
+                np.diagonal(self.pairs[:, half:, half - lag :], axis1=1, axis2=2).mean(
+                    axis=1
+                )
+                for lag in range(half + 1)
+            ],
+            axis=1,
+        )
+        # Steps that are far apart are all alike: what they share is next to nothing,
+        # and all of it counts in a mean over steps.
+        far = late[:, half // 2 :].mean(axis=1, keepdims=True)
+        late = np.where(lags <= half, late[:, np.minimum(lags, half)], far)
+        pairs = late[:, np.abs(np.subtract.outer(lags, lags))]
+        means = np.full(size, mean)
+        if not settled:
+            pairs[:, :steps, :steps] = self.pairs
+            means[:steps] = self.mean
+        return Steps(means, pairs)
 
 
 def steps_of(signal: Signal, axis: int, steps: int, places: bool) -> Steps:
@@ -58,7 +87,7 @@ def steps_of(signal: Signal, axis: int, steps: int, places: bool) -> Steps:
     decay[1 : 1 + len(near)] = near
     decay[0] = second
     lags = np.abs(np.subtract.outer(np.arange(steps), np.arange(steps)))
-    # Another input's steps lose what they share as one input's do.
+    # Another input's steps lose what they share as those of one input do.
     share = (
         (decay - far) / (second - far) if second - far > 1e-12 * second else decay * 0
     )
@@ -73,36 +102,20 @@ def steps_of(signal: Signal, axis: int, steps: int, places: bool) -> Steps:
     return Steps(mean, np.stack([values[lags] * scale for values in kinds]))
 
 
-def extended(pairs: Array, size: int, *, settled: bool = False) -> Array:
-    """Return pairs of `size` steps, of which those not known are as the last known.
-
-    Args:
-        pairs: of the first steps, the last two axes being theirs.
-        size: how many steps there are.
-        settled: whether all steps are as the last, their beginning long forgotten.
-    """
-    at = np.minimum(np.arange(size), pairs.shape[-1] - 1)
-    if settled:
-        at[:] = pairs.shape[-1] - 1
-    later = np.maximum.outer(at, at)
-    gap = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
-    found: Array = pairs[..., later, np.maximum(later - gap, 0)]
-    return found
-
-
 def signal_of_steps(
-    found: Steps, like: Signal, axis: int, length: int | None
+    steps: Steps, like: Signal, axis: int, length: int | None
 ) -> Signal:
     """Return a signal of the shape and units of `like` with moments along `axis`.
 
     Args:
-        found: the moments of the first steps; later ones are as the last.
+        steps: the moments of the first steps.
         like: gives the shape, the units and the places.
         axis: the steps' axis.
         length: of the sequence; None for one that has long forgotten its beginning.
     """
     size = counted(length)
-    full = extended(found.pairs, size, settled=length is None)
+    steps = steps.extended(size, settled=length is None)
+    full = steps.pairs
     same = np.trace(full, axis1=1, axis2=2) / size
     apart = (full.sum(axis=(1, 2)) - same * size) / max(size * (size - 1), 1)
     second = float(same[0])
@@ -110,12 +123,7 @@ def signal_of_steps(
     root = np.sqrt(np.maximum(levels, 1e-12))
     even = full[0] / np.multiply.outer(root, root)
     near = np.array([np.diagonal(even, gap).mean() for gap in range(1, size)])
-    at = (
-        len(found.mean) - 1
-        if length is None
-        else np.minimum(np.arange(size), len(found.mean) - 1)
-    )
-    mean = float(np.mean(found.mean[at]))
+    mean = float(np.mean(steps.mean))
     pairs = np.full((2, 2, 2), mean**2)
     pairs[0, 0] = same[:2]
     places = like.size(tuple(a for a in like.positions if a != axis))
@@ -129,23 +137,21 @@ def signal_of_steps(
     )
 
 
+def signal_of_last(steps: Steps, like: Signal, length: int | None) -> Signal:
+    """Return the signal of the last step, of the shape and units of `like`."""
+    size = counted(length)
+    steps = steps.extended(size, settled=length is None)
+    mean = float(steps.mean[-1])
+    pairs = np.full((2, 2, 2), mean**2)
+    pairs[0] = steps.pairs[:2, -1, -1]
+    if len(steps.pairs) > 2:
+        pairs[0, 1] = steps.pairs[2:, -1, -1]
+    return like.evolve(mean=mean, pairs=pairs, near={}, profile={})
+
+
 def counted(length: int | None) -> int:
     """Return how many steps a sequence is counted as having."""
     return min(length or OPEN_STEPS, _WIDEST)
-
-
-def turned(x: Signal, axis: int = 1) -> Signal:
-    """Return the signal with its steps along an axis in reverse."""
-    if axis not in x.profile:
-        return x
-
-    def turn(profile: dict[int, Array]) -> dict[int, Array]:
-        return {a: v[::-1] if a == axis else v for a, v in profile.items()}
-
-    def pull(gradient: Gradient) -> Gradient:
-        return replace(gradient, profile=turn(gradient.profile))
-
-    return x.evolve(profile=turn(x.profile), parents=((x, pull),))
 
 
 def _over_positions(same: Array, apart: Array, size: int, places: int) -> Array:
@@ -156,17 +162,5 @@ def _over_positions(same: Array, apart: Array, size: int, places: int) -> Array:
         return apart
     counts = np.array([size - 1, places - 1, (size - 1) * (places - 1)], float)
     kinds = np.stack([apart[:2], same[2:], apart[2:]])
-    found: Array = counts @ kinds / counts.sum()
-    return found
-
-
-def signal_of_step(
-    found: Steps, like: Signal, at: int, places_axes: tuple[int, ...]
-) -> Signal:
-    """Return the signal of one step, of the shape and units of `like`."""
-    mean = float(found.mean[at])
-    pairs = np.full((2, 2, 2), mean**2)
-    pairs[0, 0] = found.pairs[:2, at, at]
-    apart = found.pairs[2:4, at, at] if len(found.pairs) > 2 else pairs[0, 0]
-    pairs[0, 1] = apart if places_axes else pairs[0, 0]
-    return like.evolve(mean=mean, pairs=pairs, near={}, profile={})
+    average: Array = counts @ kinds / counts.sum()
+    return average
