@@ -1,25 +1,21 @@
-"""What the schemes share that predict: options, targets, what a plan rests on."""
+"""What the schemes share that follow the signal: the survey, targets, assumptions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from keras_initlab.model.kernels import Kernel
-from keras_initlab.model.roles import NORMALISING, Branch, Roles
-from keras_initlab.plan import PlanRow
+from keras_initlab.model.roles import NORMALISING, Branch, roles_of
 from keras_initlab.propagation.forward import Forward, run_forward
 from keras_initlab.propagation.weights import WeightMoments
-from keras_initlab.schemes.choice import Choice, Followed, fans_of
-
-Residual = Literal["scaled", "zero", "keep"]
-Criterion = Literal["forward", "balanced"]
-RESIDUALS: tuple[str, ...] = get_args(Residual)
-CRITERIA: tuple[str, ...] = get_args(Criterion)
+from keras_initlab.schemes.base import Choice, SchemeContext, Selection
+from keras_initlab.schemes.kernels import fans_of
+from keras_initlab.schemes.options import InputMoment, Residual
 
 # The second moment of a head's logits. Softmax's mean loss is then about
 # log(classes) + 0.05, and its gradient is not small.
@@ -29,24 +25,142 @@ HEAD_TARGET = 0.1
 _NUDGE, _UNSTABLE = 1e-3, 10.0
 
 
-@dataclass(frozen=True)
-class Options:
-    """The arguments of a scheme that predicts; see `rewrite_initializers`."""
+class Survey:
+    """The model before the rewrite: its signal, its kernels' roles, what may change.
 
-    target: float = 1.0
-    residual: Residual = "scaled"
-    criterion: Criterion = "forward"
-    mean: Any = None
-    variance: Any = None
-    q: float | None = None
+    Attributes:
+        kernels: every kernel, in the order of the plan.
+        free: those that may get another initializer.
+        before: the prediction with the initializers that the model has.
+        roles: which kernels end a residual branch, and which are heads.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        context: SchemeContext,
+        *,
+        mean: InputMoment | None,
+        variance: InputMoment | None,
+        residual: Residual,
+        recurrent: bool = False,
+    ) -> None:
+        if context.only_unbuilt:
+            raise ValueError(
+                "`only_unbuilt` belongs to scheme='activation': a signal can be "
+                f"followed through built layers alone. Received: "
+                f"scheme={context.scheme!r}. Build the model, and name the layers to "
+                "leave alone in `skip`."
+            )
+        self.model, self.context = model, context
+        self.mean, self.variance, self.residual = mean, variance, residual
+        self.kernels = context.kernels(recurrent=recurrent)
+        self.free = [k for k in self.kernels if context.reason_to_leave(k) is None]
+        self.before = run_forward(model, mean, variance)
+        # What every further prediction of this model starts from.
+        self.known = self.before.propagation.known
+        self.roles = roles_of(self.before.propagation.flat_graph, self.kernels)
+
+    def start_from(self, moments: dict[tuple[int, str], WeightMoments]) -> None:
+        """Let further predictions start from these moments of weights."""
+        self.known = replace(self.known, moments={**self.known.moments, **moments})
+
+    def run(self, designer: Any, *, input_scale: float = 1.0) -> Forward:
+        """Predict the signal with the kernels that `designer` chooses on the way."""
+        return run_forward(
+            self.model,
+            self.mean,
+            self.variance,
+            designer=designer,
+            input_scale=input_scale,
+            known=self.known,
+        )
+
+    def selection(
+        self, choices: Iterable[Choice], after: Forward, lines: Sequence[str]
+    ) -> Selection:
+        """Return the choices with what is predicted before and after them."""
+        choices = [
+            replace(
+                choice,
+                row=replace(
+                    choice.row,
+                    predicted_before=_second_moment(self.before, choice.kernel),
+                    predicted_after=_second_moment(after, choice.kernel),
+                ),
+            )
+            for choice in choices
+        ]
+        return Selection(choices, (*self._assumptions(after), *lines))
+
+    def _assumptions(self, after: Forward) -> list[str]:
+        """Return what the prediction rests on, in sentences."""
+        lines = ["E x² is that of kernels' outputs, before the layers' own activations"]
+        if self.mean is None and self.variance is None:
+            lines.append(
+                "inputs: mean 0 and variance 1, behind Normalization and Rescaling, "
+                "all elements independent"
+            )
+        else:
+            lines.append(
+                f"inputs: mean {self.mean or 0.0}, variance "
+                f"{1.0 if self.variance is None else self.variance}, all elements "
+                "independent"
+            )
+        lines.append("training mode: dropout drops, batches are normalised")
+        if self.roles.branches:
+            lines.append(
+                f"residual={self.residual!r}; kernels that end a residual branch: "
+                f"{len(self.roles.branches)}"
+            )
+        without_rule = [stat.layer for stat in after.measured]
+        if without_rule:
+            lines.append(
+                f"no rule, measured on a Gaussian sample: {_listed(without_rule)}"
+            )
+        return [*lines, *after.refusals]
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """What a scheme chose, and what it predicts."""
+@dataclass(eq=False)
+class Design:
+    """What is chosen for one kernel, and what reaches it.
 
-    choices: list[Choice]
-    assumptions: tuple[str, ...]
+    Attributes:
+        target: the second moment that its output shall have.
+        is_zero: whether it starts at 0 instead.
+        responses: for each of its calls, the second moment of its output with weights
+            of second moment 1.
+        chosen: the moments of its weights; None while nothing has reached it.
+    """
+
+    kernel: Kernel
+    target: float
+    is_zero: bool = False
+    note: str = ""
+    responses: list[float] = field(default_factory=list)
+    chosen: WeightMoments | None = None
+
+    @property
+    def gain(self) -> float:
+        """The factor of Var(w) = gain² / fan_in for the chosen moments."""
+        fans = fans_of(self.kernel)
+        assert fans is not None
+        assert self.chosen is not None
+        return math.sqrt(self.chosen.second_moment * fans.fan_in)
+
+    def choice(
+        self, context: SchemeContext, initializer: Any, gain: float, *notes: str
+    ) -> Choice:
+        """Return the choice of an initializer that draws the chosen moments."""
+        assert self.chosen is not None
+        return context.choice(
+            self.kernel,
+            initializer,
+            gain=gain,
+            std=math.sqrt(self.chosen.second_moment),
+            target=0.0 if self.is_zero else self.target,
+            note="; ".join(text for text in (self.note, *notes) if text),
+        )
 
 
 def branch_target(
@@ -63,102 +177,48 @@ def branch_target(
     return target / branch.count, False, f"residual branch, 1 of {branch.count}"
 
 
-def scaled_row(
-    kernel: Kernel,
-    follows: Followed,
-    chosen: WeightMoments,
-    gain: float,
-    after: Any,
-    target: float,
-    note: str,
-) -> PlanRow:
-    """Return the row of a built kernel that was scaled to a target."""
-    fan = fans_of(kernel)
-    return PlanRow(
-        layer=kernel.path,
-        weight=kernel.weight,
-        nonlinearity=follows.resolved.name,
-        fan_in=None if fan is None else fan.fan_in,
-        fan_out=None if fan is None else fan.fan_out,
-        gain=gain,
-        std=math.sqrt(chosen.second_moment),
-        before=kernel.initializer,
-        after=after,
-        target=target,
-        note=note,
-    )
-
-
-def predicted_second(forward: Forward, kernel: Kernel) -> float | None:
-    """Return the predicted second moment of what a kernel makes, over its calls."""
-    made = forward.propagation.kernel_outputs.get((id(kernel.layer), kernel.weight))
-    return float(np.mean(made)) if made else None
-
-
-def assumptions_of(forward: Forward, roles: Roles, options: Options) -> tuple[str, ...]:
-    """Return what a prediction rests on, in sentences."""
-    lines = ["E x² is that of kernels' outputs, before the layers' own activations"]
-    if options.mean is None and options.variance is None:
-        lines.append(
-            "inputs: mean 0 and variance 1, behind Normalization and Rescaling, all "
-            "elements independent"
-        )
-    else:
-        lines.append(
-            f"inputs: mean {options.mean or 0.0}, variance "
-            f"{1.0 if options.variance is None else options.variance}, all elements "
-            "independent"
-        )
-    lines.append("training mode: dropout drops, batches are normalised")
-    if roles.branches:
-        lines.append(
-            f"residual={options.residual!r}; kernels that end a residual branch: "
-            f"{len(roles.branches)}"
-        )
-    unknown = [stat.layer for stat in forward.measured]
-    if unknown:
-        lines.append(f"no rule, measured on a Gaussian sample: {_listed(unknown)}")
-    lines.extend(forward.refusals)
-    return tuple(lines)
-
-
 def instability(
-    model: Any, designer: Any, after: Forward, moments: dict[str, Any], mend: str
+    survey: Survey, designer: Any, after: Forward, mend: str
 ) -> tuple[str, ...]:
     """Return a warning where a small error of the second moment grows with depth.
 
     What one draw of the weights differs by from the mean over draws is such an error.
 
     Args:
-        model: the model.
+        survey: the model before the rewrite.
         designer: gives every kernel what was chosen for it, whatever reaches it.
         after: the prediction with these kernels.
-        moments: the arguments that it was made with.
         mend: what would hold it, beside normalisation and residual branches.
     """
-    if any(isinstance(one.layer, NORMALISING) for one in after.propagation.records):
+    records = after.propagation.records
+    if any(isinstance(record.layer, NORMALISING) for record in records):
         return ()  # which stops what grows
-    nudged = run_forward(model, **moments, designer=designer, input_scale=1 + _NUDGE)
-    worst, where = 0.0, ""
-    for one, two in zip(
-        after.propagation.records, nudged.propagation.records, strict=True
-    ):
-        if one.signal and two.signal and one.signal.second > 0 < two.signal.second:
-            change = abs(math.log(two.signal.second / one.signal.second)) / _NUDGE
+    nudged = survey.run(designer, input_scale=1 + _NUDGE)
+    worst, path = 0.0, ""
+    for record, shifted in zip(records, nudged.propagation.records, strict=True):
+        if record.signal is None or shifted.signal is None:
+            continue
+        if record.signal.second > 0 < shifted.signal.second:
+            ratio = shifted.signal.second / record.signal.second
+            change = abs(math.log(ratio)) / _NUDGE
             if change > worst:
-                worst, where = change, one.path
+                worst, path = change, record.path
     if worst <= _UNSTABLE:
         return ()
     return (
-        f"unstable: 1 % more at the inputs is {worst:.0f} % more at {where}. One draw "
+        f"unstable: 1 % more at the inputs is {worst:.0f} % more at {path}. One draw "
         "of the weights differs by a few percent from layer to layer, and will not "
         f"stay near these figures; {mend}, normalisation or residual branches would "
         "hold it",
     )
 
 
-def _listed(names: Iterable[str]) -> str:
-    known = list(names)
-    return ", ".join(known[:5]) + (
-        f" and {len(known) - 5} more" if len(known) > 5 else ""
-    )
+def _second_moment(forward: Forward, kernel: Kernel) -> float | None:
+    """Return the predicted second moment of a kernel's output, over its calls."""
+    outputs = forward.propagation.kernel_outputs.get(kernel.key)
+    return float(np.mean(outputs)) if outputs else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + rest
