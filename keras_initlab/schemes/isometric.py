@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import keras
-import numpy as np
 
 from keras_initlab import activations
 from keras_initlab.initializers import Mirrored, Orthogonal
 from keras_initlab.model.kernels import Kernel
 from keras_initlab.model.roles import NORMALISING
-from keras_initlab.propagation.forward import Forward
-from keras_initlab.propagation.signal import Signal
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes.activation import auto_choice
 from keras_initlab.schemes.base import Choice, SchemeContext, Selection
@@ -29,9 +26,9 @@ from keras_initlab.schemes.options import (
     check_second_moment,
     check_word,
 )
-from keras_initlab.schemes.predicted import (
+from keras_initlab.schemes.pairs import PairDesign, PairDesigner, obstacles
+from keras_initlab.schemes.survey import (
     HEAD_TARGET,
-    Design,
     Survey,
     branch_target,
     instability,
@@ -44,22 +41,6 @@ _READ, _MOST, _TINY = 0.05, 1.0, 1e-6
 _RECURRENT, _RECURRENT_GAIN = "recurrent_kernel", 1.0
 # By how much gradients may grow over the whole depth.
 _GROWTH = 0.2
-
-# How often what reaches shared kernels is looked at anew.
-_MOST_ROUNDS = 12
-
-_PAIRING = (
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-)
-_ATTENTION = tuple(
-    getattr(keras.layers, name)
-    for name in ("MultiHeadAttention", "GroupQueryAttention")
-    if hasattr(keras.layers, name)
-)
 
 
 @lru_cache(maxsize=1024)
@@ -154,12 +135,12 @@ class Isometric(Options):
         }
         while True:
             self._set_targets(designs, len(pairs), survey)
-            designer = _Designer(designs, pairs)
+            designer = PairDesigner(designs, pairs)
             after = designer.run(survey)
             if pairs <= designer.read:
                 break
             pairs &= designer.read
-        after = _settled(designer, survey, after)
+        after = designer.settle(survey, after)
         choices = [
             _choice(
                 context,
@@ -177,10 +158,10 @@ class Isometric(Options):
         )
         return survey.selection(choices, after, lines)
 
-    def _design(self, kernel: Kernel, survey: Survey) -> _PairDesign:
+    def _design(self, kernel: Kernel, survey: Survey) -> PairDesign:
         """Return which sides of a kernel can come in pairs, and its role."""
         roles, before = survey.roles, survey.before
-        against_reading, against_making = _obstacles(kernel, before)
+        against_reading, against_making = obstacles(kernel, before)
         carried = bool(roles.branches) or any(
             isinstance(record.layer, NORMALISING)
             for record in before.propagation.records
@@ -191,7 +172,7 @@ class Isometric(Options):
         elif kernel.key in roles.branches:
             branch = roles.branches[kernel.key]
             _, is_zero, note = branch_target(branch, 1.0, self.residual)
-        return _PairDesign(
+        return PairDesign(
             kernel,
             target=1.0,
             is_zero=is_zero,
@@ -204,7 +185,7 @@ class Isometric(Options):
         )
 
     def _set_targets(
-        self, designs: dict[tuple[int, str], _PairDesign], pairs: int, survey: Survey
+        self, designs: dict[tuple[int, str], PairDesign], pairs: int, survey: Survey
     ) -> None:
         """Give each kernel the second moment that its output shall have."""
         roles = survey.roles
@@ -219,93 +200,6 @@ class Isometric(Options):
             design.target = target
 
 
-@dataclass(eq=False, kw_only=True)
-class _PairDesign(Design):
-    """A design that knows which sides of its kernel come in pairs.
-
-    Attributes:
-        base: what is drawn between pairs.
-        against_reading, against_making: why its inputs, and its outputs, cannot come
-            in pairs; None where they can.
-        reads: whether it reads pairs.
-        meets_pairs: whether pairs reach it.
-        mean_response: what an output sums over, where a shared kernel's calls have
-            been averaged.
-    """
-
-    base: Literal["orthogonal", "delta_orthogonal"]
-    is_head: bool
-    against_reading: str | None
-    against_making: str | None
-    reads: bool = False
-    meets_pairs: bool = False
-    mean_response: float | None = None
-
-
-@dataclass(eq=False)
-class _Designer:
-    """Chooses kernels as the prediction reaches them.
-
-    `pairs` are the kernels whose outputs come in pairs; `read` are told which of them
-    some kernel reads as pairs.
-    """
-
-    designs: dict[tuple[int, str], _PairDesign]
-    pairs: set[tuple[int, str]]
-    read: set[tuple[int, str]] = field(default_factory=set)
-    has_chosen: bool = False
-
-    def run(self, survey: Survey) -> Forward:
-        """Return the prediction with kernels chosen on the way."""
-        for design in self.designs.values():
-            design.responses.clear()
-        return survey.run(self)
-
-    def structure(
-        self, layer: Any, weight: str, signal: Signal, current: WeightMoments
-    ) -> WeightMoments:
-        """Return which sides of a kernel come in pairs, given what it meets."""
-        design = self.designs.get((id(layer), weight))
-        if design is None:
-            return current
-        mirror = signal.mirror
-        odd = 0.0 if mirror is None else mirror.odd.second
-        design.meets_pairs = mirror is not None
-        design.reads = (
-            mirror is not None
-            and design.against_reading is None
-            and mirror.axis == _unit_axis(layer, signal)
-            and odd > 1e-9 * signal.second
-        )
-        if design.reads and mirror is not None:
-            self.read |= mirror.sources
-        makes = design.kernel.key in self.pairs
-        paired = design.reads or makes
-        centred = paired and _has_field(design.kernel) and design.base != "orthogonal"
-        return WeightMoments(0.0, 1.0, centred, paired=(design.reads, makes))
-
-    def __call__(
-        self, layer: Any, weight: str, response: float, current: WeightMoments
-    ) -> WeightMoments:
-        """Return the moments that give a kernel's output its second moment."""
-        design = self.designs.get((id(layer), weight))
-        if design is None:
-            return current
-        if self.has_chosen:
-            return design.chosen or current
-        if not design.responses:
-            design.chosen = None
-        design.responses.append(response)
-        if design.mean_response is not None:
-            response = design.mean_response
-        if design.chosen is None:
-            if not 0 < response < math.inf:
-                return current
-            second = 0.0 if design.is_zero else design.target / response
-            design.chosen = WeightMoments(0.0, second)
-        return design.chosen
-
-
 def _recurrent_moments(survey: Survey) -> dict[tuple[int, str], WeightMoments]:
     """Return the moments of recurrent kernels, which no prediction reaches."""
     moments = {}
@@ -316,69 +210,10 @@ def _recurrent_moments(survey: Survey) -> dict[tuple[int, str], WeightMoments]:
     return moments
 
 
-def _settled(designer: _Designer, survey: Survey, after: Forward) -> Forward:
-    """Return the prediction in which shared kernels have one scale for all calls.
-
-    What reaches such a kernel depends on its scale; it is looked at again and again.
-    """
-    shared = [
-        design for design in designer.designs.values() if len(design.responses) > 1
-    ]
-    for _ in range(_MOST_ROUNDS if shared else 0):
-        off = 0.0
-        for design in shared:
-            mean = float(np.mean(design.responses))
-            last = design.mean_response or design.responses[0]
-            if not 0 < mean * last < math.inf:
-                continue
-            off = max(off, abs(math.log(mean / last)))
-            design.mean_response = math.sqrt(mean * last)
-        after = designer.run(survey)
-        if off < 0.01:
-            break
-    return after
-
-
-def _obstacles(kernel: Kernel, before: Forward) -> tuple[str | None, str | None]:
-    """Return why a kernel's inputs, and its outputs, cannot come in pairs."""
-    layer, propagation = kernel.layer, before.propagation
-    if any(isinstance(parent, _ATTENTION) for parent in kernel.parents):
-        return ("inside attention",) * 2
-    if not isinstance(layer, _PAIRING) or kernel.weight != "kernel":
-        return (f"{type(layer).__name__}'s {kernel.weight}",) * 2
-    calls = len(propagation.kernel_outputs.get(kernel.key, ()))
-    if calls != 1:
-        return ("shared" if calls else "out of the prediction's reach",) * 2
-    shape = tuple(kernel.variable.shape)
-    layout = layout_of(kernel)
-    against: list[str | None] = []
-    for side, blocks, axis in zip(
-        ("inputs", "outputs"), (1, layout.blocks), layout.unit_axes, strict=True
-    ):
-        width = 0 if axis is None else shape[axis] // blocks
-        odd = f"{width} {side}, which is odd" if width else f"no {side} of its own"
-        against.append(odd if width % 2 or not width else None)
-    bias = propagation.optional_weight(layer, "bias")
-    if bias is not None and bias.second_moment and against[1] is None:
-        against[1] = "its bias does not start at 0"
-    return against[0], against[1]
-
-
-def _unit_axis(layer: Any, signal: Signal) -> int:
-    if getattr(layer, "data_format", None) == "channels_first":
-        return 1
-    return len(signal.shape) - 1
-
-
-def _has_field(kernel: Kernel) -> bool:
-    shape = tuple(kernel.variable.shape)
-    return bool(math.prod(shape[axis] for axis in layout_of(kernel).field) > 1)
-
-
 def _choice(
     context: SchemeContext,
     kernel: Kernel,
-    design: _PairDesign | None,
+    design: PairDesign | None,
     makes: bool,
     seed: int | None,
 ) -> Choice:
@@ -407,7 +242,7 @@ def _choice(
     return design.choice(context, after, gain, note)
 
 
-def _unreached(context: SchemeContext, design: _PairDesign, seed: int | None) -> Choice:
+def _unreached(context: SchemeContext, design: PairDesign, seed: int | None) -> Choice:
     """Return the choice for a kernel that no prediction reaches: orthogonal.
 
     Such as a cell's recurrent kernel: gate by gate, at gain 1.
@@ -426,7 +261,7 @@ def _unreached(context: SchemeContext, design: _PairDesign, seed: int | None) ->
     )
 
 
-def _why(design: _PairDesign, makes: bool) -> str:
+def _why(design: PairDesign, makes: bool) -> str:
     """Say which side of a kernel does not come in pairs, and why."""
     reading = "no pairs reach it"
     if design.meets_pairs:
@@ -442,7 +277,7 @@ def _why(design: _PairDesign, makes: bool) -> str:
 
 
 def _summary(
-    designs: dict[tuple[int, str], _PairDesign], pairs: set[tuple[int, str]]
+    designs: dict[tuple[int, str], PairDesign], pairs: set[tuple[int, str]]
 ) -> str:
     sides = [int(design.reads) + (key in pairs) for key, design in designs.items()]
     both, single, none = sides.count(2), sides.count(1), sides.count(0)

@@ -56,8 +56,8 @@ def skipped_layers(model: Any, kernels: list[Kernel], skip: Any) -> set[int]:
     return skipped
 
 
-# Layers of which it is known what their inner kernels meet: nothing that bends.
-_KNOWN_INSIDE = (
+# Layers whose inner kernels meet no nonlinearity unless Sequential shows one.
+_LINEAR_INSIDE = (
     keras.Sequential,
     keras.layers.MultiHeadAttention,
     keras.layers.GroupQueryAttention,
@@ -90,7 +90,7 @@ class Finder:
             Construction(kernel.layer, kernel.weight, kernel.parents)
         )
         holder = around[-1]
-        if ahead is None and not isinstance(holder, _KNOWN_INSIDE):
+        if ahead is None and not isinstance(holder, _LINEAR_INSIDE):
             return Following(None, f"what follows inside {holder.name} is unseen")
         return Following(ahead)
 
@@ -133,7 +133,7 @@ class Followed:
 
 
 def followed(kernel: Kernel, finder: Finder) -> Followed:
-    """Return what a kernel's output meets; linear where its gain is not known."""
+    """Return what a kernel's output meets; linear where it has no gain."""
     following = finder.following(kernel)
     notes = [following.note] if following.note else []
     identifier = following.nonlinearity

@@ -28,7 +28,7 @@ from keras_initlab.schemes.options import (
     check_second_moment,
     check_word,
 )
-from keras_initlab.schemes.predicted import (
+from keras_initlab.schemes.survey import (
     HEAD_TARGET,
     Design,
     Survey,

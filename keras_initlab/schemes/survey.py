@@ -1,4 +1,4 @@
-"""What the schemes share that follow the signal: the survey, targets, assumptions."""
+"""What the schemes share that follow the signal: a survey, targets, assumptions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from keras_initlab.model.kernels import Kernel
 from keras_initlab.model.roles import NORMALISING, Branch, roles_of
 from keras_initlab.propagation.forward import Forward, run_forward
+from keras_initlab.propagation.predict import Designer
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes.base import Choice, SchemeContext, Selection
 from keras_initlab.schemes.kernels import fans_of
@@ -65,7 +66,7 @@ class Survey:
         """Let further predictions start from these moments of weights."""
         self.known = replace(self.known, moments={**self.known.moments, **moments})
 
-    def run(self, designer: Any, *, input_scale: float = 1.0) -> Forward:
+    def run(self, designer: Designer, *, input_scale: float = 1.0) -> Forward:
         """Predict the signal with the kernels that `designer` chooses on the way."""
         return run_forward(
             self.model,
@@ -178,7 +179,7 @@ def branch_target(
 
 
 def instability(
-    survey: Survey, designer: Any, after: Forward, mend: str
+    survey: Survey, designer: Designer, after: Forward, mend: str
 ) -> tuple[str, ...]:
     """Return a warning where a small error of the second moment grows with depth.
 
