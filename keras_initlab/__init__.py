@@ -8,7 +8,8 @@ Initialise   `Auto` ("initlab>auto"), `Scaled` ("initlab>scaled"); the classics 
              `DeltaOrthogonal`, `Mirrored`, `Identity`, `Sparse`; biases
              (`ConstantBias`, `ClassPriorBias`, `ForgetGateBias`)
 Fans         `kernel_fans`; `kernel_layout.register` for layers of your own
-Rewrite      `rewrite_initializers(model)` -> `Plan`
+Rewrite      `rewrite_initializers(model)` -> `Plan`, by a scheme: `Activation()`,
+             `Variance()`, `Isometric()`; `keras_initlab.schemes` for your own
 Predict      `propagate(model)`, without data; `keras_initlab.propagation` for rules of
              your own
 Watch        `VarianceMonitor()` in `callbacks=`; its figures are `LayerStats`
@@ -49,15 +50,19 @@ if TYPE_CHECKING:
     from keras_initlab.propagation import propagate
     from keras_initlab.report import Inspection
     from keras_initlab.rewrite import rewrite_initializers
+    from keras_initlab.schemes import Activation, Isometric, Variance
     from keras_initlab.stats import LayerStats
 
 # Where the names are that register nothing: imported when first asked for, so that
 # `import keras_initlab` costs little.
 _LATER = {
+    "Activation": "schemes",
     "Finding": "diagnosis",
     "Inspection": "report",
+    "Isometric": "schemes",
     "LayerStats": "stats",
     "Plan": "plan",
+    "Variance": "schemes",
     "VarianceMonitor": "monitor",
     "diagnose": "inspection",
     "inspect": "inspection",
@@ -67,6 +72,7 @@ _LATER = {
 }
 
 __all__ = [
+    "Activation",
     "Auto",
     "ClassPriorBias",
     "ConstantBias",
@@ -80,6 +86,7 @@ __all__ = [
     "HeUniform",
     "Identity",
     "Inspection",
+    "Isometric",
     "KernelLayout",
     "LayerStats",
     "LecunNormal",
@@ -89,6 +96,7 @@ __all__ = [
     "Plan",
     "Scaled",
     "Sparse",
+    "Variance",
     "VarianceMonitor",
     "__version__",
     "diagnose",

@@ -22,7 +22,7 @@ from keras_initlab.facts import (
 )
 from keras_initlab.measurement import measure
 from keras_initlab.report import InspectedLayer, Inspection
-from keras_initlab.schemes.choice import fans_of
+from keras_initlab.schemes.kernels import fans_of
 from keras_initlab.stats import LayerStats
 
 __all__ = ["diagnose", "inspect"]

@@ -2,64 +2,65 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from typing import Any
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, TypedDict, Unpack
 
 import keras
-import numpy as np
 
 from keras_initlab.initializers import Auto
 from keras_initlab.model.construction import Construction, constructing
 from keras_initlab.model.keras_internals import PASSED_ON_INITIALIZER
 from keras_initlab.model.kernels import kernels_of
 from keras_initlab.plan import Plan
-from keras_initlab.schemes import activation, isometric
-from keras_initlab.schemes import variance as variance_scheme
-from keras_initlab.schemes.choice import Choice, Finder, Seeds, skipped_layers
-from keras_initlab.schemes.predicted import CRITERIA, RESIDUALS, Options
+from keras_initlab.schemes import (
+    Activation,
+    Choice,
+    Isometric,
+    Scheme,
+    SchemeContext,
+    Selection,
+    Variance,
+)
+from keras_initlab.schemes.kernels import Seeds, skipped_layers
+from keras_initlab.schemes.options import Criterion, InputMoment, Residual
 
-SCHEMES = ("activation", "variance", "isometric")
+_BY_NAME: dict[str, type[Activation | Variance | Isometric]] = {
+    "activation": Activation,
+    "variance": Variance,
+    "isometric": Isometric,
+}
+SCHEMES = tuple(_BY_NAME)
+
+
+class SchemeOptions(TypedDict, total=False):
+    """The options that may stand beside the name of a scheme: those of its class."""
+
+    target: float
+    residual: Residual
+    criterion: Criterion
+    mean: InputMoment | None
+    variance: InputMoment | None
+    q: float | None
 
 
 def rewrite_initializers(
     model: keras.Model,
-    scheme: str = "activation",
+    scheme: str | Scheme = "activation",
     seed: int | None = None,
     *,
     skip: str | keras.layers.Layer | Iterable[Any] | None = None,
     only_unbuilt: bool = False,
     dry_run: bool = False,
-    target: float = 1.0,
-    residual: str = "scaled",
-    criterion: str = "forward",
-    mean: Any = None,
-    variance: Any = None,
-    q: float | None = None,
+    **options: Unpack[SchemeOptions],
 ) -> Plan:
     """Give every kernel of `model` an initializer that fits its place in the network.
 
-    With `scheme="activation"` the nonlinearity that follows each kernel is looked up:
-    the layer's own, else the next in the model's graph through normalisation,
-    dropout, pooling, reshaping and adding. The kernel's initializer becomes
-    `initlab>auto` for it. A subclassed model has no graph to look into: its layers go
-    by their own activation, and by that of their neighbours inside a `Sequential`.
-
-    With `scheme="variance"` the signal is followed through the whole graph (see
-    `propagate`), and each kernel is scaled so that its output, before the layer's own
-    activation, has the second moment `target`, given what reaches it: `initlab>scaled`
-    with that gain. Kernels that end a residual branch get a smaller one, so that
-    depth does not add variance; heads one that keeps a softmax's first loss near
-    log(classes). Subclassed models are opened, see `propagate`.
-
-    With `scheme="isometric"` units come in pairs that mirror each other wherever the
-    graph lets a kernel read them as pairs: `initlab>mirrored`. At first the network
-    then computes with the odd part of its activations, which is linear for ReLU, GELU,
-    SiLU and softplus and nearly so for others at a small second moment `q` of
-    pre-activations: signals and gradients keep their lengths and angles at any depth.
-    For plain networks, without normalisation or skips. Kernels that cannot come in
-    pairs (odd widths, shared layers, recurrent, depthwise and attention kernels) are
-    orthogonal and scaled as by "variance"; the plan says which, and why.
+    A scheme chooses them. `Activation()`, or "activation", goes by the nonlinearity
+    that follows each kernel. `Variance()`, or "variance", follows the signal through
+    the whole graph, and scales each kernel to what reaches it. `Isometric()`, or
+    "isometric", mirrors units in pairs, for plain networks of any depth. A scheme of
+    your own is an object with a method `choose`: see `keras_initlab.schemes.Scheme`.
 
     The weights of built layers are drawn again; other weights, biases among them, stay
     as they are. The choice is in the layers' config: clones and loaded models draw by
@@ -67,26 +68,18 @@ def rewrite_initializers(
 
     Args:
         model: any Keras model, built unless `only_unbuilt`.
-        scheme: "activation", "variance" or "isometric".
+        scheme: "activation", "variance", "isometric", or a scheme with its options,
+            such as `Variance(target=2.0)`.
         seed: an int gives every kernel its own repeatable draw; None draws afresh.
         skip: layers to leave alone: a layer, its name or path ("encoder/dense"), or
             several of these. A name stands for every layer inside that one as well.
-        only_unbuilt: leave built layers, which may hold loaded weights, alone; for
-            the scheme "activation".
+        only_unbuilt: leave built layers, which may hold loaded weights, alone; not for
+            "variance" and "isometric".
         dry_run: plan only, and change nothing.
-        target: for "variance": the second moment of kernels' outputs.
-        residual: for "variance" and "isometric": "scaled" gives the last kernel of each
-            of the n residual branches on a stream the target `target / n`, "zero" makes
-            it 0, "keep" treats it as any kernel.
-        criterion: for "variance": "forward", or "balanced" for the harmonic mean with
-            the variance that would keep the gradient's second moment, as Glorot did.
-        mean, variance: for "variance" and "isometric": of the inputs, as in
-            `propagate`. Left out, inputs (what is behind Normalization and Rescaling,
-            if these come first) have mean 0 and variance 1.
-        q: for "isometric": the second moment of pre-activations. Left out, 0.05 for
-            ReLU, GELU, SiLU and softplus, 0.2 for the sigmoid, 0.0125 for tanh, and
-            less for very deep networks of those that bend: see
-            `schemes.isometric.default_q`.
+        **options: of the scheme that is given by its name:
+            `scheme="variance", target=2.0` is `scheme=Variance(target=2.0)`.
+            `target` and `criterion` belong to `Variance`, `q` to `Isometric`,
+            `residual`, `mean` and `variance` to both.
 
     Returns:
         A `Plan` with a row for each kernel; print it. Frozen kernels
@@ -95,7 +88,8 @@ def rewrite_initializers(
         training anew.
 
     Raises:
-        TypeError: `model` is not a Keras model, or `seed` no int.
+        TypeError: `model` is not a Keras model, `scheme` no scheme, `seed` no int, an
+            option that no scheme has.
         ValueError: an unknown scheme or option, a name in `skip` that no layer has, a
             model that is not built, a layer whose signal cannot be predicted. The
             model is then as it was.
@@ -106,115 +100,120 @@ def rewrite_initializers(
     >>> plan = rewrite_initializers(model, seed=0)
     >>> [(row.nonlinearity, row.fan_in, round(row.gain, 3)) for row in plan]
     [('relu', 20.0, 1.414), ('softmax', 64.0, 1.0)]
-    >>> plan = rewrite_initializers(model, scheme="variance", seed=0)
+    >>> plan = rewrite_initializers(model, scheme=Variance(target=4.0), seed=0)
     >>> [round(row.gain, 3) for row in plan]
-    [1.0, 0.447]
+    [2.0, 0.447]
 
     Source: He et al. 2015; Glorot & Bengio 2010; Bingham & Miikkulainen 2023 for
     following a graph; Zhang et al. 2019 for residual branches; Balduzzi et al. 2017 for
     mirrored units; see `initlab>auto` and `initlab>mirrored`.
     """
-    _check(model, scheme, only_unbuilt)
-    given = {
-        "target": target,
-        "residual": residual,
-        "criterion": criterion,
-        "mean": mean,
-        "variance": variance,
-        "q": q,
-    }
-    options = _options(scheme, only_unbuilt, given)
+    _check_model(model)
+    chooser = _scheme_of(scheme, dict(options))
+    _check_built(model, only_unbuilt)
     seeds = Seeds(seed)
-    kernels = kernels_of(model)
-    skipped = skipped_layers(model, kernels, skip)
-    finder = Finder()
-    assumptions: tuple[str, ...] = ()
-    if scheme in _PREDICTING:
-        choose = _PREDICTING[scheme]
-        chosen = choose(model, seeds, skipped, finder, options)
-        choices, assumptions = chosen.choices, chosen.assumptions
-    else:
-        choices = [
-            activation.choose(kernel, finder, seeds.at(index), skipped, only_unbuilt)
-            for index, kernel in enumerate(kernels)
-        ]
+    skipped = skipped_layers(model, kernels_of(model), skip)
+    context = SchemeContext(model, seeds, only_unbuilt, scheme, skipped)
+    selection = chooser.choose(model, context)
+    _check_selection(selection, scheme, context)
     if not dry_run:
-        _apply(choices, seeds)
-    rows = [choice.row for choice in choices]
-    return Plan(rows, model=model.name, applied=not dry_run, assumptions=assumptions)
+        _apply(selection.choices, seeds)
+    return Plan(
+        [choice.row for choice in selection.choices],
+        model=model.name,
+        applied=not dry_run,
+        assumptions=selection.assumptions,
+    )
 
 
-_PREDICTING = {"variance": variance_scheme.choose, "isometric": isometric.choose}
-# Which options belong to which schemes, and what they are if left out.
-_OPTIONS: dict[str, tuple[tuple[str, ...], Any]] = {
-    "target": (("variance",), 1.0),
-    "residual": (("variance", "isometric"), "scaled"),
-    "criterion": (("variance",), "forward"),
-    "mean": (("variance", "isometric"), None),
-    "variance": (("variance", "isometric"), None),
-    "q": (("isometric",), None),
-}
-
-
-def _options(scheme: str, only_unbuilt: bool, given: dict[str, Any]) -> Options:
-    """Return the checked options of a scheme that predicts."""
-    for name, (schemes, default) in _OPTIONS.items():
-        if scheme not in schemes and given[name] != default:
-            wanted = " or ".join(f"scheme={one!r}" for one in schemes)
+def _scheme_of(scheme: Any, options: dict[str, Any]) -> Scheme:
+    """Return the scheme that is given as an object, or by its name and options."""
+    if isinstance(scheme, str):
+        if scheme not in _BY_NAME:
             raise ValueError(
-                f"`{name}` belongs to {wanted}. Received: {name}={given[name]!r} with "
-                f"scheme={scheme!r}. Leave it out, or pass {wanted}."
+                f"`scheme` must be {' or '.join(map(repr, SCHEMES))}. "
+                f"Received: scheme={scheme!r}. Leave it out for the default."
             )
-    if scheme not in _PREDICTING:
-        return Options()
-    if only_unbuilt:
-        raise ValueError(
-            "`only_unbuilt` belongs to scheme='activation': a signal can be followed "
-            f"through built layers alone. Received: scheme={scheme!r}. Build the "
-            "model, and name the layers to leave alone in `skip`."
+        own = {
+            name: value
+            for name, value in options.items()
+            if _belongs(name, value, scheme)
+        }
+        return _BY_NAME[scheme](**own)
+    if isinstance(scheme, type) or not isinstance(scheme, Scheme):
+        mend = "Pass one of these names"
+        if hasattr(scheme, "choose"):
+            mend = f"Pass an object, {scheme.__name__}(), instead of its class"
+        raise TypeError(
+            f"`scheme` must be {', '.join(map(repr, SCHEMES))} or an object with a "
+            f"method `choose`. Received: scheme={scheme!r} of type "
+            f"{type(scheme).__name__}. {mend}."
         )
-    for name, meaning in (
-        ("target", "of kernels' outputs"),
-        ("q", "of pre-activations"),
+    if options:
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise ValueError(
+            "Options beside `scheme` go with the name of a scheme; an object holds its "
+            f"own. Received: {given} with scheme={scheme!r}. Give them to "
+            f"{type(scheme).__name__}."
+        )
+    return scheme
+
+
+def _belongs(name: str, value: Any, scheme: str) -> bool:
+    """Return whether an option is the scheme's; refuse it if it asks for another's."""
+    defaults = {
+        owner: field.default
+        for owner, kind in _BY_NAME.items()
+        for field in dataclasses.fields(kind)
+        if field.name == name
+    }
+    if not defaults:
+        raise TypeError(
+            f"An option must be one of {', '.join(SchemeOptions.__annotations__)}. "
+            f"Received: {name}={value!r}. Leave it out."
+        )
+    if scheme in defaults:
+        return True
+    is_plain = value is None or isinstance(value, int | float | str)
+    if not is_plain or value not in defaults.values():
+        wanted = " or ".join(f"scheme={owner!r}" for owner in defaults)
+        raise ValueError(
+            f"`{name}` belongs to {wanted}. Received: {name}={value!r} with "
+            f"scheme={scheme!r}. Leave it out, or pass {wanted}."
+        )
+    return False
+
+
+def _check_selection(selection: Any, scheme: Any, context: SchemeContext) -> None:
+    """Refuse what a scheme must not return, before anything is changed."""
+    if not isinstance(selection, Selection) or not all(
+        isinstance(choice, Choice) for choice in selection.choices
     ):
-        _check_second_moment(name, given[name], meaning)
-    residual, criterion = given["residual"], given["criterion"]
-    for name, value, known in (
-        ("residual", residual, RESIDUALS),
-        ("criterion", criterion, CRITERIA),
-    ):
-        if value not in known:
+        raise TypeError(
+            "A scheme's `choose` must return a Selection of what `context.choice` "
+            f"returns. Received: {selection!r} from {scheme!r}. See "
+            "keras_initlab.schemes.Scheme."
+        )
+    for choice in selection.choices:
+        reason = context.reason_to_leave(choice.kernel)
+        if choice.row.changed and reason is not None:
             raise ValueError(
-                f"`{name}` must be {' or '.join(map(repr, known))}. "
-                f"Received: {name}={value!r}. Leave it out for {known[0]!r}."
+                "A scheme must leave frozen and skipped kernels as they are. Received: "
+                f"{choice.row.after!r} for {choice.row.layer!r}, {reason}, from "
+                f"{scheme!r}. Let `context.choice` make the row."
             )
-    return Options(**{**given, "target": float(given["target"])})
 
 
-def _check_second_moment(name: str, value: Any, meaning: str) -> None:
-    default = _OPTIONS[name][1]
-    if value is default:
-        return
-    number = isinstance(value, int | float | np.number)
-    if not number or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(
-            f"`{name}` must be a finite number above 0, the second moment {meaning}. "
-            f"Received: {name}={value!r}. Leave it out for the default."
-        )
-
-
-def _check(model: Any, scheme: Any, only_unbuilt: bool) -> None:
+def _check_model(model: Any) -> None:
     if not isinstance(model, keras.Model):
         raise TypeError(
             "`model` must be a Keras model (Sequential, functional or subclassed). "
             f"Received: {model!r} of type {type(model).__name__}. "
             "Wrap a layer as keras.Sequential([keras.Input(shape), layer])."
         )
-    if scheme not in SCHEMES:
-        raise ValueError(
-            f"`scheme` must be {' or '.join(map(repr, SCHEMES))}. "
-            f"Received: scheme={scheme!r}. Leave it out for the default."
-        )
+
+
+def _check_built(model: Any, only_unbuilt: bool) -> None:
     if only_unbuilt:
         return
     # Keras marks a subclassed model as built by `build` without making a weight.
@@ -232,7 +231,7 @@ def _check(model: Any, scheme: Any, only_unbuilt: bool) -> None:
         )
 
 
-def _apply(choices: list[Choice], seeds: Seeds) -> None:
+def _apply(choices: Sequence[Choice], seeds: Seeds) -> None:
     changed = [choice for choice in choices if choice.row.changed]
     for index, choice in enumerate(changed):
         kernel, after = choice.kernel, choice.row.after
@@ -248,7 +247,7 @@ def _apply(choices: list[Choice], seeds: Seeds) -> None:
     _pass_on(choices, seeds)
 
 
-def _pass_on(choices: list[Choice], seeds: Seeds) -> None:
+def _pass_on(choices: Sequence[Choice], seeds: Seeds) -> None:
     """Set the initializer of layers that hand theirs to the layers inside them.
 
     An attention layer's config holds one initializer, from which a clone makes its
@@ -260,7 +259,7 @@ def _pass_on(choices: list[Choice], seeds: Seeds) -> None:
         inside = [
             choice.row.changed
             for choice in choices
-            if any(parent is one for one in choice.kernel.parents)
+            if any(parent is around for around in choice.kernel.parents)
         ]
         for attribute in ("kernel_initializer", PASSED_ON_INITIALIZER):
             if attribute in vars(parent) and all(inside):

@@ -20,7 +20,7 @@ from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.kernels import Kernel
 from keras_initlab.plan import describe
 from keras_initlab.propagation.weights import initial_moments
-from keras_initlab.schemes.choice import Finder, Followed, fans_of, followed, layout_of
+from keras_initlab.schemes.kernels import Finder, Followed, fans_of, followed, layout_of
 
 Array = NDArray[np.float64]
 

@@ -43,6 +43,11 @@ class Kernel:
         return None if self.attribute is None else getattr(self.layer, self.attribute)
 
     @property
+    def key(self) -> tuple[int, str]:
+        """What tells the kernel from every other: its layer's id and the weight."""
+        return id(self.layer), self.weight
+
+    @property
     def is_missing(self) -> bool:
         """Whether the layer is built and yet no weight of the name is in it."""
         return self.layer.built and self.variable is None

@@ -1,51 +1,52 @@
-"""scheme="activation": each kernel by the nonlinearity that its output meets."""
+"""Activation: each kernel by the nonlinearity that its output meets."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 from keras_initlab.model.kernels import Kernel
-from keras_initlab.plan import PlanRow
-from keras_initlab.schemes.choice import (
-    Choice,
-    Finder,
-    auto_for,
-    fans_of,
-    followed,
-    left_alone,
-)
+from keras_initlab.schemes.base import Choice, SchemeContext, Selection
+from keras_initlab.schemes.kernels import auto_for, fans_of
 
 
-def choose(
-    kernel: Kernel,
-    finder: Finder,
-    seed: int | None,
-    skipped: set[int],
-    only_unbuilt: bool = False,
+@dataclass(frozen=True)
+class Activation:
+    """Draw each kernel for the nonlinearity behind it: `scheme="activation"`.
+
+    The nonlinearity is the layer's own, else the next in the model's graph through
+    normalisation, dropout, pooling, reshaping and adding. The kernel's initializer
+    becomes `initlab>auto` for it. A subclassed model has no graph to look into: its
+    layers go by their own activation, and by that of their neighbours inside a
+    `Sequential`. The only scheme that takes `only_unbuilt`.
+
+    >>> Activation()
+    Activation()
+
+    Source: He et al. 2015; Glorot & Bengio 2010; see `initlab>auto`.
+    """
+
+    def choose(self, model: Any, context: SchemeContext) -> Selection:
+        """Return `initlab>auto` for each kernel; see `schemes.base.Scheme`."""
+        return Selection(
+            [
+                auto_choice(context, kernel, context.seeds.at(index))
+                for index, kernel in enumerate(context.kernels())
+            ]
+        )
+
+
+def auto_choice(
+    context: SchemeContext, kernel: Kernel, seed: int | None, note: str = ""
 ) -> Choice:
-    """Return `initlab>auto` for what follows the kernel."""
-    follows = followed(kernel, finder)
+    """Return the choice of `initlab>auto` for the nonlinearity behind a kernel."""
+    follows, fans = context.nonlinearity(kernel), fans_of(kernel)
     rule = follows.rule
-    fan = fans_of(kernel)
-    alone = left_alone(kernel, skipped, only_unbuilt)
-    after = kernel.initializer if alone else auto_for(follows, seed)
-    notes = [alone, follows.note]
-    if alone is None and not kernel.layer.built:
-        notes.append("drawn when the layer is built")
-    row = PlanRow(
-        layer=kernel.path,
-        weight=kernel.weight,
-        nonlinearity=follows.resolved.name,
-        fan_in=None if fan is None else fan.fan_in,
-        fan_out=None if fan is None else fan.fan_out,
-        gain=rule.gain if alone is None else None,
-        std=(
-            rule.gain / math.sqrt(fan.over(rule.mode))
-            if alone is None and fan is not None
-            else None
-        ),
-        before=kernel.initializer,
-        after=after,
-        note="; ".join(note for note in notes if note),
+    return context.choice(
+        kernel,
+        auto_for(follows, seed),
+        gain=rule.gain,
+        std=None if fans is None else rule.gain / math.sqrt(fans.over(rule.mode)),
+        note=note,
     )
-    return Choice(kernel, row)

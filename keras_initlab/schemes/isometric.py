@@ -1,43 +1,37 @@
-"""scheme="isometric": mirrored kernels, with which any depth starts linear."""
+"""Isometric: mirrored kernels, with which any depth starts linear."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_initlab import activations
 from keras_initlab.initializers import Mirrored, Orthogonal
-from keras_initlab.model.kernels import Kernel, kernels_of
-from keras_initlab.model.roles import NORMALISING, Roles, roles_of
-from keras_initlab.plan import PlanRow
-from keras_initlab.propagation.forward import Forward, run_forward
-from keras_initlab.propagation.signal import Signal
+from keras_initlab.model.kernels import Kernel
+from keras_initlab.model.roles import NORMALISING
 from keras_initlab.propagation.weights import WeightMoments
-from keras_initlab.schemes import activation
-from keras_initlab.schemes.choice import (
-    Choice,
-    Finder,
-    Followed,
-    Seeds,
-    fans_of,
-    followed,
-    layout_of,
-    left_alone,
-)
-from keras_initlab.schemes.predicted import (
-    HEAD_TARGET,
+from keras_initlab.schemes.activation import auto_choice
+from keras_initlab.schemes.base import Choice, SchemeContext, Selection
+from keras_initlab.schemes.kernels import fans_of, layout_of
+from keras_initlab.schemes.options import (
+    RESIDUALS,
+    InputMoment,
     Options,
-    Scheme,
-    assumptions_of,
+    Residual,
+    check_input_moment,
+    check_second_moment,
+    check_word,
+)
+from keras_initlab.schemes.pairs import PairDesign, PairDesigner, obstacles
+from keras_initlab.schemes.survey import (
+    HEAD_TARGET,
+    Survey,
     branch_target,
     instability,
-    predicted_second,
-    scaled_row,
 )
 
 # The second moment of what kernels of pairs read, and the most and least that
@@ -48,25 +42,9 @@ _RECURRENT, _RECURRENT_GAIN = "recurrent_kernel", 1.0
 # By how much gradients may grow over the whole depth.
 _GROWTH = 0.2
 
-# How often what reaches shared kernels is looked at anew.
-_MOST_ROUNDS = 12
-
-_PAIRING = (
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-)
-_ATTENTION = tuple(
-    getattr(keras.layers, name)
-    for name in ("MultiHeadAttention", "GroupQueryAttention")
-    if hasattr(keras.layers, name)
-)
-
 
 @lru_cache(maxsize=1024)
-def default_q(known: activations.Activation, depth: int) -> float:
+def default_q(nonlinearity: activations.Activation, depth: int) -> float:
     """Return the second moment of pre-activations at which a deep network starts.
 
     ψ being the odd part of φ, which is what kernels of pairs read: 0.05 / ψ'(0)², so
@@ -81,9 +59,9 @@ def default_q(known: activations.Activation, depth: int) -> float:
     >>> default_q(activations.resolve("tanh"), 2000) < 0.0125
     True
     """
-    if known.function is None or known.family == "linear":
+    if nonlinearity.function is None or nonlinearity.family == "linear":
         return _READ
-    odd = activations.odd_part(known)
+    odd = activations.odd_part(nonlinearity)
     slope = activations.moments(odd, variance=_TINY).derivative_second_moment
     q = min(_READ / max(slope, _TINY), _MOST)
     while q > _TINY:
@@ -96,309 +74,194 @@ def default_q(known: activations.Activation, depth: int) -> float:
     return _READ
 
 
-@dataclass(eq=False)
-class _Design:
-    """What is chosen for one kernel, and what is known of its place."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Isometric(Options):
+    """Mirror units in pairs, so that any depth starts linear: `scheme="isometric"`.
 
-    kernel: Kernel
-    follows: Followed
-    target: float
-    base: str
-    zero: bool
-    is_head: bool
-    note: str
-    # Why a side cannot come in pairs; None where it can.
-    against_reading: str | None
-    against_making: str | None
-    reads: bool = False
-    meets_pairs: bool = False
-    chosen: WeightMoments | None = None
-    responses: list[float] = field(default_factory=list)
-    # What an output sums over, where a shared kernel's calls have been averaged.
-    mean_response: float | None = None
+    Units come in pairs that mirror each other wherever the graph lets a kernel read
+    them as pairs: `initlab>mirrored`. At first the network then computes with the odd
+    part of its activations, which is linear for ReLU, GELU, SiLU and softplus and
+    nearly so for others at a small second moment `q` of pre-activations: signals and
+    gradients keep their lengths and angles at any depth. For plain networks, without
+    normalisation or skips. Kernels that cannot come in pairs (odd widths, shared
+    layers, recurrent, depthwise and attention kernels) are orthogonal and scaled as by
+    `Variance`; the plan says which, and why.
 
-    @property
-    def key(self) -> tuple[int, str]:
-        return id(self.kernel.layer), self.kernel.weight
+    Args:
+        q: the second moment of pre-activations. Left out, 0.05 for ReLU, GELU, SiLU
+            and softplus, 0.2 for the sigmoid, 0.0125 for tanh, and less for very deep
+            networks of those that bend: see `schemes.isometric.default_q`.
+        residual, mean, variance: as for `Variance`.
 
+    Raises:
+        ValueError: a second moment that is not above 0, an unknown word, a variance
+            below 0.
+        TypeError: a mean or variance that is no number.
 
-@dataclass(eq=False)
-class _Designer:
-    """Chooses kernels as the prediction reaches them.
+    >>> Isometric(q=0.1)
+    Isometric(q=0.1)
 
-    `making` are the kernels whose outputs come in pairs; `read` are told which of them
-    some kernel reads as pairs.
+    Source: Balduzzi et al. 2017 for mirrored units; see `initlab>mirrored`.
     """
 
-    designs: dict[tuple[int, str], _Design]
-    making: set[tuple[int, str]]
-    read: set[tuple[int, str]] = field(default_factory=set)
-    has_chosen: bool = False
+    q: float | None = None
+    residual: Residual = "scaled"
+    mean: InputMoment | None = field(default=None, hash=False)  # which may be a dict
+    variance: InputMoment | None = field(default=None, hash=False)
 
-    def run(self, model: Any, moments: dict[str, Any]) -> Forward:
-        """Return the prediction with kernels chosen on the way."""
-        for design in self.designs.values():
-            design.responses.clear()
-        return run_forward(model, **moments, designer=self)
+    def __post_init__(self) -> None:
+        q = self.q
+        if q is not None:
+            q = check_second_moment("q", q, "of pre-activations")
+        check_word("residual", self.residual, RESIDUALS)
+        mean = check_input_moment("mean", self.mean)
+        variance = check_input_moment("variance", self.variance, minimum=0.0)
+        self._set(q=q, mean=mean, variance=variance)
 
-    def structure(
-        self, layer: Any, weight: str, signal: Signal, known: WeightMoments
-    ) -> WeightMoments:
-        """Return which sides of a kernel come in pairs, given what it meets."""
-        design = self.designs.get((id(layer), weight))
-        if design is None:
-            return known
-        mirror = signal.mirror
-        odd = 0.0 if mirror is None else mirror.odd.second
-        design.meets_pairs = mirror is not None
-        design.reads = (
-            mirror is not None
-            and design.against_reading is None
-            and mirror.axis == _unit_axis(layer, signal)
-            and odd > 1e-9 * signal.second
+    def choose(self, model: Any, context: SchemeContext) -> Selection:
+        """Return a mirrored or orthogonal initializer for each kernel."""
+        survey = Survey(
+            model,
+            context,
+            mean=self.mean,
+            variance=self.variance,
+            residual=self.residual,
+            recurrent=True,
         )
-        if design.reads and mirror is not None:
-            self.read |= mirror.sources
-        makes = design.key in self.making
-        paired = design.reads or makes
-        centred = paired and _has_field(design.kernel) and design.base != "orthogonal"
-        return WeightMoments(0.0, 1.0, centred, paired=(design.reads, makes))
-
-    def __call__(
-        self, layer: Any, weight: str, response: float, current: WeightMoments
-    ) -> WeightMoments:
-        """Return the moments that give a kernel's output its second moment."""
-        design = self.designs.get((id(layer), weight))
-        if design is None:
-            return current
-        if self.has_chosen:
-            return design.chosen or current
-        if not design.responses:
-            design.chosen = None
-        design.responses.append(response)
-        if design.mean_response is not None:
-            response = design.mean_response
-        if design.chosen is None:
-            if not 0 < response < math.inf:
-                return current
-            second = 0.0 if design.zero else design.target / response
-            design.chosen = WeightMoments(0.0, second)
-        return design.chosen
-
-
-def choose(
-    model: Any, seeds: Seeds, skipped: set[int], finder: Finder, options: Options
-) -> Scheme:
-    """Return a choice for each kernel of the model, which is left as it is."""
-    kernels = kernels_of(model, recurrent=True)
-    moments: dict[str, Any] = {"mean": options.mean, "variance": options.variance}
-    before = run_forward(model, **moments)
-    roles = roles_of(before.propagation.flat_graph, kernels)
-    alone = [left_alone(kernel, skipped, False) for kernel in kernels]
-    known = before.propagation.known
-    recurrent = {
-        (id(kernel.layer), kernel.weight): WeightMoments(
-            0.0,
-            _RECURRENT_GAIN**2 / layout_of(kernel).fans(kernel.variable.shape).fan_in,
+        survey.start_from(_recurrent_moments(survey))
+        designs = {kernel.key: self._design(kernel, survey) for kernel in survey.free}
+        pairs = {
+            key for key, design in designs.items() if design.against_making is None
+        }
+        while True:
+            self._set_targets(designs, len(pairs), survey)
+            designer = PairDesigner(designs, pairs)
+            after = designer.run(survey)
+            if pairs <= designer.read:
+                break
+            pairs &= designer.read
+        after = designer.settle(survey, after)
+        choices = [
+            _choice(
+                context,
+                kernel,
+                designs.get(kernel.key),
+                kernel.key in pairs,
+                context.seeds.at(index),
+            )
+            for index, kernel in enumerate(survey.kernels)
+        ]
+        designer.has_chosen = True
+        lines = (
+            _summary(designs, pairs),
+            *instability(survey, designer, after, "even widths"),
         )
-        for kernel, reason in zip(kernels, alone, strict=True)
-        if reason is None and kernel.weight == _RECURRENT
-    }
-    moments["known"] = replace(known, moments={**known.moments, **recurrent})
-    designs = {}
-    for kernel, reason in zip(kernels, alone, strict=True):
-        if reason is None:
-            design = _design(kernel, finder, roles, options, before)
-            designs[design.key] = design
-    making = {one.key for one in designs.values() if one.against_making is None}
-    while True:
-        _set_targets(designs, making, roles, options)
-        designer = _Designer(designs, making)
-        after = designer.run(model, moments)
-        if making <= designer.read:
-            break
-        making &= designer.read
-    after = _settled(designer, model, moments, after)
-    choices = []
-    for index, kernel in enumerate(kernels):
-        found = designs.get((id(kernel.layer), kernel.weight))
-        if found is None or found.chosen is None:
-            row = _beyond(kernel, found, finder, seeds.at(index), skipped)
-        else:
-            row = _row(found, found.key in making, seeds.at(index))
-        row = replace(
-            row,
-            predicted_before=predicted_second(before, kernel),
-            predicted_after=predicted_second(after, kernel),
+        return survey.selection(choices, after, lines)
+
+    def _design(self, kernel: Kernel, survey: Survey) -> PairDesign:
+        """Return which sides of a kernel can come in pairs, and its role."""
+        roles, before = survey.roles, survey.before
+        against_reading, against_making = obstacles(kernel, before)
+        carried = bool(roles.branches) or any(
+            isinstance(record.layer, NORMALISING)
+            for record in before.propagation.records
         )
-        choices.append(Choice(kernel, row))
-    designer.has_chosen = True
-    lines = (
-        *assumptions_of(after, roles, options),
-        *_summary(designs, making),
-        *instability(model, designer, after, moments, "even widths"),
-    )
-    return Scheme(choices, lines)
+        is_zero, note = False, ""
+        if kernel.key in roles.heads:
+            note = "head"
+        elif kernel.key in roles.branches:
+            branch = roles.branches[kernel.key]
+            _, is_zero, note = branch_target(branch, 1.0, self.residual)
+        return PairDesign(
+            kernel,
+            target=1.0,
+            is_zero=is_zero,
+            note=note,
+            # Where skips or normalisation carry the signal all taps may take part.
+            base="orthogonal" if carried else "delta_orthogonal",
+            is_head=kernel.key in roles.heads,
+            against_reading=against_reading,
+            against_making=against_making,
+        )
+
+    def _set_targets(
+        self, designs: dict[tuple[int, str], PairDesign], pairs: int, survey: Survey
+    ) -> None:
+        """Give each kernel the second moment that its output shall have."""
+        roles = survey.roles
+        for key, design in designs.items():
+            nonlinearity = survey.context.nonlinearity(design.kernel).resolved
+            target = self.q or default_q(nonlinearity, max(pairs, 1))
+            if key in roles.heads:
+                target = HEAD_TARGET
+            elif key in roles.branches:
+                branch = roles.branches[key]
+                target, _, _ = branch_target(branch, target, self.residual)
+            design.target = target
 
 
-def _settled(
-    designer: _Designer, model: Any, moments: dict[str, Any], after: Forward
-) -> Forward:
-    """Return the prediction in which shared kernels have one scale for all calls.
-
-    What reaches such a kernel depends on its scale; it is looked at again and again.
-    """
-    shared = [one for one in designer.designs.values() if len(one.responses) > 1]
-    for _ in range(_MOST_ROUNDS if shared else 0):
-        off = 0.0
-        for design in shared:
-            mean = float(np.mean(design.responses))
-            last = design.mean_response or design.responses[0]
-            if not 0 < mean * last < math.inf:
-                continue
-            off = max(off, abs(math.log(mean / last)))
-            design.mean_response = math.sqrt(mean * last)
-        after = designer.run(model, moments)
-        if off < 0.01:
-            break
-    return after
+def _recurrent_moments(survey: Survey) -> dict[tuple[int, str], WeightMoments]:
+    """Return the moments of recurrent kernels, which no prediction reaches."""
+    moments = {}
+    for kernel in survey.free:
+        if kernel.weight == _RECURRENT:
+            fan_in = layout_of(kernel).fans(kernel.variable.shape).fan_in
+            moments[kernel.key] = WeightMoments(0.0, _RECURRENT_GAIN**2 / fan_in)
+    return moments
 
 
-def _design(
-    kernel: Kernel, finder: Finder, roles: Roles, options: Options, before: Forward
-) -> _Design:
-    key = (id(kernel.layer), kernel.weight)
-    reading, making = _obstacles(kernel, before)
-    follows = followed(kernel, finder)
-    carried = bool(roles.branches) or any(
-        isinstance(one.layer, NORMALISING) for one in before.propagation.records
-    )
-    notes = [follows.note]
-    zero = False
-    if key in roles.heads:
-        notes.append("head")
-    elif key in roles.branches:
-        _, zero, note = branch_target(roles.branches[key], 1.0, options.residual)
-        notes.append(note)
-    return _Design(
-        kernel,
-        follows,
-        target=1.0,
-        # Where skips or normalisation carry the signal all taps may take part.
-        base="orthogonal" if carried else "delta_orthogonal",
-        zero=zero,
-        is_head=key in roles.heads,
-        note="; ".join(note for note in notes if note),
-        against_reading=reading,
-        against_making=making,
-    )
-
-
-def _obstacles(kernel: Kernel, before: Forward) -> tuple[str | None, str | None]:
-    """Return why a kernel's inputs, and its outputs, cannot come in pairs."""
-    layer, propagation = kernel.layer, before.propagation
-    if any(isinstance(one, _ATTENTION) for one in kernel.parents):
-        return ("inside attention",) * 2
-    if not isinstance(layer, _PAIRING) or kernel.weight != "kernel":
-        return (f"{type(layer).__name__}'s {kernel.weight}",) * 2
-    calls = len(propagation.kernel_outputs.get((id(layer), kernel.weight), ()))
-    if calls != 1:
-        return ("shared" if calls else "out of the prediction's reach",) * 2
-    shape = tuple(kernel.variable.shape)
-    layout = layout_of(kernel)
-    against: list[str | None] = []
-    for side, blocks, axis in zip(
-        ("inputs", "outputs"), (1, layout.blocks), layout.unit_axes, strict=True
-    ):
-        width = 0 if axis is None else shape[axis] // blocks
-        odd = f"{width} {side}, which is odd" if width else f"no {side} of its own"
-        against.append(odd if width % 2 or not width else None)
-    bias = propagation.optional_weight(layer, "bias")
-    if bias is not None and bias.second_moment and against[1] is None:
-        against[1] = "its bias does not start at 0"
-    return against[0], against[1]
-
-
-def _unit_axis(layer: Any, signal: Signal) -> int:
-    if getattr(layer, "data_format", None) == "channels_first":
-        return 1
-    return len(signal.shape) - 1
-
-
-def _has_field(kernel: Kernel) -> bool:
-    shape = tuple(kernel.variable.shape)
-    return bool(math.prod(shape[axis] for axis in layout_of(kernel).field) > 1)
-
-
-def _set_targets(
-    designs: dict[tuple[int, str], _Design],
-    making: set[tuple[int, str]],
-    roles: Roles,
-    options: Options,
-) -> None:
-    """Give each kernel the second moment that its output shall have."""
-    depth = max(len(making), 1)
-    for key, design in designs.items():
-        known = design.follows.resolved
-        target = options.q or default_q(known, depth)
-        if key in roles.heads:
-            target = HEAD_TARGET
-        elif key in roles.branches:
-            target, _, _ = branch_target(roles.branches[key], target, options.residual)
-        design.target = target
-
-
-def _beyond(
+def _choice(
+    context: SchemeContext,
     kernel: Kernel,
-    design: _Design | None,
-    finder: Finder,
+    design: PairDesign | None,
+    makes: bool,
     seed: int | None,
-    skipped: set[int],
-) -> PlanRow:
-    """Return the row of a kernel that is left alone, or that nothing is known to reach.
-
-    Such as a cell's recurrent kernel: orthogonal, gate by gate, at gain 1.
-    """
-    row = activation.choose(kernel, finder, seed, skipped).row
-    if design is None or not row.changed:
-        return row
-    gain = _RECURRENT_GAIN if kernel.weight == _RECURRENT else row.gain or 1.0
-    std = None if row.fan_in is None else gain / math.sqrt(row.fan_in)
-    note = "; ".join(filter(None, [row.note, f"not mirrored: {design.against_making}"]))
-    after = Orthogonal(gain=gain, seed=seed)
-    return replace(row, after=after, gain=gain, std=std, note=note)
-
-
-def _row(design: _Design, makes: bool, seed: int | None) -> PlanRow:
-    kernel, chosen = design.kernel, design.chosen
-    fan = fans_of(kernel)
-    assert fan is not None
-    assert chosen is not None
-    gain = math.sqrt(chosen.second_moment * fan.fan_in)
-    notes = [design.note]
+) -> Choice:
+    if design is None:
+        return auto_choice(context, kernel, seed)
+    if design.chosen is None:
+        return _unreached(context, design, seed)
+    gain = design.gain
     after: Any
-    if design.zero:
+    if design.is_zero:
         after = keras.initializers.Zeros()
     elif design.reads or makes:
         if design.reads:
             gain /= math.sqrt(2)  # of half as many inputs
         after = Mirrored(
             gain=gain,
-            base=design.base,  # type: ignore[arg-type]
+            base=design.base,
             inputs=design.reads,
             outputs=makes,
             seed=seed,
         )
     else:
         after = Orthogonal(gain=gain, seed=seed)
-    if not (design.reads and (makes or design.is_head)):
-        notes.append(_why(design, makes))
-    target = 0.0 if design.zero else design.target
-    note = "; ".join(note for note in notes if note)
-    return scaled_row(kernel, design.follows, chosen, gain, after, target, note)
+    is_mirrored = design.reads and (makes or design.is_head)
+    note = "" if is_mirrored else _why(design, makes)
+    return design.choice(context, after, gain, note)
 
 
-def _why(design: _Design, makes: bool) -> str:
+def _unreached(context: SchemeContext, design: PairDesign, seed: int | None) -> Choice:
+    """Return the choice for a kernel that no prediction reaches: orthogonal.
+
+    Such as a cell's recurrent kernel: gate by gate, at gain 1.
+    """
+    kernel = design.kernel
+    is_recurrent = kernel.weight == _RECURRENT
+    gain = context.nonlinearity(kernel).rule.gain or 1.0
+    gain = _RECURRENT_GAIN if is_recurrent else gain
+    fans = fans_of(kernel)
+    return context.choice(
+        kernel,
+        Orthogonal(gain=gain, seed=seed),
+        gain=gain,
+        std=None if fans is None else gain / math.sqrt(fans.fan_in),
+        note=f"not mirrored: {design.against_making}",
+    )
+
+
+def _why(design: PairDesign, makes: bool) -> str:
     """Say which side of a kernel does not come in pairs, and why."""
     reading = "no pairs reach it"
     if design.meets_pairs:
@@ -414,12 +277,11 @@ def _why(design: _Design, makes: bool) -> str:
 
 
 def _summary(
-    designs: dict[tuple[int, str], _Design], making: set[tuple[int, str]]
-) -> tuple[str, ...]:
-    both = sum(one.reads and one.key in making for one in designs.values())
-    ends = sum(one.reads != (one.key in making) for one in designs.values())
-    rest = len(designs) - both - ends
-    line = f"mirrored kernels: {both}, and {ends} with one side; others: {rest}"
-    if not both + ends:
+    designs: dict[tuple[int, str], PairDesign], pairs: set[tuple[int, str]]
+) -> str:
+    sides = [int(design.reads) + (key in pairs) for key, design in designs.items()]
+    both, single, none = sides.count(2), sides.count(1), sides.count(0)
+    line = f"mirrored kernels: {both}, and {single} with one side; others: {none}"
+    if not both + single:
         line += ". Without pairs this is variance scaling with orthogonal kernels"
-    return (line,)
+    return line

@@ -1,9 +1,9 @@
-"""scheme="variance": each kernel scaled to what reaches it, all through the graph."""
+"""Variance: each kernel scaled to what reaches it, all through the graph."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -11,176 +11,197 @@ import numpy as np
 
 from keras_initlab import activations
 from keras_initlab.initializers import Scaled
-from keras_initlab.model.kernels import Kernel, kernels_of
-from keras_initlab.model.roles import Roles, roles_of
-from keras_initlab.plan import PlanRow
-from keras_initlab.propagation.forward import Forward, run_forward
+from keras_initlab.model.kernels import Kernel
+from keras_initlab.propagation.forward import Forward
 from keras_initlab.propagation.weights import WeightMoments
-from keras_initlab.schemes import activation
-from keras_initlab.schemes.choice import (
-    Choice,
-    Finder,
-    Followed,
-    Seeds,
-    fans_of,
-    followed,
-    left_alone,
-)
-from keras_initlab.schemes.predicted import (
-    HEAD_TARGET,
+from keras_initlab.schemes.activation import auto_choice
+from keras_initlab.schemes.base import Choice, SchemeContext, Selection
+from keras_initlab.schemes.kernels import fans_of
+from keras_initlab.schemes.options import (
+    CRITERIA,
+    RESIDUALS,
+    Criterion,
+    InputMoment,
     Options,
-    Scheme,
-    assumptions_of,
+    Residual,
+    check_input_moment,
+    check_second_moment,
+    check_word,
+)
+from keras_initlab.schemes.survey import (
+    HEAD_TARGET,
+    Design,
+    Survey,
     branch_target,
     instability,
-    predicted_second,
-    scaled_row,
 )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Variance(Options):
+    """Scale each kernel to what reaches it: `scheme="variance"`.
+
+    The signal is followed through the whole graph (see `propagate`), and each kernel
+    is scaled so that its output, before the layer's own activation, has the second
+    moment `target`: `initlab>scaled` with that gain. Kernels that end a residual
+    branch get a smaller one, so that depth does not add variance; heads one that keeps
+    a softmax's first loss near log(classes). Subclassed models are opened.
+
+    Args:
+        target: the second moment of kernels' outputs.
+        residual: "scaled" gives the last kernel of each of the n residual branches on
+            a stream the target `target / n`, "zero" makes it 0, "keep" treats it as
+            any kernel.
+        criterion: "forward", or "balanced" for the harmonic mean with the variance
+            that would keep the gradient's second moment, as Glorot did.
+        mean, variance: of the inputs, as in `propagate`. Left out, inputs (what is
+            behind Normalization and Rescaling, if these come first) have mean 0 and
+            variance 1.
+
+    Raises:
+        ValueError: a second moment that is not above 0, an unknown word, a variance
+            below 0.
+        TypeError: a mean or variance that is no number.
+
+    >>> Variance(target=2, residual="zero")
+    Variance(target=2.0, residual='zero')
+    >>> Variance(target=1.0) == Variance()
+    True
+
+    Source: Bingham & Miikkulainen 2023 for following a graph; Glorot & Bengio 2010;
+    Zhang et al. 2019 for residual branches.
+    """
+
+    target: float = 1.0
+    residual: Residual = "scaled"
+    criterion: Criterion = "forward"
+    mean: InputMoment | None = field(default=None, hash=False)  # which may be a dict
+    variance: InputMoment | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        target = check_second_moment("target", self.target, "of kernels' outputs")
+        check_word("residual", self.residual, RESIDUALS)
+        check_word("criterion", self.criterion, CRITERIA)
+        mean = check_input_moment("mean", self.mean)
+        variance = check_input_moment("variance", self.variance, minimum=0.0)
+        self._set(target=target, mean=mean, variance=variance)
+
+    def choose(self, model: Any, context: SchemeContext) -> Selection:
+        """Return a scaled initializer for each kernel; see `schemes.base.Scheme`."""
+        survey = Survey(
+            model,
+            context,
+            mean=self.mean,
+            variance=self.variance,
+            residual=self.residual,
+        )
+        designs = {kernel.key: self._design(kernel, survey) for kernel in survey.free}
+        designer = _Designer(designs, self.criterion, context)
+        after = designer.run(survey)
+        if any(len(design.responses) > 1 for design in designs.values()):
+            after = designer.run_shared(survey)
+        choices = [
+            _choice(context, kernel, designs.get(kernel.key), context.seeds.at(index))
+            for index, kernel in enumerate(survey.kernels)
+        ]
+        growth = instability(survey, designer.keep, after, "scheme='isometric'")
+        return survey.selection(choices, after, growth)
+
+    def _design(self, kernel: Kernel, survey: Survey) -> Design:
+        """Return what a kernel's output should be, by its role in the graph."""
+        roles = survey.roles
+        if kernel.key in roles.heads:
+            return Design(kernel, min(self.target, HEAD_TARGET), note="head")
+        if kernel.key in roles.branches:
+            branch = roles.branches[kernel.key]
+            return Design(kernel, *branch_target(branch, self.target, self.residual))
+        return Design(kernel, self.target)
 
 
 @dataclass(eq=False)
-class _Design:
-    """What is chosen for one kernel, and what reached it."""
+class _Designer:
+    """Chooses the scale of each kernel as the prediction reaches it."""
 
-    kernel: Kernel
-    follows: Followed
-    target: float
-    zero: bool = False
-    responses: list[float] = field(default_factory=list)
-    chosen: WeightMoments | None = None
-    note: str = ""
+    designs: dict[tuple[int, str], Design]
+    criterion: Criterion
+    context: SchemeContext
+    # What reaches a shared kernel, averaged over its calls.
+    mean_responses: dict[tuple[int, str], float] = field(default_factory=dict)
 
+    def run(self, survey: Survey) -> Forward:
+        """Return the prediction with the kernels chosen on the way."""
+        for design in self.designs.values():
+            design.responses.clear()
+        return survey.run(self)
 
-def choose(
-    model: Any, seeds: Seeds, skipped: set[int], finder: Finder, options: Options
-) -> Scheme:
-    """Return a choice for each kernel of the model, which is left as it is."""
-    kernels = kernels_of(model)
-    moments = {"mean": options.mean, "variance": options.variance}
-    before = run_forward(model, **moments)
-    moments["known"] = before.propagation.known
-    roles = roles_of(before.propagation.flat_graph, kernels)
-    alone = [left_alone(kernel, skipped, False) for kernel in kernels]
-    designs = {
-        (id(kernel.layer), kernel.weight): _design(kernel, finder, roles, options)
-        for kernel, reason in zip(kernels, alone, strict=True)
-        if reason is None
-    }
-    after = _designed(model, designs, options, moments)
-    if any(len(design.responses) > 1 for design in designs.values()):
-        # A shared kernel has one scale for all that reaches it: their mean, which
-        # changes what reaches the others.
-        after = _designed(model, designs, options, moments, shared=True)
-    choices = []
-    for index, (kernel, reason) in enumerate(zip(kernels, alone, strict=True)):
-        design = designs.get((id(kernel.layer), kernel.weight))
-        if design is None or design.chosen is None:
-            row = activation.choose(kernel, finder, seeds.at(index), skipped).row
-            if design is not None:
-                reason = design.note or "out of the prediction's reach: by activation"
-                row = replace(row, note="; ".join(filter(None, [row.note, reason])))
-        else:
-            row = _row(kernel, design, seeds.at(index))
-        row = replace(
-            row,
-            predicted_before=predicted_second(before, kernel),
-            predicted_after=predicted_second(after, kernel),
-        )
-        choices.append(Choice(kernel, row))
-    assumptions = assumptions_of(after, roles, options)
+    def run_shared(self, survey: Survey) -> Forward:
+        """Return the prediction in which a shared kernel has one scale for all calls.
 
-    def chosen(
-        layer: Any, weight: str, response: float, current: WeightMoments
+        It fits the mean of what reaches them, and changes what reaches other kernels.
+        """
+        self.mean_responses = {
+            key: float(np.mean(design.responses))
+            for key, design in self.designs.items()
+            if len(design.responses) > 1
+        }
+        return self.run(survey)
+
+    def __call__(
+        self, layer: Any, weight: str, response: float, current: WeightMoments
     ) -> WeightMoments:
-        design = designs.get((id(layer), weight))
-        return current if design is None or design.chosen is None else design.chosen
-
-    growth = instability(model, chosen, after, moments, "scheme='isometric'")
-    return Scheme(choices, (*assumptions, *growth))
-
-
-def _design(kernel: Kernel, finder: Finder, roles: Roles, options: Options) -> _Design:
-    """Return what a kernel's output should be, by its role in the graph."""
-    key = (id(kernel.layer), kernel.weight)
-    follows = followed(kernel, finder)
-    design = _Design(kernel, follows, options.target, note=follows.note)
-    notes = [follows.note]
-    if key in roles.heads:
-        design.target = min(options.target, HEAD_TARGET)
-        notes.append("head")
-    elif key in roles.branches:
-        design.target, design.zero, note = branch_target(
-            roles.branches[key], options.target, options.residual
-        )
-        notes.append(note)
-    design.note = "; ".join(note for note in notes if note)
-    return design
-
-
-def _designed(
-    model: Any,
-    designs: dict[tuple[int, str], _Design],
-    options: Options,
-    moments: dict[str, Any],
-    *,
-    shared: bool = False,
-) -> Forward:
-    """Run the prediction and choose each kernel as it is reached."""
-    known = {key: list(design.responses) for key, design in designs.items()}
-    for design in designs.values():
-        design.responses.clear()
-
-    def designer(
-        layer: Any, weight: str, response: float, current: WeightMoments
-    ) -> WeightMoments:
-        design = designs.get((id(layer), weight))
+        """Return the moments that give a kernel's output its second moment."""
+        key = id(layer), weight
+        design = self.designs.get(key)
         if design is None:
             return current
         design.responses.append(response)
         if design.chosen is not None and len(design.responses) > 1:
             return design.chosen
-        before = known[id(layer), weight]
-        if shared and len(before) > 1:
-            response = float(np.mean(before))
-        second = _second_moment(design, response, options)
-        if second is None:
-            design.note = "nothing reaches it: by activation"
-            design.chosen = None
-            return current
-        design.chosen = WeightMoments(0.0, second)
-        return design.chosen
+        response = self.mean_responses.get(key, response)
+        second = self._second_moment(design, response)
+        design.chosen = None if second is None else WeightMoments(0.0, second)
+        return design.chosen or current
 
-    return run_forward(model, **moments, designer=designer)
+    def keep(
+        self, layer: Any, weight: str, response: float, current: WeightMoments
+    ) -> WeightMoments:
+        """Return the moments that were chosen, whatever reaches the kernel."""
+        design = self.designs.get((id(layer), weight))
+        return current if design is None or design.chosen is None else design.chosen
 
-
-def _second_moment(design: _Design, response: float, options: Options) -> float | None:
-    """Return E[w²] for the target, from what an output sums over."""
-    if design.zero:
-        return 0.0
-    if not response > 0 or not math.isfinite(response):
-        return None
-    forward = design.target / response
-    if options.criterion == "forward":
-        return forward
-    fan = fans_of(design.kernel)
-    assert fan is not None
-    slope = 1.0
-    if design.follows.resolved.function is not None:
-        slope = activations.moments(
-            design.follows.resolved, variance=design.target
-        ).derivative_second_moment
-    backward = 1 / max(fan.fan_out * slope, 1e-12)
-    # As Glorot and Bengio: the harmonic mean of what the two ways ask for.
-    return 2 / (1 / forward + 1 / backward)
+    def _second_moment(self, design: Design, response: float) -> float | None:
+        """Return E[w²] for the target, from what an output sums over."""
+        if design.is_zero:
+            return 0.0
+        if not response > 0 or not math.isfinite(response):
+            return None
+        forward = design.target / response
+        if self.criterion == "forward":
+            return forward
+        fans = fans_of(design.kernel)
+        assert fans is not None
+        nonlinearity = self.context.nonlinearity(design.kernel).resolved
+        slope = 1.0
+        if nonlinearity.function is not None:
+            moments = activations.moments(nonlinearity, variance=design.target)
+            slope = moments.derivative_second_moment
+        backward = 1 / max(fans.fan_out * slope, 1e-12)
+        # As Glorot and Bengio: the harmonic mean of what the two ways ask for.
+        return 2 / (1 / forward + 1 / backward)
 
 
-def _row(kernel: Kernel, design: _Design, seed: int | None) -> PlanRow:
-    fan = fans_of(kernel)
-    assert fan is not None
-    assert design.chosen is not None
-    gain = math.sqrt(design.chosen.second_moment * fan.fan_in)
-    after = keras.initializers.Zeros() if design.zero else Scaled(gain=gain, seed=seed)
-    target = 0.0 if design.zero else design.target
-    return scaled_row(
-        kernel, design.follows, design.chosen, gain, after, target, design.note
-    )
+_OUT_OF_REACH = "out of the prediction's reach"
+
+
+def _choice(
+    context: SchemeContext, kernel: Kernel, design: Design | None, seed: int | None
+) -> Choice:
+    if design is None:
+        return auto_choice(context, kernel, seed)
+    if design.chosen is None:
+        reached = "nothing reaches it" if design.responses else _OUT_OF_REACH
+        return auto_choice(context, kernel, seed, f"{reached}: by activation")
+    gain = design.gain
+    zeros = keras.initializers.Zeros()
+    after = zeros if design.is_zero else Scaled(gain=gain, seed=seed)
+    return design.choice(context, after, gain)

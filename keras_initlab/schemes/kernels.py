@@ -1,4 +1,4 @@
-"""What every scheme shares: the kernels to choose for, what follows them, the seeds."""
+"""What schemes ask about a kernel: the nonlinearity behind it, its fans, its seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from keras_initlab.model import fans, graph, nonlinearity
 from keras_initlab.model.construction import Construction, nonlinearity_ahead
 from keras_initlab.model.following import Following, following_nonlinearity, readable
 from keras_initlab.model.kernels import Kernel
-from keras_initlab.plan import PlanRow
 
 
 class Seeds:
@@ -34,39 +33,31 @@ class Seeds:
         return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A kernel and the row of the plan that is for it."""
-
-    kernel: Kernel
-    row: PlanRow
-
-
 def skipped_layers(model: Any, kernels: list[Kernel], skip: Any) -> set[int]:
     """Return the ids of the layers that `skip` names."""
     single = isinstance(skip, str) or not isinstance(skip, Iterable)
-    named = [skip] if single and skip is not None else list(skip or ())
-    found: set[int] = set()
-    for one in named:
+    entries = [skip] if single and skip is not None else list(skip or ())
+    skipped: set[int] = set()
+    for entry in entries:
         matches = {
             id(layer)
             for kernel in kernels
             for depth, layer in enumerate((*kernel.parents[1:], kernel.layer))
-            if layer is one
-            or one in (layer.name, "/".join(kernel.path.split("/")[: depth + 1]))
+            if layer is entry
+            or entry in (layer.name, "/".join(kernel.path.split("/")[: depth + 1]))
         }
         if not matches:
-            known = ", ".join(repr(kernel.path) for kernel in kernels)
+            paths = ", ".join(repr(kernel.path) for kernel in kernels)
             raise ValueError(
                 "`skip` must name layers of the model that hold a kernel. "
-                f"Received: {one!r}. Layers with a kernel: {known or 'none'}"
+                f"Received: {entry!r}. Layers with a kernel: {paths or 'none'}"
             )
-        found |= matches
-    return found
+        skipped |= matches
+    return skipped
 
 
-# Layers of which it is known what their inner kernels meet: nothing that bends.
-_KNOWN_INSIDE = (
+# Layers whose inner kernels meet no nonlinearity unless Sequential shows one.
+_LINEAR_INSIDE = (
     keras.Sequential,
     keras.layers.MultiHeadAttention,
     keras.layers.GroupQueryAttention,
@@ -93,13 +84,13 @@ class Finder:
             if graph.has_graph(model):
                 calls = self._graph(model).calls_of(called)
                 if calls:
-                    outputs = tuple(one for call in calls for one in call.outputs)
+                    outputs = tuple(tensor for call in calls for tensor in call.outputs)
                     return following_nonlinearity(self._graph(model), outputs)
         ahead = nonlinearity_ahead(
             Construction(kernel.layer, kernel.weight, kernel.parents)
         )
         holder = around[-1]
-        if ahead is None and not isinstance(holder, _KNOWN_INSIDE):
+        if ahead is None and not isinstance(holder, _LINEAR_INSIDE):
             return Following(None, f"what follows inside {holder.name} is unseen")
         return Following(ahead)
 
@@ -142,7 +133,7 @@ class Followed:
 
 
 def followed(kernel: Kernel, finder: Finder) -> Followed:
-    """Return what a kernel's output meets; linear where its gain is not known."""
+    """Return what a kernel's output meets; linear where it has no gain."""
     following = finder.following(kernel)
     notes = [following.note] if following.note else []
     identifier = following.nonlinearity

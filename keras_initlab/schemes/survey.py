@@ -1,0 +1,225 @@
+"""What the schemes share that follow the signal: a survey, targets, assumptions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from keras_initlab.model.kernels import Kernel
+from keras_initlab.model.roles import NORMALISING, Branch, roles_of
+from keras_initlab.propagation.forward import Forward, run_forward
+from keras_initlab.propagation.predict import Designer
+from keras_initlab.propagation.weights import WeightMoments
+from keras_initlab.schemes.base import Choice, SchemeContext, Selection
+from keras_initlab.schemes.kernels import fans_of
+from keras_initlab.schemes.options import InputMoment, Residual
+
+# The second moment of a head's logits. Softmax's mean loss is then about
+# log(classes) + 0.05, and its gradient is not small.
+HEAD_TARGET = 0.1
+
+# By how much inputs are changed to see what grows, and how much growth is reported.
+_NUDGE, _UNSTABLE = 1e-3, 10.0
+
+
+class Survey:
+    """The model before the rewrite: its signal, its kernels' roles, what may change.
+
+    Attributes:
+        kernels: every kernel, in the order of the plan.
+        free: those that may get another initializer.
+        before: the prediction with the initializers that the model has.
+        roles: which kernels end a residual branch, and which are heads.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        context: SchemeContext,
+        *,
+        mean: InputMoment | None,
+        variance: InputMoment | None,
+        residual: Residual,
+        recurrent: bool = False,
+    ) -> None:
+        if context.only_unbuilt:
+            raise ValueError(
+                "`only_unbuilt` belongs to scheme='activation': a signal can be "
+                f"followed through built layers alone. Received: "
+                f"scheme={context.scheme!r}. Build the model, and name the layers to "
+                "leave alone in `skip`."
+            )
+        self.model, self.context = model, context
+        self.mean, self.variance, self.residual = mean, variance, residual
+        self.kernels = context.kernels(recurrent=recurrent)
+        self.free = [k for k in self.kernels if context.reason_to_leave(k) is None]
+        self.before = run_forward(model, mean, variance)
+        # What every further prediction of this model starts from.
+        self.known = self.before.propagation.known
+        self.roles = roles_of(self.before.propagation.flat_graph, self.kernels)
+
+    def start_from(self, moments: dict[tuple[int, str], WeightMoments]) -> None:
+        """Let further predictions start from these moments of weights."""
+        self.known = replace(self.known, moments={**self.known.moments, **moments})
+
+    def run(self, designer: Designer, *, input_scale: float = 1.0) -> Forward:
+        """Predict the signal with the kernels that `designer` chooses on the way."""
+        return run_forward(
+            self.model,
+            self.mean,
+            self.variance,
+            designer=designer,
+            input_scale=input_scale,
+            known=self.known,
+        )
+
+    def selection(
+        self, choices: Iterable[Choice], after: Forward, lines: Sequence[str]
+    ) -> Selection:
+        """Return the choices with what is predicted before and after them."""
+        choices = [
+            replace(
+                choice,
+                row=replace(
+                    choice.row,
+                    predicted_before=_second_moment(self.before, choice.kernel),
+                    predicted_after=_second_moment(after, choice.kernel),
+                ),
+            )
+            for choice in choices
+        ]
+        return Selection(choices, (*self._assumptions(after), *lines))
+
+    def _assumptions(self, after: Forward) -> list[str]:
+        """Return what the prediction rests on, in sentences."""
+        lines = ["E x² is that of kernels' outputs, before the layers' own activations"]
+        if self.mean is None and self.variance is None:
+            lines.append(
+                "inputs: mean 0 and variance 1, behind Normalization and Rescaling, "
+                "all elements independent"
+            )
+        else:
+            lines.append(
+                f"inputs: mean {self.mean or 0.0}, variance "
+                f"{1.0 if self.variance is None else self.variance}, all elements "
+                "independent"
+            )
+        lines.append("training mode: dropout drops, batches are normalised")
+        if self.roles.branches:
+            lines.append(
+                f"residual={self.residual!r}; kernels that end a residual branch: "
+                f"{len(self.roles.branches)}"
+            )
+        without_rule = [stat.layer for stat in after.measured]
+        if without_rule:
+            lines.append(
+                f"no rule, measured on a Gaussian sample: {_listed(without_rule)}"
+            )
+        return [*lines, *after.refusals]
+
+
+@dataclass(eq=False)
+class Design:
+    """What is chosen for one kernel, and what reaches it.
+
+    Attributes:
+        target: the second moment that its output shall have.
+        is_zero: whether it starts at 0 instead.
+        responses: for each of its calls, the second moment of its output with weights
+            of second moment 1.
+        chosen: the moments of its weights; None while nothing has reached it.
+    """
+
+    kernel: Kernel
+    target: float
+    is_zero: bool = False
+    note: str = ""
+    responses: list[float] = field(default_factory=list)
+    chosen: WeightMoments | None = None
+
+    @property
+    def gain(self) -> float:
+        """The factor of Var(w) = gain² / fan_in for the chosen moments."""
+        fans = fans_of(self.kernel)
+        assert fans is not None
+        assert self.chosen is not None
+        return math.sqrt(self.chosen.second_moment * fans.fan_in)
+
+    def choice(
+        self, context: SchemeContext, initializer: Any, gain: float, *notes: str
+    ) -> Choice:
+        """Return the choice of an initializer that draws the chosen moments."""
+        assert self.chosen is not None
+        return context.choice(
+            self.kernel,
+            initializer,
+            gain=gain,
+            std=math.sqrt(self.chosen.second_moment),
+            target=0.0 if self.is_zero else self.target,
+            note="; ".join(text for text in (self.note, *notes) if text),
+        )
+
+
+def branch_target(
+    branch: Branch, target: float, residual: Residual
+) -> tuple[float, bool, str]:
+    """Return the target of a kernel that ends a branch, if it is 0, and a note."""
+    if residual == "keep":
+        return target, False, ""
+    if residual == "zero":
+        return 0.0, True, "residual branch starts at 0"
+    if branch.normalised:
+        note = "residual branch, normalised after: its scale does not count"
+        return target, False, note
+    return target / branch.count, False, f"residual branch, 1 of {branch.count}"
+
+
+def instability(
+    survey: Survey, designer: Designer, after: Forward, mend: str
+) -> tuple[str, ...]:
+    """Return a warning where a small error of the second moment grows with depth.
+
+    What one draw of the weights differs by from the mean over draws is such an error.
+
+    Args:
+        survey: the model before the rewrite.
+        designer: gives every kernel what was chosen for it, whatever reaches it.
+        after: the prediction with these kernels.
+        mend: what would hold it, beside normalisation and residual branches.
+    """
+    records = after.propagation.records
+    if any(isinstance(record.layer, NORMALISING) for record in records):
+        return ()  # which stops what grows
+    nudged = survey.run(designer, input_scale=1 + _NUDGE)
+    worst, path = 0.0, ""
+    for record, shifted in zip(records, nudged.propagation.records, strict=True):
+        if record.signal is None or shifted.signal is None:
+            continue
+        if record.signal.second > 0 < shifted.signal.second:
+            ratio = shifted.signal.second / record.signal.second
+            change = abs(math.log(ratio)) / _NUDGE
+            if change > worst:
+                worst, path = change, record.path
+    if worst <= _UNSTABLE:
+        return ()
+    return (
+        f"unstable: 1 % more at the inputs is {worst:.0f} % more at {path}. One draw "
+        "of the weights differs by a few percent from layer to layer, and will not "
+        f"stay near these figures; {mend}, normalisation or residual branches would "
+        "hold it",
+    )
+
+
+def _second_moment(forward: Forward, kernel: Kernel) -> float | None:
+    """Return the predicted second moment of a kernel's output, over its calls."""
+    outputs = forward.propagation.kernel_outputs.get(kernel.key)
+    return float(np.mean(outputs)) if outputs else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + rest
