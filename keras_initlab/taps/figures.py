@@ -259,10 +259,13 @@ def samples_of(stack: Stack, keys: tuple[str, ...], kind: str) -> Tails:
 
 def shares_of(stack: Stack) -> Any:
     """Return the number of elements of each tensor: an array, if it is known."""
-    shape = ops.shape(stack.x)[1:]
-    if all(isinstance(size, int) for size in shape):
-        return np.full(len(stack.members), float(math.prod(shape)))
-    count = ops.cast(1, stack.x.dtype)
-    for size in shape:
-        count = count * ops.cast(size, count.dtype)
-    return count[None]
+    count, shape = len(stack.members), tuple(stack.x.shape)[1:]
+    share = np.full(count, float(math.prod(size for size in shape if size is not None)))
+    if None not in shape:
+        return share
+    sizes = ops.shape(stack.x)[1:]
+    product = ops.convert_to_tensor(share, stack.x.dtype)
+    for size, static in zip(sizes, shape, strict=True):
+        if static is None:
+            product = product * ops.cast(size, stack.x.dtype)
+    return product

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from keras_initlab.model.keras_internals import (
@@ -18,6 +18,9 @@ from keras_initlab.taps.figures import Update, sampled
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Recorder
 from keras_initlab.taps.request import Request
+
+# Given samples of weights, what the update leaves of them, and a context for it.
+Keep = Callable[[list[Any]], tuple[list[Any], AbstractContextManager[Any]]]
 
 
 class _Watch:
@@ -70,10 +73,11 @@ class WeightTap:
         over = self._over.pop(threading.get_ident(), None)
         return [] if over is None else list(over.updates.values())
 
-    def attach(self, optimizer: Any, copy: Callable[[Any], Any] = lambda x: x) -> None:
+    def attach(self, optimizer: Any, keep: Keep) -> None:
         """Tap an optimizer that updates variables in place.
 
-        `copy` returns of a sample of a weight what the update does not change.
+        `keep` is given samples of the weights. It returns what the update does not
+        change, and a context for the update.
         """
         if optimizer is None or not self._request.weights:
             return
@@ -87,8 +91,9 @@ class WeightTap:
                 if watch is None:
                     return apply(grads, trainable_variables)
                 keys = self._keys_among(variables)
-                before = [copy(sampled(variables[i].value)) for _, i in keys]
-                result = apply(grads, variables)
+                before, context = keep([sampled(variables[i].value) for _, i in keys])
+                with context:
+                    result = apply(grads, variables)
                 for (key, index), old in zip(keys, before, strict=True):
                     value = variables[index].value
                     gradient = watch.summed.get(id(value), grads[index])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,15 +15,15 @@ from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.step import TappedStep
 from keras_initlab.taps.weights import loss_scale
 
-# Strips that are summed side by side.
-STRIPS = 8
-
 
 class _Passes(Passes):
     def mean_square(self, x: tf.Tensor, shift: Any = None) -> tf.Tensor:
-        squares = tf.square(x if shift is None else x - shift)
-        count = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), x.dtype)
-        return _sums(squares) / count
+        if x.shape[0] != 1:
+            return super().mean_square(x, shift)
+        # Where Keras does not compile with XLA, as on CPUs, each operation is a pass:
+        # this is one, without a tensor of squares.
+        total = 2 * tf.nn.l2_loss(x if shift is None else x - shift)
+        return (total / tf.cast(tf.size(x), x.dtype))[None]
 
     def column_means(self, rows: tf.Tensor) -> tf.Tensor:
         # On CPUs as a product: XLA sums columns element by element, 20 times as slow.
@@ -34,24 +33,6 @@ class _Passes(Passes):
         batch = tf.shape(rows)[1]
         ones = tf.ones((rows.shape[0], 1, batch), rows.dtype)
         return tf.matmul(ones, rows)[:, 0] / tf.cast(batch, rows.dtype)
-
-
-def _sums(x: tf.Tensor) -> tf.Tensor:
-    """Return of each tensor of a stack the sum.
-
-    TensorFlow's XLA adds up in strict order, one number at a time, on CPUs at a fifth
-    of the speed at which it reads. So strips are added to each other first.
-    """
-    width = x.shape[-1]
-    strips = math.gcd(width or 1, STRIPS)
-    if strips > 1:
-        shape = tf.concat([tf.shape(x)[:-1], [strips, width // strips]], 0)
-        parts = tf.unstack(tf.reshape(x, shape), axis=-2, num=strips)
-        while len(parts) > 1:
-            half = len(parts) // 2
-            parts = [a + b for a, b in zip(parts[:half], parts[half:], strict=True)]
-        x = parts[0]
-    return tf.reduce_sum(x, axis=tuple(range(1, len(x.shape))))
 
 
 class TensorFlow(Backend):
@@ -80,7 +61,7 @@ class TensorFlow(Backend):
     def tap(self, step: TappedStep, model: Any, patches: Patches) -> None:
         """Let `train_step` return logs and figures."""
         optimizer = model.optimizer
-        step.weights.attach(optimizer)
+        step.weights.attach(optimizer, _keep)
         if model.distribute_strategy.num_replicas_in_sync > 1:
             step.weights.attach_sums(optimizer)
 
@@ -196,6 +177,14 @@ class TensorFlow(Backend):
             return tap(tensor)
 
         return exchange
+
+
+def _keep(samples: list[tf.Tensor]) -> tuple[list[tf.Tensor], Any]:
+    """Return the samples, and let the update wait for them.
+
+    It would copy whole weights, which somebody still has to read.
+    """
+    return samples, tf.control_dependencies(samples)
 
 
 BACKEND = TensorFlow()

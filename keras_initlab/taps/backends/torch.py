@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -72,7 +72,7 @@ class Torch(Backend):
         if compiled:
             step.recorder.ignore_threads_and_traces()
             step.weights.ignore_traces()
-        step.weights.attach(optimizer, torch.clone)
+        step.weights.attach(optimizer, _keep)
 
         def wrap(train_step: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(train_step)
@@ -219,6 +219,11 @@ def _watch(gradients: dict[int, torch.Tensor]) -> Callable[[Any], Any]:
         return tensor
 
     return exchange
+
+
+def _keep(samples: list[torch.Tensor]) -> tuple[list[torch.Tensor], Any]:
+    """Return copies of the samples: they may be views of the weights."""
+    return [sample.clone() for sample in samples], nullcontext()
 
 
 BACKEND = Torch()
