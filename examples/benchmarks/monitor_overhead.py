@@ -102,7 +102,7 @@ def transformer() -> Any:
 WORKLOADS = {
     "MLP": Workload(mlp, (784,), 128, 100),
     "CNN": Workload(cnn, (28, 28, 1), 64, 50),
-    "transformer": Workload(transformer, (32, 64), 32, 100),
+    "transformer": Workload(transformer, (32, 64), 32, 50),
 }
 
 # Of epochs; those of the CNN are long.
