@@ -285,11 +285,18 @@ def is_shape_inference() -> bool:
     return bool(in_symbolic_scope())
 
 
-def with_mask_of(tensor: Any, other: Any) -> Any:
-    """Return `other` with the mask that `tensor` carries, if it carries one."""
+def with_notes_of(tensor: Any, other: Any) -> Any:
+    """Return `other` with what Keras notes on `tensor`: its mask, and its logits.
+
+    A softmax or sigmoid leaves what it was given on its output, for losses that are
+    more exact with it.
+    """
     mask = get_keras_mask(tensor)
     if mask is not None:
         set_keras_mask(other, mask)
+    logits = getattr(tensor, "_keras_logits", None)
+    if logits is not None:
+        other._keras_logits = logits
     return other
 
 
@@ -336,6 +343,11 @@ def inner_optimizer(optimizer: Any) -> Any:
 def optimized_variables(optimizer: Any) -> list[Any]:
     """Return the variables that an optimizer was built for, in its order."""
     return list(getattr(inner_optimizer(optimizer), "_trainable_variables", None) or [])
+
+
+def optimizer_steps(optimizer: Any) -> int:
+    """Return how many steps an optimizer has made, those that only accumulate too."""
+    return int(keras.ops.convert_to_numpy(inner_optimizer(optimizer)._iterations))
 
 
 # The method of an optimizer that sums gradients over replicas, under TensorFlow.

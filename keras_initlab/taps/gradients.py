@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_initlab.taps.backends.base import Backend, Passes
+from keras_initlab.taps.backends.base import Passes
 from keras_initlab.taps.figures import (
     Figures,
     Tails,
@@ -29,7 +29,7 @@ def of_gradients(
     updates: Sequence[Update],
     scale: Any,
     request: Request,
-    backend: Backend,
+    passes: Passes,
 ) -> tuple[list[Figures], list[Tails]]:
     """Return the figures of gradients and of weights' steps.
 
@@ -39,14 +39,11 @@ def of_gradients(
         updates: what the weight tap took.
         scale: the loss scale that gradients carry.
         request: what to measure.
-        backend: how this backend does it.
+        passes: how this backend does it.
     """
     figures: list[Figures] = []
     tails: list[Tails] = []
-    passes = backend.passes
-    pairs = [
-        (keys[index], backend.dense(gradients[index])) for index in sorted(gradients)
-    ]
+    pairs = [(keys[index], gradients[index]) for index in sorted(gradients)]
     for stack in stacks([pair for pair in pairs if 0 not in pair[1].shape], _second):
         of = tuple(key for key, _ in stack.members)
         values = _mean_squares(stack.x, scale, passes)
@@ -55,7 +52,7 @@ def of_gradients(
             plain = stack._replace(x=unscaled(stack.x, scale))
             tails.append(samples_of(plain, of, "gradient_sample"))
     if "weight_gradient_second_moment" in request.statistics:
-        pairs = [(one.key, backend.dense(one.gradient)) for one in updates]
+        pairs = [(one.key, one.gradient) for one in updates]
         for stack in stacks(pairs, _second):
             of = tuple(key for key, _ in stack.members)
             values, shares = _mean_squares(stack.x, scale, passes), np.ones(len(of))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_initlab.model.keras_internals import is_shape_inference, with_mask_of
+from keras_initlab.model.keras_internals import is_shape_inference, with_notes_of
 from keras_initlab.model.layers import (
     Place,
     call_keys,
@@ -132,14 +132,14 @@ class Recorder:
         late = not layer.built
         if not place.measured and not late:
             return
-        # Outside the rematerialisation: what is inside is computed twice.
-        again = rematerialized(layer)
-        hook = self._around_remat if again else self._around
-        self._patches.add(
-            layer,
-            "rematerialized_call" if again else "call",
-            functools.partial(hook, place=place, late=late),
-        )
+        if rematerialized(layer):
+            # Outside the rematerialisation: what is inside is computed twice.
+            wrap = functools.partial(self._around_remat, place=place, late=late)
+            self._patches.add(layer, "rematerialized_call", wrap)
+            return
+        quantized = getattr(layer, "quantization_mode", None) is not None
+        wrap = functools.partial(self._around, place=place, late=late)
+        self._patches.add(layer, "quantized_call" if quantized else "call", wrap)
 
     def _around(
         self, call: Callable[..., Any], place: Place, late: bool
@@ -182,7 +182,7 @@ class Recorder:
             return outputs
         if recording.exchange is not None:
             # By its place: an RNN returns one tensor as its output and as its state.
-            flat[index] = with_mask_of(flat[index], recording.exchange(flat[index]))
+            flat[index] = with_notes_of(flat[index], recording.exchange(flat[index]))
             outputs = keras.tree.pack_sequence_as(outputs, flat)
         recording.calls.append((path, flat[index]))
         return outputs

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from types import MethodType
 from typing import Any
 
 from keras_initlab.taps.backends.base import Backend
@@ -29,6 +30,7 @@ class TappedStep:
 
     Attributes:
         recorder: knows the layers.
+        passes: over outputs and gradients; a backend's `tap` may choose others.
         layouts: what the vectors hold: the first entry of a vector is an index here.
     """
 
@@ -42,6 +44,7 @@ class TappedStep:
             if place.measured and "saturated_fraction" in request.statistics:
                 bounds(place.layer)
         self.request = replace(request, bounds=bounds)
+        self.passes = backend.passes
         self.layouts: list[Layout] = []
         self.weights = WeightTap(self.request, self.recorder, backend)
         # On the model while the function is made and called; on the layers and the
@@ -86,15 +89,19 @@ class TappedStep:
             gradients: of the outputs, by their index, where one reached them.
             scale: the loss scale that gradients carry.
         """
-        backend, request = self._backend, self.request
+        backend, request, passes = self._backend, self.request, self.passes
         across = None
         replicas = backend.replicas()
         if replicas > 1 and needs_sums(outputs, request):
-            own = sums(outputs, request, backend.passes)
+            own = sums(outputs, request, passes)
             across = backend.sum_over_replicas(own), replicas
-        figures, tails = of_outputs(outputs, request, backend.passes, across)
+        figures, tails = of_outputs(outputs, request, passes, across)
         keys = [output.key for output in outputs]
-        more, ends = of_gradients(keys, gradients, updates, scale, request, backend)
+        dense = {index: backend.dense(one) for index, one in gradients.items()}
+        updates = [
+            one._replace(gradient=backend.dense(one.gradient)) for one in updates
+        ]
+        more, ends = of_gradients(keys, dense, updates, scale, request, passes)
         figures, tails = figures + more, tails + ends
         layout = Layout.of(outputs, figures, tails)
         if layout not in self.layouts:
@@ -128,6 +135,7 @@ def tapped_step(model: Any, own: Any, request: Request, backend: Backend) -> Tap
     if kept is not None and kept[0] == key:
         return kept[1]
     step = TappedStep(model, request, backend)
-    # There it lives and dies with it.
-    own.__dict__[_NAME] = key, step
+    if not isinstance(own, MethodType):
+        # There it lives and dies with it.
+        own.__dict__[_NAME] = key, step
     return step

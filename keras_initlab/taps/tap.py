@@ -13,7 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_initlab.model.keras_internals import calling_callbacks, fit_frame
+from keras_initlab.model.keras_internals import (
+    calling_callbacks,
+    fit_frame,
+    optimizer_steps,
+)
 from keras_initlab.stats import Shape
 from keras_initlab.taps import backends
 from keras_initlab.taps.accumulate import SAMPLES, Accumulator, WindowFigures
@@ -110,14 +114,15 @@ class Tap:
         self._fit = None if frame is None else (id(frame), frame.f_code)
         self._guard = Guard(self.detach, self.leave, self._backend.control_flow)
         self.unsupported: str | None = self._backend.why_not(model)
-        # What was on the model, while we are; Keras's own function, and ours.
+        # What stands on the model, while we are there, and what stood there before.
+        self._dispatch: Any = None
         self._before: Any = None
+        # Keras's own function, and ours.
         self._own: Any = None
         self._measured: TappedStep | None = None
         self._figures: Accumulator | None = None
         self._size, self._step = 1, 0
-        # Of accumulated gradients, measure at a step that updates the weights.
-        self._offset = accumulated_steps(model.optimizer) - 1
+        self._together, self._offset = 1, 0
         self._due = 0.0
         if callbacks is not None:
             self._guard.watch_callbacks(callbacks)
@@ -154,9 +159,12 @@ class Tap:
     def leave(self) -> None:
         """Leave the model as it was found, until the next epoch begins."""
         model: Any = self._model()
-        if self._before is not None and model is not None:
-            model.__dict__["train_function"] = self._before
-        self._before = None
+        entered, before, self._dispatch = self._dispatch, self._before, None
+        if model is None or entered is None:
+            return
+        # Somebody else may have compiled the model meanwhile.
+        if model.train_function is entered:
+            model.__dict__["train_function"] = before
 
     def read(self) -> list[Window]:
         """Return what was measured in this epoch, window by window."""
@@ -183,7 +191,7 @@ class Tap:
             self._released()
 
     def _enter(self, model: Any) -> None:
-        if self._before is not None:
+        if self._dispatch is not None and model.train_function is self._dispatch:
             return
         before = model.train_function
         # That of a `fit` around this one, if it is watched too, stands for its own.
@@ -193,8 +201,12 @@ class Tap:
             self._own = own
             self._size = int(model.steps_per_execution)
         # Not by assignment, which Keras would track.
-        model.__dict__["train_function"] = self._dispatcher(own)
-        self._before = before
+        self._before, self._dispatch = before, self._dispatcher(own)
+        model.__dict__["train_function"] = self._dispatch
+        # Of accumulated gradients, measure at a step that updates the weights.
+        together = accumulated_steps(model.optimizer)
+        done = 0 if together == 1 else optimizer_steps(model.optimizer)
+        self._together, self._offset = together, (-1 - done) % together
 
     def _dispatcher(self, own: Callable[..., Any]) -> Callable[..., Any]:
         """Return what `fit` calls in place of its own function at each step."""
@@ -235,7 +247,7 @@ class Tap:
         if isinstance(every, datetime.timedelta):
             last = first + self._size - 1
             now = time.monotonic()
-            if now < self._due or (last - self._offset) % (self._offset + 1):
+            if now < self._due or (last - self._offset) % self._together:
                 return False
             self._due = now + every.total_seconds()
             return True

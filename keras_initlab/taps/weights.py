@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from keras_initlab.model.keras_internals import (
@@ -19,8 +19,8 @@ from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Recorder
 from keras_initlab.taps.request import Request
 
-# Given samples of weights, what the update leaves of them, and a context for it.
-Keep = Callable[[list[Any]], tuple[list[Any], AbstractContextManager[Any]]]
+# Given samples of weights and gradients, both as the update is to have them.
+Keep = Callable[[list[Any], list[Any]], tuple[list[Any], list[Any]]]
 
 
 class _Watch:
@@ -76,24 +76,26 @@ class WeightTap:
     def attach(self, optimizer: Any, keep: Keep) -> None:
         """Tap an optimizer that updates variables in place.
 
-        `keep` is given samples of the weights. It returns what the update does not
-        change, and a context for the update.
+        `keep` is given samples of the weights, and the gradients. It returns samples
+        that the update does not change, and the gradients for it.
         """
         if optimizer is None or not self._request.weights:
             return
 
         def wrap(apply: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(apply)
-            def tapped(grads: Any, trainable_variables: Any = None) -> Any:
+            def tapped(
+                grads: Any, trainable_variables: Any = None, *args: Any, **kwargs: Any
+            ) -> Any:
                 grads = list(grads)
                 variables = list(trainable_variables or optimized_variables(optimizer))
                 watch = self._watch(grads, variables)
                 if watch is None:
-                    return apply(grads, trainable_variables)
+                    return apply(grads, trainable_variables, *args, **kwargs)
                 keys = self._keys_among(variables)
-                before, context = keep([sampled(variables[i].value) for _, i in keys])
-                with context:
-                    result = apply(grads, variables)
+                samples = [sampled(variables[i].value) for _, i in keys]
+                before, given = keep(samples, grads)
+                result = apply(given, variables, *args, **kwargs)
                 for (key, index), old in zip(keys, before, strict=True):
                     value = variables[index].value
                     gradient = watch.summed.get(id(value), grads[index])
@@ -130,7 +132,10 @@ class WeightTap:
 
         def wrap(apply: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(apply)
-            def tapped(optimizer_variables: Any, grads: Any, values: Any) -> Any:
+            def tapped(
+                optimizer_variables: Any, grads: Any, trainable_variables: Any
+            ) -> Any:
+                values = trainable_variables
                 result = apply(optimizer_variables, grads, values)
                 variables = optimized_variables(optimizer)
                 watch = self._watch(grads, variables)

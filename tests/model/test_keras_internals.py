@@ -24,6 +24,7 @@ EXCEPTIONS = {
 # Of NamedTuple, Python, PyTorch and TensorFlow.
 OF_OTHERS = {"_replace", "_asdict", "_fields", "_getframe", "_C", "_functorch"}
 OF_OTHERS |= {"_current_graph_task_id", "_in_multi_worker_mode"}
+OF_OTHERS |= {"_version"}
 # Methods that take a part of a name, no name.
 OF_STRINGS = {"endswith", "removesuffix", "startswith", "removeprefix"}
 

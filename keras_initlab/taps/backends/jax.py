@@ -43,8 +43,8 @@ class _Passes(Passes):
 class Jax(Backend):
     """The training step returns the figures beside the logs.
 
-    What is recorded within the function that is differentiated leaves it behind the
-    entries of `non_trainable_variables`, and is cut off at the end of the step.
+    What is recorded within the function that is differentiated is a tracer of that
+    function. The forward rule of a tap is given the tensor as the step itself has it.
     """
 
     control_flow = (StopIteration,)
@@ -71,20 +71,11 @@ class Jax(Backend):
             def forward(*args: Any, **kwargs: Any) -> Any:
                 if not _argument("training", 6, args, kwargs):
                     return compute(*args, **kwargs)
-                # A step may call this more than once, each time with what the last
-                # one returned.
-                given = list(_argument("non_trainable_variables", 1, args, kwargs))
-                args, kwargs = _with_argument(
-                    "non_trainable_variables", 1, given[: taps.count], args, kwargs
-                )
-                exchange = taps.watch if step.request.gradients else None
-                with step.recorder.recording(exchange):
-                    loss, (unscaled, y_pred, values, metrics) = compute(*args, **kwargs)
-                calls = step.recorder.take()
-                taps.paths += [path for path, _ in calls]
-                tensors = [tensor for _, tensor in calls]
-                values = [*values, *given[taps.count :], *tensors]
-                return loss, (unscaled, y_pred, values, metrics)
+                taps.weights = _argument("trainable_variables", 0, args, kwargs)
+                with step.recorder.recording(taps.watch):
+                    results = compute(*args, **kwargs)
+                taps.paths += [path for path, _ in step.recorder.take()]
+                return results
 
             return forward
 
@@ -92,22 +83,21 @@ class Jax(Backend):
             # JAX caches traces by function: a new one is never taken for an old one.
             @functools.wraps(train_step)
             def tapped(state: Any, data: Any) -> Any:
-                taps.begin(len(state[1]))
+                taps.begin()
                 with step.weights.watching():
                     logs, new_state = train_step(state, data)
-                weights, values, slots, metrics = new_state
-                calls = [*zip(taps.paths, values[taps.count :], strict=False)]
                 with keras.StatelessScope(
                     list(zip(optimizer.variables, state[2], strict=True))
                 ):
                     scale = loss_scale(optimizer)
+                calls, gradients = taps.take()
                 figures = step.figures(
                     step.recorder.outputs(calls),
                     step.weights.take(),
-                    taps.gradients if calls else {},
+                    gradients if step.request.gradients else {},
                     scale,
                 )
-                return (logs, figures), (weights, values[: taps.count], slots, metrics)
+                return (logs, figures), new_state
 
             return tapped
 
@@ -182,49 +172,68 @@ class Jax(Backend):
 
 
 class _Taps:
-    """What a trace of a step has recorded: paths of calls, and gradients by index."""
+    """What a trace of a step has recorded: tensors and gradients, by index.
+
+    Attributes:
+        paths: of the layers, by index.
+        weights: what the loss is differentiated by.
+    """
 
     def __init__(self, trace: Callable[[], Hashable]) -> None:
         self._trace = trace
-        self.begin(0)
+        self.begin()
 
-    def begin(self, count: int) -> None:
-        """Forget all: a trace begins, with so many non-trainable variables."""
-        self.count = count
+    def begin(self) -> None:
+        """Forget all: a trace begins."""
         self.paths: list[str] = []
-        self.gradients: dict[int, Any] = {}
+        self.weights: Sequence[Any] = ()
+        self._tensors: dict[int, Any] = {}
+        self._gradients: dict[int, Any] = {}
         self._within = self._trace()
         self._calls = itertools.count()
 
-        def back(index: int, _: None, gradient: Any) -> tuple[Any]:
-            if self._trace() == self._within:
-                self.gradients[index] = gradient
-            return (gradient,)
-
+        # As in `_passed`: JAX does not follow what it does not differentiate by. So
+        # every tap is a function of a weight, too.
         @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-        def tapped(index: int, tensor: Any) -> Any:
+        def tapped(index: int, tensor: Any, weight: Any) -> Any:
             return tensor
 
-        tapped.defvjp(lambda index, tensor: (tensor, None), back)
+        def forth(index: int, tensor: Any, weight: Any) -> tuple[Any, None]:
+            if self._trace() == self._within:
+                self._tensors[index] = tensor
+            return tensor, None
+
+        def back(index: int, _: None, gradient: Any) -> tuple[Any, None]:
+            if self._trace() == self._within:
+                self._gradients[index] = gradient
+            return gradient, None
+
+        tapped.defvjp(forth, back)
         self._tapped = tapped
 
     def watch(self, tensor: Any) -> Any:
-        """Return the tensor as another one, whose gradient is kept."""
-        return self._tapped(next(self._calls), tensor)
+        """Return the tensor as another one, which is kept with its gradient."""
+        index = next(self._calls)
+        if not self.weights:
+            return tensor
+        return self._tapped(index, tensor, self.weights[0])
+
+    def take(self) -> tuple[list[tuple[str, Any]], dict[int, Any]]:
+        """Return path and tensor of each call, and gradients by their indices."""
+        indices = sorted(self._tensors)
+        calls = [(self.paths[index], self._tensors[index]) for index in indices]
+        gradients = {
+            place: self._gradients[index]
+            for place, index in enumerate(indices)
+            if index in self._gradients
+        }
+        return calls, gradients
 
 
 def _argument(name: str, index: int, args: Any, kwargs: Any) -> Any:
     return (
         kwargs[name] if name in kwargs else args[index] if len(args) > index else None
     )
-
-
-def _with_argument(
-    name: str, index: int, value: Any, args: Any, kwargs: Any
-) -> tuple[Any, Any]:
-    if name in kwargs:
-        return args, {**kwargs, name: value}
-    return (*args[:index], value, *args[index + 1 :]), kwargs
 
 
 def _passed(

@@ -17,14 +17,6 @@ from keras_initlab.taps.weights import loss_scale
 
 
 class _Passes(Passes):
-    def mean_square(self, x: tf.Tensor, shift: Any = None) -> tf.Tensor:
-        if x.shape[0] != 1:
-            return super().mean_square(x, shift)
-        # Where Keras does not compile with XLA, as on CPUs, each operation is a pass:
-        # this is one, without a tensor of squares.
-        total = 2 * tf.nn.l2_loss(x if shift is None else x - shift)
-        return (total / tf.cast(tf.size(x), x.dtype))[None]
-
     def column_means(self, rows: tf.Tensor) -> tf.Tensor:
         # On CPUs as a product: XLA sums columns element by element, 20 times as slow.
         # On GPUs products may be rounded to TensorFloat-32.
@@ -33,6 +25,31 @@ class _Passes(Passes):
         batch = tf.shape(rows)[1]
         ones = tf.ones((rows.shape[0], 1, batch), rows.dtype)
         return tf.matmul(ones, rows)[:, 0] / tf.cast(batch, rows.dtype)
+
+
+class _PassesWithoutXLA(_Passes):
+    """Each operation is a pass: these are few, without tensors in between."""
+
+    def mean_square(self, x: tf.Tensor, shift: Any = None) -> tf.Tensor:
+        if x.shape[0] != 1:
+            return super().mean_square(x, shift)
+        total = 2 * tf.nn.l2_loss(x if shift is None else x - shift)
+        return (total / _size_of_one(x))[None]
+
+    def row_norms(self, rows: tf.Tensor) -> tf.Tensor:
+        return tf.math.reduce_euclidean_norm(rows, axis=-1)
+
+    def alive(self, x: tf.Tensor, axis: int) -> tf.Tensor:
+        rest = [i for i in range(1, len(x.shape)) if i != axis]
+        # Signs are 0 or ±1: the squares of their norms count what is not 0.
+        norms = tf.math.reduce_euclidean_norm(tf.sign(x), axis=rest)
+        counts = tf.round(tf.square(norms))
+        return counts * tf.cast(tf.shape(x)[axis], x.dtype) / _size_of_one(x)
+
+
+def _size_of_one(stack: tf.Tensor) -> tf.Tensor:
+    """Return the number of elements of a tensor of a stack."""
+    return tf.cast(tf.size(stack) // stack.shape[0], stack.dtype)
 
 
 class TensorFlow(Backend):
@@ -61,6 +78,9 @@ class TensorFlow(Backend):
     def tap(self, step: TappedStep, model: Any, patches: Patches) -> None:
         """Let `train_step` return logs and figures."""
         optimizer = model.optimizer
+        if not model.jit_compile:
+            # As Keras's "auto" has it where there are only CPUs.
+            step.passes = _PassesWithoutXLA()
         step.weights.attach(optimizer, _keep)
         if model.distribute_strategy.num_replicas_in_sync > 1:
             step.weights.attach_sums(optimizer)
@@ -179,12 +199,14 @@ class TensorFlow(Backend):
         return exchange
 
 
-def _keep(samples: list[tf.Tensor]) -> tuple[list[tf.Tensor], Any]:
-    """Return the samples, and let the update wait for them.
+def _keep(samples: list[Any], grads: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Let the update wait for the samples.
 
     It would copy whole weights, which somebody still has to read.
     """
-    return samples, tf.control_dependencies(samples)
+    with tf.control_dependencies(samples):
+        waiting = [tf.identity(x) if isinstance(x, tf.Tensor) else x for x in grads]
+    return samples, waiting
 
 
 BACKEND = TensorFlow()

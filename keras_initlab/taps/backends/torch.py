@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from keras_initlab.model.keras_internals import all_layers
 from keras_initlab.taps.backends.base import Backend, Passes, WithGradient, huge
 from keras_initlab.taps.patches import Patches
+from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.step import TappedStep
 from keras_initlab.taps.weights import loss_scale
 
@@ -79,14 +81,27 @@ class Torch(Backend):
             def tapped(*args: Any, **kwargs: Any) -> Any:
                 gradients: dict[int, torch.Tensor] = {}
                 scale = loss_scale(optimizer)
-                watch = _watch(gradients) if step.request.gradients else None
+                versions: list[int] = []
+                watch = _watch(
+                    gradients if step.request.gradients else None,
+                    None if compiled else versions,
+                )
                 with step.tapping(watch):
                     logs = train_step(*args, **kwargs)
+                outputs, updates = step.take()
+                indices = (
+                    _untouched(outputs, versions) if versions else range(len(outputs))
+                )
                 # Each process has the loss of its share; that of all is their mean, as
                 # DistributedDataParallel has the weights' gradients.
-                shares = {key: one / self.replicas() for key, one in gradients.items()}
+                shares = {
+                    place: gradients[index] / self.replicas()
+                    for place, index in enumerate(indices)
+                    if index in gradients
+                }
+                outputs = [outputs[index] for index in indices]
                 with torch.no_grad():
-                    return logs, step.figures(*step.take(), shares, scale)
+                    return logs, step.figures(outputs, updates, shares, scale)
 
             # Recording is plain Python; what PyTorch compiles is what it wraps.
             return (
@@ -205,25 +220,46 @@ class Torch(Backend):
         return list(zip(taken, gradients[:count], strict=True)), [*gradients[count:]]
 
 
-def _watch(gradients: dict[int, torch.Tensor]) -> Callable[[Any], Any]:
-    """Return an identity that keeps the gradient of each tensor it is given."""
+def _watch(
+    gradients: dict[int, torch.Tensor] | None, versions: list[int] | None
+) -> Callable[[Any], Any]:
+    """Return an identity that keeps the gradient of each tensor it is given.
+
+    And how often the tensor had been changed in place by then.
+    """
     calls = itertools.count()
 
     def exchange(tensor: torch.Tensor) -> torch.Tensor:
         index = next(calls)
-        if not tensor.requires_grad:
-            return tensor
-        # A tensor of its own: an identity layer returns that of the one before.
-        tensor = tensor.view_as(tensor)
-        tensor.register_hook(functools.partial(gradients.__setitem__, index))
+        if gradients is not None and tensor.requires_grad:
+            # A tensor of its own: an identity layer returns that of the one before.
+            tensor = tensor.view_as(tensor)
+            tensor.register_hook(functools.partial(gradients.__setitem__, index))
+        if versions is not None:
+            versions.append(tensor._version)
         return tensor
 
     return exchange
 
 
-def _keep(samples: list[torch.Tensor]) -> tuple[list[torch.Tensor], Any]:
-    """Return copies of the samples: they may be views of the weights."""
-    return [sample.clone() for sample in samples], nullcontext()
+def _untouched(outputs: Sequence[Output], versions: Sequence[int]) -> list[int]:
+    """Return the indices of outputs that no later layer has changed in place."""
+    pairs = zip(outputs, versions, strict=True)
+    indices = [i for i, (one, v) in enumerate(pairs) if one.tensor._version == v]
+    if len(indices) < len(outputs):
+        changed = {*range(len(outputs))} - {*indices}
+        warnings.warn(
+            "VarianceMonitor does not measure outputs that the layer behind changes in "
+            f"place: {', '.join(outputs[i].key for i in sorted(changed))}. Use an "
+            "operation that returns a new tensor.",
+            stacklevel=2,
+        )
+    return indices
+
+
+def _keep(samples: list[Any], grads: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Copy the samples: they may be views of the weights."""
+    return [sample.clone() for sample in samples], grads
 
 
 BACKEND = Torch()
