@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from keras_initlab.propagation.combining import add, concatenate
-from keras_initlab.propagation.dispatch import output_moments
-from keras_initlab.propagation.elementwise import (
+from keras_initlab.propagation.algebra.elementwise import (
     affine,
     apply_function,
     mean_square,
     respond,
 )
-from keras_initlab.propagation.hermite import gaussian_grid
-from keras_initlab.propagation.mixing import mix
-from keras_initlab.propagation.normalizing import ONES, rescaled
-from keras_initlab.propagation.shaping import reshape
+from keras_initlab.propagation.algebra.hermite import gaussian_grid
+from keras_initlab.propagation.algebra.normalization import ONES, rescaled
+from keras_initlab.propagation.algebra.random_linear import mix
+from keras_initlab.propagation.algebra.shape import reshape
+from keras_initlab.propagation.algebra.sums import add, concatenate
+from keras_initlab.propagation.dispatch import output_moments
 from keras_initlab.propagation.signal import (
     Array,
     Function,
@@ -35,7 +35,7 @@ from keras_initlab.propagation.signal import (
     Mirror,
     Signal,
 )
-from keras_initlab.propagation.weights import WeightMoments
+from keras_initlab.propagation.weights.moments import WeightMoments
 
 # Windows that stand for all, where the greatest of each member of a pair is taken.
 _WINDOWS = 4096

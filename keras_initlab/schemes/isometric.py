@@ -15,7 +15,7 @@ from keras_initlab.initializers import Mirrored, Orthogonal
 from keras_initlab.model.kernels import Kernel, kernels_of
 from keras_initlab.model.roles import NORMALISING, Roles, roles_of
 from keras_initlab.plan import PlanRow
-from keras_initlab.propagation.forward import Forward, run_forward
+from keras_initlab.propagation.propagate import Forward, run_forward
 from keras_initlab.propagation.signal import Signal
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes import activation

@@ -12,7 +12,7 @@ import numpy as np
 from keras_initlab.model.kernels import Kernel
 from keras_initlab.model.roles import NORMALISING, Branch, Roles
 from keras_initlab.plan import PlanRow
-from keras_initlab.propagation.forward import Forward, run_forward
+from keras_initlab.propagation.propagate import Forward, run_forward
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes.choice import Choice, Followed, fans_of
 

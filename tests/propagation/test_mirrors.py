@@ -6,7 +6,7 @@ import pytest
 from keras import layers as L
 
 import keras_initlab as il
-from keras_initlab.propagation.forward import run_forward
+from keras_initlab.propagation.propagate import run_forward
 from tests.helpers import as_numpy
 from tests.propagation.simulation import inputs_for, redraw
 

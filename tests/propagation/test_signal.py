@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_initlab.propagation.combining import add, concatenate, multiply
-from keras_initlab.propagation.elementwise import affine, apply
-from keras_initlab.propagation.sampling import samples, signal_of
+from keras_initlab.propagation.algebra.elementwise import affine, apply
+from keras_initlab.propagation.algebra.sampling import samples, signal_of
+from keras_initlab.propagation.algebra.sums import add, concatenate, multiply
 from keras_initlab.propagation.signal import Gradient, Signal, gradients, relabelled
 from tests.propagation.simulation import pair_moments
 

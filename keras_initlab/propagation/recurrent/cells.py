@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_initlab import activations
+from keras_initlab.propagation.algebra.elementwise import function_of
 from keras_initlab.propagation.dispatch import UnknownLayer
-from keras_initlab.propagation.elementwise import function_of
 
 Values = NDArray[Any]
 States = tuple[Values, ...]

@@ -1,4 +1,4 @@
-"""Activation layers, and activations that mix units."""
+"""Activations, elementwise or not: layers and operations."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from keras_initlab import activations
-from keras_initlab.propagation.combining import multiply
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
-from keras_initlab.propagation.elementwise import apply
-from keras_initlab.propagation.shaping import take
+from keras_initlab.propagation.algebra.elementwise import apply
+from keras_initlab.propagation.algebra.shape import take
+from keras_initlab.propagation.algebra.softmax import softmax_moments
+from keras_initlab.propagation.algebra.sums import multiply
+from keras_initlab.propagation.arguments import axes_of, axis_of
+from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule, operation_rule
 from keras_initlab.propagation.signal import Gradient, Signal
-from keras_initlab.propagation.softmax import softmax_moments
 
 
 @layer_rule("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
@@ -38,6 +39,21 @@ def softmax_layer(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
     """Return the signal behind a softmax along the layer's axis."""
     axis = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     return softmax(x.with_units(tuple(axis)))
+
+
+@operation_rule("Softmax")
+def softmax_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the softmax_operation along the operation's axes."""
+    return softmax(x.with_units(axes_of(operation.axis, len(x.shape))))
+
+
+@operation_rule("Glu")
+def glu(operation: Any, x: Signal, *, context: Any) -> Signal:
+    """Return one half of the units times the sigmoid of the other."""
+    axis = axis_of(operation.axis, len(x.shape))
+    half = (x.shape[axis] or 2) // 2
+    left, right = take(x, axis, 0, half), take(x, axis, half, 2 * half)
+    return multiply(left, apply(right, "sigmoid"))
 
 
 def activate(x: Signal, function: Any) -> Signal:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_initlab import activations
-from keras_initlab.propagation.attending import (
+from keras_initlab.propagation.algebra.attention import (
     Logits,
     Weights,
     attend,
@@ -16,13 +16,13 @@ from keras_initlab.propagation.attending import (
     seen_keys,
     weights_of,
 )
-from keras_initlab.propagation.combining import multiply
+from keras_initlab.propagation.algebra.elementwise import function_of
+from keras_initlab.propagation.algebra.hermite import correlated, expansion
+from keras_initlab.propagation.algebra.normalization import ONES
+from keras_initlab.propagation.algebra.sums import multiply
 from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
-from keras_initlab.propagation.elementwise import function_of
-from keras_initlab.propagation.entries import WeightMoments
-from keras_initlab.propagation.expansion import correlated, expansion
-from keras_initlab.propagation.normalizing import ONES
 from keras_initlab.propagation.signal import Array, Signal
+from keras_initlab.propagation.weights.moments import WeightMoments
 
 _HEADED = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 

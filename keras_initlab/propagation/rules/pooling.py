@@ -1,36 +1,31 @@
-"""Pooling: neighbours' correlation is what the signal says it is."""
+"""Pooling: layers and operations."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import keras
 
-from keras_initlab.propagation.along_axis import (
+from keras_initlab.propagation.algebra.along_axis import (
     AlongAxis,
     adaptive_means,
     along,
     window_means,
 )
-from keras_initlab.propagation.dispatch import layer_rule
-from keras_initlab.propagation.pooling import maximum
-from keras_initlab.propagation.shaping import collapse
+from keras_initlab.propagation.algebra.maximum import maximum
+from keras_initlab.propagation.algebra.shape import collapse
+from keras_initlab.propagation.algebra.windows import Window
+from keras_initlab.propagation.arguments import spatial_axes
+from keras_initlab.propagation.dispatch import layer_rule, operation_rule
 from keras_initlab.propagation.signal import Signal
-from keras_initlab.propagation.windows import Window
 
 _RANKS = ("1D", "2D", "3D")
 
 
-def _places(layer: Any, x: Signal) -> tuple[tuple[int, ...], int]:
-    rank = len(x.shape)
-    if layer.data_format == "channels_first":
-        return tuple(range(2, rank)), 1
-    return tuple(range(1, rank - 1)), rank - 1
-
-
 def _windows(layer: Any, x: Signal) -> dict[int, Window]:
-    places, _ = _places(layer, x)
+    places, _ = spatial_axes(layer, x)
     sizes, strides = layer.pool_size, layer.strides
     return {
         axis: Window(x.shape[axis], sizes[i], strides[i], padding=layer.padding)
@@ -41,7 +36,7 @@ def _windows(layer: Any, x: Signal) -> dict[int, Window]:
 @layer_rule(*(f"AveragePooling{rank}" for rank in _RANKS))
 def average(layer: Any, x: Signal, *, context: Any) -> Signal:
     """Return the means of windows; padding is not counted in."""
-    x = x.with_units((_places(layer, x)[1],))
+    x = x.with_units((spatial_axes(layer, x)[1],))
     windows = _windows(layer, x)
     # Keras on PyTorch repeats the edge where it cannot pad both ends alike.
     uneven = any(
@@ -63,12 +58,12 @@ def _averaged(x: Signal, means: dict[int, AlongAxis]) -> Signal:
 @layer_rule(*(f"MaxPooling{rank}" for rank in _RANKS))
 def greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
     """Return the greatest value of each window."""
-    x = x.with_units((_places(layer, x)[1],))
+    x = x.with_units((spatial_axes(layer, x)[1],))
     return maximum(x, _windows(layer, x))
 
 
 def _adaptive(layer: Any, x: Signal) -> dict[int, Window]:
-    places, _ = _places(layer, x)
+    places, _ = spatial_axes(layer, x)
     found = {}
     for i, axis in enumerate(places):
         length, outputs = x.shape[axis] or layer.output_size[i], layer.output_size[i]
@@ -81,7 +76,7 @@ def _adaptive(layer: Any, x: Signal) -> dict[int, Window]:
 @layer_rule(*(f"AdaptiveAveragePooling{rank}" for rank in _RANKS))
 def adaptive_average(layer: Any, x: Signal, *, context: Any) -> Signal:
     """Return the means of as many windows as the layer makes outputs."""
-    places, channel = _places(layer, x)
+    places, channel = spatial_axes(layer, x)
     x = x.with_units((channel,))
     if any(x.shape[axis] is None for axis in places):
         windows = _adaptive(layer, x).items()
@@ -96,13 +91,13 @@ def adaptive_average(layer: Any, x: Signal, *, context: Any) -> Signal:
 @layer_rule(*(f"AdaptiveMaxPooling{rank}" for rank in _RANKS))
 def adaptive_greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
     """Return the greatest value of as many windows as the layer makes outputs."""
-    x = x.with_units((_places(layer, x)[1],))
+    x = x.with_units((spatial_axes(layer, x)[1],))
     return _fitted(layer, maximum(x, _adaptive(layer, x)))
 
 
 def _fitted(layer: Any, x: Signal) -> Signal:
     shape = list(x.shape)
-    for i, axis in enumerate(_places(layer, x)[0]):
+    for i, axis in enumerate(spatial_axes(layer, x)[0]):
         shape[axis] = layer.output_size[i]
     return x.evolve(
         shape=tuple(shape), profile={}, parents=((x, lambda gradient: gradient),)
@@ -112,15 +107,65 @@ def _fitted(layer: Any, x: Signal) -> Signal:
 @layer_rule(*(f"GlobalAveragePooling{rank}" for rank in _RANKS))
 def global_average(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
     """Return the mean over all positions."""
-    places, channel = _places(layer, x)
+    places, channel = spatial_axes(layer, x)
     return collapse(x.with_units((channel,)), places, keepdims=layer.keepdims)
 
 
 @layer_rule(*(f"GlobalMaxPooling{rank}" for rank in _RANKS))
 def global_greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
     """Return the greatest value over all positions."""
-    places, channel = _places(layer, x)
+    places, channel = spatial_axes(layer, x)
     x = x.with_units((channel,))
     windows = {axis: Window(x.shape[axis], x.shape[axis] or 64) for axis in places}
     pooled = maximum(x, windows)
     return pooled if layer.keepdims else collapse(pooled, places)
+
+
+def _pooled(operation: Any, x: Signal, **sizes: Any) -> Any:
+    """Return what a pooling layer of the operation's settings would be asked for."""
+    rank = len(x.shape) - 2
+    several = {
+        name: tuple(size) if isinstance(size, list | tuple) else (size,) * rank
+        for name, size in sizes.items()
+    }
+    return SimpleNamespace(
+        data_format=operation.data_format or keras.config.image_data_format(),
+        padding=getattr(operation, "padding", "valid"),
+        **several,
+    )
+
+
+def _windowed(operation: Any, x: Signal) -> Any:
+    strides = operation.strides
+    strides = operation.pool_size if strides is None else strides
+    return _pooled(operation, x, pool_size=operation.pool_size, strides=strides)
+
+
+@operation_rule("MaxPool")
+def max_pool(operation: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the max_operation value of each window."""
+    made: Signal = greatest(_windowed(operation, x), x, context=context)
+    return made
+
+
+@operation_rule("AveragePool")
+def average_pool(operation: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the mean of each window."""
+    made: Signal = average(_windowed(operation, x), x, context=context)
+    return made
+
+
+@operation_rule("AdaptiveAveragePool")
+def adaptive_average_pool(operation: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the means of as many windows as are asked for."""
+    like = _pooled(operation, x, output_size=operation.output_size)
+    made: Signal = adaptive_average(like, x, context=context)
+    return made
+
+
+@operation_rule("AdaptiveMaxPool")
+def adaptive_max_pool(operation: Any, x: Signal, *, context: Any) -> Signal:
+    """Return the max_operation values of as many windows as are asked for."""
+    like = _pooled(operation, x, output_size=operation.output_size)
+    made: Signal = adaptive_greatest(like, x, context=context)
+    return made

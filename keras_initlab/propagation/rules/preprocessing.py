@@ -1,4 +1,4 @@
-"""Preprocessing layers inside a model: tokens, images, augmentation."""
+"""Preprocessing layers inside a model: tokens and augmentation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_initlab.propagation.algebra.shape import take
 from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule, operation_rule
-from keras_initlab.propagation.rules.operations_reducing import resized
-from keras_initlab.propagation.shaping import take
 from keras_initlab.propagation.signal import Shape, Signal
 
 # Layers that change images by chance in training, and pass them on in inference. What
@@ -56,12 +55,6 @@ def cropped(layer: Any, x: Signal, *, context: Any) -> Signal:
         start = (length - size) // 2
         x = take(x, axis, start, start + size) if length > size else x
     return x
-
-
-@layer_rule("Resizing")
-def resizing(layer: Any, x: Signal, *, context: Any) -> Signal:
-    """Return images at another size."""
-    return resized(x, layer, (layer.height, layer.width), layer.data_format)
 
 
 # Layers that turn what a model is fed with into tokens: strings and ragged rows too.

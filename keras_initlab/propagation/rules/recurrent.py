@@ -14,10 +14,10 @@ from keras_initlab.initializers import ForgetGateBias
 from keras_initlab.initializers import Identity as OwnIdentity
 from keras_initlab.initializers import Orthogonal as OwnOrthogonal
 from keras_initlab.model.construction import Construction
-from keras_initlab.propagation.along_axis import turned
+from keras_initlab.propagation.algebra.along_axis import turned
+from keras_initlab.propagation.algebra.random_linear import mix
+from keras_initlab.propagation.algebra.windows import Window
 from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
-from keras_initlab.propagation.drawn import moments_of_draw
-from keras_initlab.propagation.mixing import mix
 from keras_initlab.propagation.recurrent.cells import (
     Cell,
     RecurrentKernel,
@@ -42,7 +42,7 @@ from keras_initlab.propagation.recurrent.steps import (
     steps_of,
 )
 from keras_initlab.propagation.signal import Array, Gradient, Signal
-from keras_initlab.propagation.windows import Window
+from keras_initlab.propagation.weights.initial import moments_of_draw
 
 _TIME = 1
 # Wider cells are simulated on drawn weights even where the values of theirs count.

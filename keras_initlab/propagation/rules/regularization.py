@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_initlab.propagation.algebra.concatenation import by_parts
+from keras_initlab.propagation.algebra.elementwise import affine, line, noisy
 from keras_initlab.propagation.dispatch import layer_rule
-from keras_initlab.propagation.elementwise import affine, line, noisy
-from keras_initlab.propagation.joining import by_parts
 from keras_initlab.propagation.signal import Array, Function, Signal
 
 # SELU's saturation -scale·alpha, which alpha dropout sets dropped units to.

@@ -13,12 +13,12 @@ import numpy as np
 from keras import layers
 
 from keras_initlab.model.keras_internals import own_variables
-from keras_initlab.propagation.along_axis import turned
-from keras_initlab.propagation.combining import add, concatenate, multiply
+from keras_initlab.propagation.algebra.along_axis import turned
+from keras_initlab.propagation.algebra.random_linear import Draw
+from keras_initlab.propagation.algebra.sums import add, concatenate, multiply
 from keras_initlab.propagation.dispatch import layer_rule
-from keras_initlab.propagation.entries import WeightMoments
-from keras_initlab.propagation.mixing import Draw
 from keras_initlab.propagation.signal import Array, Gradient, Signal
+from keras_initlab.propagation.weights.moments import WeightMoments
 
 _TIME = 1
 

@@ -1,0 +1,193 @@
+"""What no rule knows: run on a sample of the predicted moments, and measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_initlab.model.keras_internals import takes_training
+from keras_initlab.propagation.algebra import sampling
+from keras_initlab.propagation.signal import Gradient, Pull, Shape, Signal
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+# Of a sample's deviation: small for what bends, large for what float32 rounds.
+_STEP = 1e-2
+# What is as large was set by a mask, and says nothing of the others' size.
+_MASK = 1e4
+
+
+# How many operations back a sample is made of others' samples.
+_DEPTH = 12
+
+
+class Bare:
+    """A function in the place of an operation."""
+
+    def __init__(self, function: Any) -> None:
+        self.call = function
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """The call that made a signal, and the signal's place among its outputs."""
+
+    operation: Any
+    arguments: Arguments
+    place: int
+
+
+def signals_in(arguments: Arguments) -> list[Signal]:
+    """Return the signals among the arguments of a call."""
+    flat = keras.tree.flatten(arguments)
+    return list(dict.fromkeys(one for one in flat if isinstance(one, Signal)))
+
+
+@dataclass(eq=False)
+class Trial:
+    """One call of an operation on samples.
+
+    Attributes:
+        operation: a layer, a bare operation or `Bare`.
+        arguments: of the call, with signals in place of tensors.
+        training: passed on to a layer that takes it.
+        dtypes: of the tensors that are not floats, by their signal's serial number.
+        shapes: of the outputs as the graph knows them; None where nobody does.
+        recipes: how signals were made of others without weights or chance, by serial
+            number: their samples are made so, too.
+    """
+
+    operation: Any
+    arguments: Arguments
+    training: bool = False
+    dtypes: dict[int, str] = field(default_factory=dict)
+    shapes: list[Shape] | None = None
+    recipes: dict[int, Recipe] = field(default_factory=dict)
+    _remade: set[int] = field(default_factory=set)
+
+    def outputs(self, inputs: tuple[Signal, ...]) -> list[Signal]:
+        """Return the measured signals, whose gradients are found when asked for."""
+        shapes = [one.shape for one in self._sources(inputs)]
+        drawn = sampling.samples(
+            inputs,
+            np.random.default_rng(0),
+            [*shapes, *(self.shapes or ())],
+            self._made,
+        )
+        values = self.run(drawn)
+        like = max(inputs, key=lambda one: len(one.shape))
+        made = []
+        for index, value in enumerate(values):
+            value, shape = self._with_batch(value, index, inputs)
+            result = sampling.signal_of(value, shape, like)
+            parents = tuple(
+                (one, self._pull(drawn, one, index)) for one in dict.fromkeys(inputs)
+            )
+            made.append(result.evolve(parents=parents))
+        return made
+
+    def _sources(self, inputs: tuple[Signal, ...]) -> list[Signal]:
+        """Return the inputs and the signals whose samples theirs are made of."""
+        found = dict.fromkeys(inputs)
+        level = list(found)
+        for _ in range(_DEPTH):
+            self._remade |= {one.serial for one in level}
+            below = [
+                parent
+                for one in level
+                if one.serial in self.recipes
+                for parent in signals_in(self.recipes[one.serial].arguments)
+            ]
+            level = [one for one in dict.fromkeys(below) if one not in found]
+            found.update(dict.fromkeys(level))
+        return list(found)
+
+    def _made(self, signal: Signal, draw: sampling.Draw) -> NDArray[Any] | None:
+        recipe = self.recipes.get(signal.serial)
+        if recipe is None or signal.serial not in self._remade:
+            return None
+        again = Trial(recipe.operation, recipe.arguments, self.training, self.dtypes)
+        below = signals_in(recipe.arguments)
+        return again.run({one.serial: draw(one) for one in below})[recipe.place]
+
+    def _with_batch(
+        self, value: NDArray[Any], index: int, inputs: tuple[Signal, ...]
+    ) -> tuple[NDArray[Any], Shape]:
+        """Return a value and its shape with a batch axis in front.
+
+        What all inputs of a batch share (a mean over them) has none of its own: it is
+        then of size 1, and two inputs see the same.
+        """
+        known = self.shapes[index] if self.shapes else None
+        if known is None or len(known) != value.ndim:
+            known = (None, *value.shape[1:])
+        batched = any(one.shape[:1] == (None,) for one in inputs)
+        if known and (None in known or known[0] == 1 or not batched):
+            return value, known
+        return value[None], (1, *known)
+
+    def run(self, drawn: dict[int, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the outputs for samples of the inputs, by serial number."""
+
+        def fill(one: Any) -> Any:
+            if not isinstance(one, Signal):
+                return one
+            dtype = self.dtypes.get(one.serial)
+            return keras.ops.convert_to_tensor(_as(drawn[one.serial], dtype))
+
+        args, kwargs = keras.tree.map_structure(fill, self.arguments)
+        operation = self.operation
+        if isinstance(operation, keras.layers.Layer):
+            if takes_training(operation):
+                kwargs = {**kwargs, "training": self.training}
+            made, _ = operation.stateless_call(
+                [v.value for v in operation.trainable_variables],
+                [v.value for v in operation.non_trainable_variables],
+                *args,
+                **kwargs,
+            )
+        else:
+            made = operation.call(*args, **kwargs)
+        return [keras.ops.convert_to_numpy(one) for one in keras.tree.flatten(made)]
+
+    def _pull(self, drawn: dict[int, NDArray[Any]], signal: Signal, index: int) -> Pull:
+        """Return the gradient's way back through what was measured, by a small step.
+
+        Σ (∂y/∂x)² over all pairs is the mean of |J v|² for random v, both ways.
+        """
+        state: dict[str, float] = {}
+
+        def factor() -> float:
+            if signal.serial in self.dtypes:
+                return 0.0
+            values = drawn[signal.serial]
+            plain = values[np.abs(values) < _MASK]
+            step = _STEP * (float(np.std(plain)) if plain.size else 0.0) or _STEP
+            away = np.random.default_rng(1).standard_normal(values.shape)
+            nudged = {**drawn, signal.serial: values + (step * away).astype("float32")}
+            before, after = self.run(drawn)[index], self.run(nudged)[index]
+            if before.dtype.kind not in "fV":  # counts, places: no gradient passes
+                return 0.0
+            change = (np.asarray(after, float) - np.asarray(before, float)) / step
+            return float((change**2).sum()) / max(values.size, 1)
+
+        def pull(gradient: Gradient) -> Gradient:
+            if "factor" not in state:
+                state["factor"] = factor()
+            return Gradient(gradient.second * state["factor"])
+
+        return pull
+
+
+def _as(values: NDArray[Any], dtype: str | None) -> NDArray[Any]:
+    """Return a sample in its tensor's dtype: tokens and counts are not negative."""
+    if dtype is None:
+        return values
+    if dtype == "bool":
+        return values > 0.5
+    whole: NDArray[Any] = np.abs(np.rint(values)).astype(dtype)
+    return whole

@@ -1,0 +1,207 @@
+"""Sums, products and extremes of tensors: layers, and operators such as `x + y`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initlab.propagation.algebra.elementwise import affine, apply, apply_function
+from keras_initlab.propagation.algebra.multivariate import are_of_one, jointly
+from keras_initlab.propagation.algebra.sums import add, largest, multiply
+from keras_initlab.propagation.arguments import Operand, lifted, pair
+from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule, operation_rule
+from keras_initlab.propagation.monte_carlo import signals_in
+from keras_initlab.propagation.signal import Array, Function, Signal
+
+
+@layer_rule("Add")
+def add_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+    """Return the sum."""
+    return add(xs)
+
+
+@layer_rule("Subtract")
+def subtract_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+    """Return the difference of two."""
+    return add(xs, [1.0, -1.0])
+
+
+@layer_rule("Average")
+def average_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+    """Return the mean of several tensors."""
+    return add(xs, [1 / len(xs)] * len(xs))
+
+
+@layer_rule("Multiply")
+def multiply_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+    """Return the product."""
+    result = xs[0]
+    for x in xs[1:]:
+        result = multiply(result, x)
+    return result
+
+
+@layer_rule("Maximum")
+def maximum_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+    """Return the maximum_layer of several tensors."""
+    result = xs[0]
+    for x in xs[1:]:
+        result = largest(result, x)
+    return result
+
+
+@layer_rule("Minimum")
+def minimum_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+    """Return the minimum_layer of several tensors."""
+    result = xs[0]
+    for x in xs[1:]:
+        result = largest(result, x, -1.0)
+    return result
+
+
+def sum_of_operands(one: Operand, two: Operand, sign: float) -> Signal:
+    """Return x + y or, for sign = -1, x - y."""
+    if isinstance(one, Signal) and isinstance(two, float):
+        return affine(one, 1.0, sign * two)
+    if isinstance(two, Signal) and isinstance(one, float):
+        return affine(two, sign, one)
+    return add(lifted([one, two]), [1.0, sign])
+
+
+@operation_rule("Add")
+def add_operation(operation: Any, *_: Signal, context: Any) -> Signal:
+    """Return x + y."""
+    return sum_of_operands(*pair(context), 1.0)
+
+
+@operation_rule("Subtract")
+def subtract_operation(operation: Any, *_: Signal, context: Any) -> Signal:
+    """Return x - y."""
+    return sum_of_operands(*pair(context), -1.0)
+
+
+@operation_rule("Negative")
+def negative(operation: Any, x: Signal, *, context: Any) -> Signal:
+    """Return -x."""
+    return affine(x, -1.0)
+
+
+def _product(one: Operand, two: Operand) -> Signal:
+    if isinstance(one, Signal) and isinstance(two, float):
+        return affine(one, two)
+    if isinstance(two, Signal) and isinstance(one, float):
+        return affine(two, one)
+    x, y = lifted([one, two])
+    return multiply(x, y)
+
+
+@operation_rule("Multiply")
+def multiply_operation(operation: Any, *_: Signal, context: Any) -> Signal:
+    """Return x · y."""
+    return _product(*pair(context))
+
+
+@operation_rule("Divide", "TrueDivide")
+def divide(operation: Any, *_: Signal, context: Any) -> Signal:
+    """Return x / y, as x · (1 / y) for a y that keeps clear of 0."""
+    one, two = pair(context)
+    if not isinstance(two, Signal):
+        if not np.all(two):
+            raise UnknownLayer("a division by 0")
+        inverse = 1.0 / np.asarray(two, np.float64)
+        return _product(one, inverse if inverse.ndim else float(inverse))
+    if isinstance(one, Signal) and are_of_one(one, two):
+        if not _clear_of_zero(two):
+            raise UnknownLayer("a division by what may be 0")
+        slopes = [lambda x, y: 1 / y, lambda x, y: -x / y**2]
+        return jointly([one, two], np.divide, slopes)
+    return _product(one, reciprocal(two))
+
+
+# In deviations: beyond, a Gaussian's values are too rare to tell.
+_CLEAR = 4.5
+
+
+def _clear_of_zero(signal: Signal) -> bool:
+    """Say whether a signal is as good as never near 0."""
+    base, function = signal.base or signal, signal.function
+    reach = np.linspace(-_CLEAR, _CLEAR, 101)
+    z = base.mean + np.sqrt(base.variance) * reach
+    values = z if function is None else np.asarray(function.value(z), np.float64)
+    return bool(values.min() > 0 or values.max() < 0)
+
+
+def reciprocal(signal: Signal) -> Signal:
+    """Return 1 / x.
+
+    Raises:
+        UnknownLayer: x may be 0, where no moment of 1 / x is finite.
+    """
+    if not _clear_of_zero(signal):
+        raise UnknownLayer("a division by what may be 0")
+    # Gaussians have tails across 0 that what they stand for (a norm) has not.
+    base = signal.base or signal
+    edge = abs(base.mean) - _CLEAR * np.sqrt(base.variance)
+    sign = np.sign(base.mean) or 1.0
+    if signal.function is not None or edge <= 0:
+        return apply_function(signal, Function(lambda x: 1 / x, lambda x: -1 / x**2))
+
+    def clipped(x: Array) -> Array:
+        return np.asarray(sign * np.maximum(sign * x, edge), np.float64)
+
+    return apply_function(
+        signal,
+        Function(lambda x: 1 / clipped(x), lambda x: -1 / clipped(x) ** 2),
+    )
+
+
+@operation_rule("Reciprocal")
+def reciprocal_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+    """Return 1 / x."""
+    return reciprocal(x)
+
+
+def _elementwise(operation: Any, context: Any) -> Signal:
+    """Return an operation on one tensor and numbers, as a function of that tensor."""
+    arguments = context.arguments
+    (x,) = signals_in(arguments)
+
+    def function(values: Any) -> Any:
+        args, kwargs = keras.tree.map_structure(
+            lambda one: values if one is x else one, arguments
+        )
+        return operation.call(*args, **kwargs)
+
+    try:
+        return apply(x, function)
+    except (TypeError, ValueError):
+        raise UnknownLayer("no function of one tensor") from None
+
+
+def _extreme(operation: Any, context: Any, sign: float) -> Signal:
+    one, two = pair(context)
+    if isinstance(one, float) or isinstance(two, float):
+        return _elementwise(operation, context)
+    x, y = lifted([one, two])
+    if not are_of_one(x, y):
+        return largest(x, y, sign)
+
+    def first(x: Array, y: Array) -> Array:
+        return np.asarray(sign * x >= sign * y, np.float64)
+
+    pick = np.maximum if sign > 0 else np.minimum
+    return jointly([x, y], pick, [first, lambda x, y: 1 - first(x, y)])
+
+
+@operation_rule("Maximum", "Fmax")
+def maximum_operation(operation: Any, *_: Signal, context: Any) -> Signal:
+    """Return the maximum_operation of two."""
+    return _extreme(operation, context, 1.0)
+
+
+@operation_rule("Minimum", "Fmin")
+def minimum_operation(operation: Any, *_: Signal, context: Any) -> Signal:
+    """Return the minimum_operation of two."""
+    return _extreme(operation, context, -1.0)

@@ -1,0 +1,132 @@
+"""Operations that compare, round or choose: flat wherever they do not jump."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from keras_initlab.propagation.algebra.elementwise import affine, apply_function
+from keras_initlab.propagation.algebra.multivariate import are_of_one, jointly
+from keras_initlab.propagation.algebra.sums import add, aligned, multiply
+from keras_initlab.propagation.arguments import (
+    Operand,
+    constant,
+    lifted,
+    operands,
+    pair,
+)
+from keras_initlab.propagation.dispatch import UnknownLayer, operation_rule
+from keras_initlab.propagation.rules.arithmetic import sum_of_operands
+from keras_initlab.propagation.signal import Array, Function, Signal
+
+Step = Callable[[Array], Any]
+
+
+def stepped(x: Signal, function: Step) -> Signal:
+    """Return a function of x that is flat wherever it does not jump."""
+
+    def value(z: Array) -> Array:
+        return np.asarray(function(z), np.float64)
+
+    made = apply_function(x, Function(value, np.zeros_like))
+    return replace(made, parents=(), notes=())
+
+
+_COMPARED: dict[str, Step] = {
+    "Greater": lambda gap: gap > 0,
+    "GreaterEqual": lambda gap: gap >= 0,
+    "Less": lambda gap: gap < 0,
+    "LessEqual": lambda gap: gap <= 0,
+    "Equal": lambda gap: gap == 0,
+    "NotEqual": lambda gap: gap != 0,
+}
+
+
+@operation_rule(*_COMPARED)
+def compared(operation: Any, *_: Signal, context: Any) -> Signal:
+    """Return 1 where a comparison holds, else 0: no gradient passes."""
+    gap = sum_of_operands(*pair(context), -1.0)
+    return stepped(gap, _COMPARED[type(operation).__name__])
+
+
+_ROUNDED: dict[str, Step] = {
+    "Sign": np.sign,
+    "Floor": np.floor,
+    "Ceil": np.ceil,
+    "Trunc": np.trunc,
+    "LogicalNot": np.logical_not,
+}
+
+
+@operation_rule(*_ROUNDED)
+def round_down(operation: Any, x: Signal, *, context: Any) -> Signal:
+    """Return whole numbers, through which no gradient passes."""
+    return stepped(x, _ROUNDED[type(operation).__name__])
+
+
+@operation_rule("Round")
+def round_to(operation: Any, x: Signal, *, context: Any) -> Signal:
+    """Return what is left of x at a number of decimals."""
+    return stepped(x, lambda z: np.round(z, operation.decimals))
+
+
+@operation_rule("Cast", "SaturateCast")
+def cast(operation: Any, x: Signal, *, context: Any) -> Signal:
+    """Return x, or what whole numbers or truth values leave of it."""
+    if "float" in operation.dtype:
+        return x
+    if "int" in operation.dtype:
+        return stepped(x, np.trunc)
+    return stepped(x, lambda z: z != 0)
+
+
+@operation_rule("Where")
+def where(operation: Any, *_: Signal, context: Any) -> Signal:
+    """Return x where a condition holds, y elsewhere."""
+    values = operands(context, "condition", "x1", "x2")
+    signals = [one for one in values if isinstance(one, Signal)]
+    if not any(isinstance(one, np.ndarray) for one in values) and are_of_one(*signals):
+        return _chosen_of_one(values, signals)
+    condition, x, y = aligned(lifted(values))
+    fails = affine(condition, -1.0, 1.0)
+    if isinstance(values[0], np.ndarray):
+        fails = constant(values[0] == 0, x)
+    if are_of_one(condition, x) or are_of_one(condition, y):
+        raise UnknownLayer("a choice by what is where among")
+    return choose(condition, fails, x, y)
+
+
+def _chosen_of_one(values: list[Operand], signals: list[Signal]) -> Signal:
+    places = [index for index, one in enumerate(values) if isinstance(one, Signal)]
+
+    def filled(found: tuple[Array, ...]) -> tuple[Any, Any, Any]:
+        whole: list[Any] = list(values)
+        for place, array in zip(places, found, strict=True):
+            whole[place] = array
+        return whole[0], whole[1], whole[2]
+
+    def value(*found: Array) -> Array:
+        condition, x, y = filled(found)
+        return np.asarray(np.where(np.asarray(condition) != 0, x, y), np.float64)
+
+    def partial(place: int) -> Callable[..., Array]:
+        def slope(*found: Array) -> Array:
+            holds = np.asarray(filled(found)[0]) != 0
+            taken = [np.zeros_like(holds), holds, ~holds][place]
+            return np.broadcast_to(taken, np.shape(found[0])).astype(np.float64)
+
+        return slope
+
+    return jointly(signals, value, [partial(place) for place in places])
+
+
+def choose(condition: Signal, fails: Signal, x: Signal, y: Signal) -> Signal:
+    """Return c x + (1 - c) y for a c of zeros and ones that x and y do not know."""
+    made = add([multiply(condition, x), multiply(fails, y)])
+    # E[c (1 - c')] is what they have not in common; add takes them for independent.
+    across = x.mean * y.mean * (condition.mean - condition.pairs)
+    pairs = condition.pairs * x.pairs + fails.pairs * y.pairs + 2 * across
+    return made.evolve(pairs=pairs, parents=made.parents)
