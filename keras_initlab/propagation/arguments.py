@@ -7,16 +7,21 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.layers import Layer
 from numpy.typing import NDArray
 
 from keras_initlab.propagation.algebra import sampling
-from keras_initlab.propagation.dispatch import UnknownLayer
+from keras_initlab.propagation.context import Arguments, RuleContext, UnknownLayer
 from keras_initlab.propagation.signal import Array, Signal
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+def signals_in(arguments: Arguments) -> list[Signal]:
+    """Return the signals among the arguments of a call, each once."""
+    flat = keras.tree.flatten(arguments)
+    return list(dict.fromkeys(x for x in flat if isinstance(x, Signal)))
 
 
-def others(arguments: Arguments) -> list[Any]:
+def beside_signals(arguments: Arguments) -> list[Any]:
     """Return what stands among the arguments of a call beside signals."""
     return [one for one in keras.tree.flatten(arguments) if not isinstance(one, Signal)]
 
@@ -102,7 +107,7 @@ def with_constants(
 Operand = Signal | float | NDArray[Any]
 
 
-def named(context: Any, *names: str) -> list[Any]:
+def named(context: RuleContext, *names: str) -> list[Any]:
     """Return the arguments of a call in the order of `names`, None for missing ones."""
     args, kwargs = context.arguments
     return [
@@ -111,7 +116,7 @@ def named(context: Any, *names: str) -> list[Any]:
     ]
 
 
-def operands(context: Any, *names: str) -> list[Operand]:
+def operands(context: RuleContext, *names: str) -> list[Operand]:
     """Return the arguments of a call in the order of `names`: signals, numbers, arrays.
 
     Raises:
@@ -135,7 +140,7 @@ def _operand(value: Any, rank: int) -> Operand:
     return array
 
 
-def pair(context: Any) -> tuple[Operand, Operand]:
+def pair(context: RuleContext) -> tuple[Operand, Operand]:
     """Return both arguments of an operation on two."""
     one, two = operands(context, "x1", "x2")
     return one, two
@@ -167,7 +172,7 @@ def axes_of(axes: Any, rank: int) -> tuple[int, ...]:
     return tuple(axis_of(int(axis), rank) for axis in several)
 
 
-def spatial_axes(layer: Any, x: Signal) -> tuple[tuple[int, ...], int]:
+def spatial_axes(layer: Layer, x: Signal) -> tuple[tuple[int, ...], int]:
     """Return the axes of the positions, and that of the channels."""
     rank = len(x.shape)
     if getattr(layer, "data_format", None) == "channels_first":

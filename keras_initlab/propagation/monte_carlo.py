@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
+from keras import Operation
+from keras.layers import Layer
 from numpy.typing import NDArray
 
 from keras_initlab.model.keras_internals import takes_training
 from keras_initlab.propagation.algebra import sampling
-from keras_initlab.propagation.signal import Gradient, Pull, Shape, Signal
-
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+from keras_initlab.propagation.arguments import signals_in
+from keras_initlab.propagation.context import Arguments
+from keras_initlab.propagation.signal import (
+    Gradient,
+    Pull,
+    Shape,
+    Signal,
+    Signals,
+    packed,
+)
 
 # Of a sample's deviation: small for what bends, large for what float32 rounds.
 _STEP = 1e-2
@@ -25,10 +35,10 @@ _MASK = 1e4
 _DEPTH = 12
 
 
-class Bare:
+class AsOperation:
     """A function in the place of an operation."""
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.call = function
 
 
@@ -36,15 +46,9 @@ class Bare:
 class Recipe:
     """The call that made a signal, and the signal's place among its outputs."""
 
-    operation: Any
+    operation: Layer | Operation | AsOperation
     arguments: Arguments
     place: int
-
-
-def signals_in(arguments: Arguments) -> list[Signal]:
-    """Return the signals among the arguments of a call."""
-    flat = keras.tree.flatten(arguments)
-    return list(dict.fromkeys(one for one in flat if isinstance(one, Signal)))
 
 
 @dataclass(eq=False)
@@ -52,7 +56,7 @@ class Trial:
     """One call of an operation on samples.
 
     Attributes:
-        operation: a layer, a bare operation or `Bare`.
+        operation: a layer, a bare operation or `AsOperation`.
         arguments: of the call, with signals in place of tensors.
         training: passed on to a layer that takes it.
         dtypes: of the tensors that are not floats, by their signal's serial number.
@@ -61,7 +65,7 @@ class Trial:
             number: their samples are made so, too.
     """
 
-    operation: Any
+    operation: Layer | Operation | AsOperation
     arguments: Arguments
     training: bool = False
     dtypes: dict[int, str] = field(default_factory=dict)
@@ -191,3 +195,79 @@ def _as(values: NDArray[Any], dtype: str | None) -> NDArray[Any]:
         return values > 0.5
     whole: NDArray[Any] = np.abs(np.rint(values)).astype(dtype)
     return whole
+
+
+# Operations and layers that keep all the values of their one tensor.
+_KEEPING = frozenset(
+    "Transpose Swapaxes Moveaxis Reshape ExpandDims Squeeze Permute Flatten Identity "
+    "Negative Add Subtract Multiply Divide TrueDivide Cast Copy StopGradient".split()
+)
+
+
+class Sampler:
+    """Measures what no rule predicts, and keeps which signals came of it.
+
+    A sample of a signal is made as the signal was: from samples of what it was
+    computed from, as long as no weights or chance come in between.
+    """
+
+    def __init__(self, training: bool) -> None:
+        self._training = training
+        self._dtypes: dict[int, str] = {}
+        self._recipes: dict[int, Recipe] = {}
+        self._measured: set[int] = set()
+
+    def measure(
+        self,
+        operation: Layer | Operation | AsOperation,
+        inputs: tuple[Signal, ...],
+        arguments: Arguments,
+        shapes: list[Shape] | None = None,
+    ) -> Signals:
+        """Return the outputs of a call on a Gaussian sample of its inputs."""
+        trial = Trial(
+            operation, arguments, self._training, self._dtypes, shapes, self._recipes
+        )
+        outputs = trial.outputs(inputs)
+        self._measured.update(signal.serial for signal in outputs)
+        return packed(outputs)
+
+    def is_measured(self, outputs: Sequence[Signal], *, also: bool) -> bool:
+        """Say whether any output was measured; `also` says so of all of them."""
+        serials = {signal.serial for signal in outputs}
+        if also:
+            self._measured |= serials
+        return not serials.isdisjoint(self._measured)
+
+    def note_dtypes(
+        self, symbols: Sequence[keras.KerasTensor], signals: Sequence[Signal]
+    ) -> None:
+        """Keep which tensors are no floats."""
+        for symbol, signal in zip(symbols, signals, strict=True):
+            if "float" not in symbol.dtype:
+                self._dtypes[signal.serial] = symbol.dtype
+
+    def remember(
+        self,
+        operation: Layer | Operation,
+        arguments: Arguments,
+        inputs: Sequence[Signal],
+        outputs: Sequence[Signal],
+    ) -> None:
+        """Keep how signals were computed, for their samples to be made so, too."""
+        if isinstance(operation, Layer) and operation.variables:
+            return
+        for place, signal in enumerate(outputs):
+            if signal not in inputs:
+                recipe = Recipe(operation, arguments, place)
+                self._recipes.setdefault(signal.serial, recipe)
+
+    def origin(self, signal: Signal) -> Signal:
+        """Return the signal whose values, moved or rescaled, `signal` has."""
+        while signal.serial in self._recipes:
+            recipe = self._recipes[signal.serial]
+            inputs = signals_in(recipe.arguments)
+            if type(recipe.operation).__name__ not in _KEEPING or len(inputs) != 1:
+                break
+            signal = inputs[0]
+        return signal

@@ -12,12 +12,11 @@ import numpy as np
 from keras_initlab.model import graph
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.layers import is_closed
+from keras_initlab.propagation.index import ModelIndex
 from keras_initlab.propagation.signal import Gradient, Signal, gradients
 from keras_initlab.propagation.walk import (
-    Known,
     Propagation,
     Record,
-    known_of,
     stats_keys,
 )
 from keras_initlab.stats import LayerStats
@@ -120,7 +119,7 @@ def run_forward(
     from_weights: bool = False,
     designer: Any = None,
     input_scale: float = 1.0,
-    known: Known | None = None,
+    known: ModelIndex | None = None,
 ) -> Forward:
     """Check the arguments and run the prediction; see `propagate`.
 
@@ -147,7 +146,7 @@ def run_forward(
         designer=designer,
         standard=standard,
         standard_variance=input_scale,
-        known=known or known_of(model),
+        known=known,
     )
     with np.errstate(all="ignore"):
         outputs = propagation.run(inputs)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -421,3 +421,12 @@ def _is_passed_by(signal: Signal, parent: Signal) -> bool:
 def _add(found: dict[int, Gradient], serial: int, gradient: Gradient) -> None:
     before = found.get(serial)
     found[serial] = gradient if before is None else before.plus(gradient)
+
+
+# What a rule returns: one signal, or several where a layer has several outputs.
+Signals = Signal | tuple[Signal, ...]
+
+
+def packed(signals: Sequence[Signal]) -> Signals:
+    """Return a single signal as itself, several as a tuple."""
+    return signals[0] if len(signals) == 1 else tuple(signals)

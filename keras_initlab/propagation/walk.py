@@ -1,42 +1,40 @@
-"""The prediction: signals walked through a model's graph, and their gradients back."""
+"""The walk: signals through a model's graph, call by call.
+
+`Propagation` walks and calls rules, which see it as their `RuleContext`. It leaves the
+rest to others: weights and their choice to `WeightBook`, what no rule predicts to
+`Sampler`, equal calls to `Repeats`, the flat graph to `FlatGraph`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import keras
+from keras import Operation
+from keras.layers import Layer
 
 from keras_initlab.model import graph
-from keras_initlab.model.keras_internals import own_variables
-from keras_initlab.model.layers import call_keys, every_place
+from keras_initlab.model.layers import call_keys
 from keras_initlab.propagation.algebra.elementwise import apply
-from keras_initlab.propagation.algebra.random_linear import Draw
-from keras_initlab.propagation.arguments import others, with_constants
-from keras_initlab.propagation.dispatch import (
-    UnknownLayer,
-    operation_rule_of,
-    output_moments,
-)
-from keras_initlab.propagation.monte_carlo import (
+from keras_initlab.propagation.algebra.random_linear import RandomKernel
+from keras_initlab.propagation.arguments import with_constants
+from keras_initlab.propagation.context import (
+    ActivationLike,
     Arguments,
-    Bare,
-    Recipe,
-    Trial,
-    signals_in,
+    UnknownLayer,
 )
-from keras_initlab.propagation.signal import Shape, Signal
-from keras_initlab.propagation.weights import WeightMoments, weight_moments
-
-# Operations and layers that keep all the values of their one tensor.
-_KEEPING = frozenset(
-    "Transpose Swapaxes Moveaxis Reshape ExpandDims Squeeze Permute Flatten Identity "
-    "Negative Add Subtract Multiply Divide TrueDivide Cast Copy StopGradient".split()
-)
-
-Designer = Callable[[Any, str, float, WeightMoments], WeightMoments]
+from keras_initlab.propagation.dispatch import operation_rule_of, output_moments
+from keras_initlab.propagation.flat_graph import FlatGraph
+from keras_initlab.propagation.index import ModelIndex, index_of
+from keras_initlab.propagation.mirrors import with_mirror
+from keras_initlab.propagation.monte_carlo import AsOperation, Sampler
+from keras_initlab.propagation.repeats import Repeats
+from keras_initlab.propagation.rules.activation import activate
+from keras_initlab.propagation.signal import Shape, Signal, Signals
+from keras_initlab.propagation.weights.book import Designer, WeightBook
+from keras_initlab.propagation.weights.moments import WeightMoments
 
 
 @dataclass(eq=False)
@@ -46,7 +44,7 @@ class Record:
     `measured` says that the layer had no rule, or its activation none.
     """
 
-    layer: Any
+    layer: Layer
     path: str
     signal: Signal | None
     measured: bool = False
@@ -56,358 +54,284 @@ class PropagationError(ValueError):
     """A layer's signal could not be predicted; the message names the layer."""
 
 
-@dataclass(eq=False)
-class Known:
-    """What several walks through one model have in common."""
-
-    paths: dict[int, str] = field(default_factory=dict)
-    parents: dict[int, tuple[Any, ...]] = field(default_factory=dict)
-    moments: dict[tuple[int, str], WeightMoments] = field(default_factory=dict)
-    kinds: dict[int, Any] = field(default_factory=dict)
-    walked: graph.Graph | None = None
-
-
-def known_of(model: Any) -> Known:
-    """Return what walks through `model` share, as yet without weights."""
-    known = Known(walked=graph.graph_of(model) if graph.has_graph(model) else None)
-    for place in every_place(model):
-        known.parents[id(place.layer)] = place.parents
-        if not place.enclosed:
-            known.paths[id(place.layer)] = place.path
-    return known
-
-
-@dataclass(eq=False)
 class Propagation:
-    """One walk of signals through a model; the `context` that rules are given.
+    """One walk of signals through a model; the `RuleContext` of its rules.
 
     Attributes:
         model: the model.
         training: whether dropout and batch statistics count.
-        from_values: whether the weights' values count, not their initializers.
-        designer: chooses a kernel's moments anew, given the second moment that an
-            output has for entries of second moment 1; None leaves them.
+        weights: the weights' moments, and the designer that may choose kernels.
         records: the layer calls so far.
-        kernel_outputs: the second moments that each kernel made, before any
-            activation, by the id of its layer and its name.
-        calls: the calls so far, composite layers opened: one flat graph.
-        known: what an earlier walk through the model found, to be used again.
         refusals: why composite layers were run on a sample as a whole, and not opened,
             by their paths.
-        standard: ids of layers whose output is taken to have mean 0, and the variance
-            `standard_variance`.
+        known: the index of the model, for further walks.
     """
 
-    model: Any
-    training: bool = True
-    from_values: bool = False
-    designer: Designer | None = None
-    records: list[Record] = field(default_factory=list)
-    kernel_outputs: dict[tuple[int, str], list[float]] = field(default_factory=dict)
-    calls: list[graph.Call] = field(default_factory=list)
-    refusals: dict[str, str] = field(default_factory=dict)
-    standard: frozenset[int] = frozenset()
-    standard_variance: float = 1.0
-    known: Known = field(default_factory=Known)
-    _moments: dict[tuple[int, str], WeightMoments] = field(default_factory=dict)
-    _results: dict[Any, Any] = field(default_factory=dict)
-    _arguments: list[Arguments] = field(default_factory=list)
-    _open: list[Record] = field(default_factory=list)
-    _dtypes: dict[int, str] = field(default_factory=dict)
-    _sampled: set[int] = field(default_factory=set)
-    _inside: set[int] = field(default_factory=set)
-    _recipes: dict[int, Recipe] = field(default_factory=dict)
-    # Numbers of the flat graph's tensors: of the inputs and outputs of the call that
-    # is being opened, and the next one.
-    _read: list[tuple[int, ...]] = field(default_factory=list)
-    _made: tuple[int, ...] | None = None
-    _ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
-    _next: int = 0
+    def __init__(
+        self,
+        model: keras.Model,
+        training: bool = True,
+        *,
+        from_values: bool = False,
+        designer: Designer | None = None,
+        standard: frozenset[int] = frozenset(),
+        standard_variance: float = 1.0,
+        known: ModelIndex | None = None,
+    ) -> None:
+        """Prepare a walk.
 
-    def __post_init__(self) -> None:
-        if not self.known.paths:
-            self.known = known_of(self.model)
+        Args:
+            model: a built model.
+            training: see above.
+            from_values: whether the weights' values count, not their initializers.
+            designer: chooses kernels' moments anew; None leaves them.
+            standard: ids of layers whose output is taken to have mean 0 and the
+                variance `standard_variance`.
+            standard_variance: that variance.
+            known: what an earlier walk through the model has read of it.
+        """
+        self.model = model
+        self.training = training
+        self.known = known or index_of(model)
+        self.weights = WeightBook(
+            self.known, from_values=from_values, designer=designer
+        )
+        self.records: list[Record] = []
+        self.refusals: dict[str, str] = {}
+        self._standard = standard
+        self._standard_variance = standard_variance
+        self._flat = FlatGraph()
+        self._repeats = Repeats(self.known.kinds)
+        self._sampler = Sampler(training)
+        self._recording = True
+        self._arguments: list[Arguments] = []
+        self._open: list[Record] = []
+        self._walked: set[int] = set()
+
+    def run(self, inputs: list[Signal]) -> list[Signal]:
+        """Return the signals at the model's outputs, its inputs' being given."""
+        numbers = self._flat.fresh(len(inputs))
+        with self._flat.reading(numbers):
+            if self.known.graph is not None:
+                outputs: Signals = tuple(self._walk(self.known.graph, inputs, ""))
+            else:
+                arguments = graph.built_arguments(self.model, inputs)
+                outputs = self._call(self.model, tuple(inputs), arguments)
+        self._flat.end(numbers)
+        return list(keras.tree.flatten(outputs))
+
+    @property
+    def flat_graph(self) -> graph.Graph:
+        """The flat graph of the calls, from the model's inputs to its outputs."""
+        return self._flat.graph
+
+    @property
+    def kernel_outputs(self) -> dict[tuple[int, str], list[float]]:
+        """The second moments that kernels made, by id of the layer and weight."""
+        return self.weights.kernel_outputs
+
+    # What rules ask for; see `RuleContext`.
+
+    @property
+    def from_values(self) -> bool:
+        """Whether weights count as they are now."""
+        return self.weights.from_values
 
     @property
     def arguments(self) -> Arguments:
         """Positional and named arguments of the call, with signals for tensors."""
         return self._arguments[-1]
 
-    def draw(self, layer: Any, weight: str) -> Draw:
-        """Return where a kernel's moments come from, for `mix`."""
-
-        def moments(response: float) -> WeightMoments:
-            known = self.weight(layer, weight)
-            if self.designer is None:
-                return known
-            key = (id(layer), weight)
-            self._moments[key] = self.designer(layer, weight, response, known)
-            return self._moments[key]
-
-        made = self.kernel_outputs.setdefault((id(layer), weight), [])
-        return Draw(layer, weight, moments, made.append)
-
-    def weight(self, layer: Any, weight: str) -> WeightMoments:
+    def weight(self, layer: Layer, weight: str) -> WeightMoments:
         """Return the moments of a weight of `layer`."""
-        key = (id(layer), weight)
-        if key in self._moments:
-            return self._moments[key]
-        if key not in self.known.moments:
-            # `initlab>auto` looks at the layers around its own.
-            self.known.moments[key] = weight_moments(
-                layer,
-                weight,
-                from_values=self.from_values,
-                parents=self.known.parents.get(id(layer), ()),
-            )
-        return self.known.moments[key]
+        return self.weights.weight(layer, weight)
 
-    def structure(self, layer: Any, weight: str, signal: Signal) -> WeightMoments:
-        """Return what is known of a kernel that `signal` meets but its scale.
-
-        A designer that chooses more than the scale says it in `structure`.
-        """
-        known = self.weight(layer, weight)
-        choose = getattr(self.designer, "structure", None)
-        if choose is None:
-            return known
-        made: WeightMoments = choose(layer, weight, signal, known)
-        return made
-
-    def optional_weight(self, layer: Any, weight: str) -> WeightMoments | None:
+    def optional_weight(self, layer: Layer, weight: str) -> WeightMoments | None:
         """Return the moments of a weight that `layer` may go without."""
-        if any(one.name == weight for one in own_variables(layer)):
-            return self.weight(layer, weight)
-        return None
+        return self.weights.optional_weight(layer, weight)
 
-    def run(self, inputs: list[Signal]) -> list[Signal]:
-        """Return the signals at the model's outputs, its inputs' being given."""
-        self._read.append(self._numbers(len(inputs)))
-        if self.known.walked is not None:
-            made = self._walk(self.known.walked, inputs, "")
-        else:
-            arguments = graph.built_arguments(self.model, inputs)
-            made = self._call(self.model, tuple(inputs), arguments, True)
-        self._ends = (self._read.pop(), self._made or ())
-        return list(keras.tree.flatten(made))
+    def structure(self, layer: Layer, weight: str, x: Signal) -> WeightMoments:
+        """Return a kernel's moments as far as its scale does not matter."""
+        return self.weights.structure(layer, weight, x)
 
-    @property
-    def flat_graph(self) -> graph.Graph:
-        """The flat graph of the calls, from the model's inputs to its outputs."""
-        return graph.Graph(tuple(self.calls), *self._ends)
+    def kernel(self, layer: Layer, weight: str) -> RandomKernel:
+        """Return a kernel whose moments are chosen when its input is known."""
+        return self.weights.kernel(layer, weight)
 
-    def _flattened(
-        self, call: graph.Call, read: tuple[int, ...], made: tuple[int, ...] | None
-    ) -> tuple[int, ...]:
-        """Return the flat graph's numbers of what a call made, which it may open."""
-        if made is not None and len(made) == len(call.outputs):
-            return made
-        fresh = self._numbers(len(call.outputs))
-        self.calls.append(replace(call, inputs=read, outputs=fresh))
-        return fresh
+    def call(self, layer: Layer, *inputs: Signal) -> Signal:
+        """Return the (first) output of an inner layer."""
+        return self.outputs(layer, *inputs)[0]
 
-    def _numbers(self, count: int) -> tuple[int, ...]:
-        first, self._next = self._next, self._next + count
-        return tuple(range(first, self._next))
+    def outputs(self, layer: Layer, *inputs: Signal) -> tuple[Signal, ...]:
+        """Return all outputs of an inner layer."""
+        with self._flat.reading(self._flat.fresh(len(inputs))):
+            outputs = self._call(layer, inputs, (inputs, {}))
+        return tuple(keras.tree.flatten(outputs))
 
-    def activate(self, signal: Signal, function: Any) -> Signal:
+    def activate(self, x: Signal, activation: ActivationLike) -> Signal:
         """Return the signal behind a layer's activation, measured if it is unknown."""
-        from keras_initlab.propagation.rules.activation import activate
-
         try:
-            made = self._carried(None, (signal,), activate(signal, function))
+            output = with_mirror(None, (x,), activate(x, activation), self)
         except UnknownLayer:
-            made = self._measured(Bare(function), (signal,), ((signal,), {}))
+            operation = AsOperation(keras.activations.get(activation))
+            output = self._sampler.measure(operation, (x,), ((x,), {}))
             if self._open:
                 self._open[-1].measured = True
-        assert isinstance(made, Signal)
-        return made
+        assert isinstance(output, Signal)
+        return output
 
-    def _carried(self, operation: Any, inputs: tuple[Any, ...], made: Any) -> Any:
-        """Return what an operation made, with its pairs where the inputs have some."""
-        from keras_initlab.propagation.mirrors import carried
+    def note(self, layer: Layer, output: Signal) -> None:
+        """Record a call of an inner layer, whose output a rule has found itself."""
+        self._record(Record(layer, self.known.path(layer), output))
 
-        for one in inputs:
-            # Of parts each may be pairs, and the whole not.
-            if isinstance(one, Signal) and (one.mirror or one.parts):
-                return carried(operation, inputs, made, self)
-        return made
+    def origin(self, x: Signal) -> Signal:
+        """Return the signal whose values, moved or rescaled, `x` has."""
+        return self._sampler.origin(x)
 
-    def call(
-        self, layer: Any, *inputs: Signal, record: bool = True, **named: Any
-    ) -> Any:
-        """Return what `layer` makes of `inputs`: a signal, or a tuple of them."""
-        self._read.append(self._numbers(len(inputs)))
+    @contextmanager
+    def scope(
+        self,
+        *,
+        record: bool = True,
+        design: bool = True,
+        fixed: Mapping[tuple[Layer, str], WeightMoments] | None = None,
+    ) -> Iterator[None]:
+        """Change what inner calls do while the scope is open."""
+        recording = self._recording
+        self._recording = recording and record
         try:
-            return self._call(layer, inputs, (inputs, named), record)
+            with ExitStack() as stack:
+                stack.enter_context(
+                    self.weights.scope(design=design, fixed=fixed or {})
+                )
+                if not design:
+                    stack.enter_context(self._flat.forgotten())
+                yield
         finally:
-            self._read.pop()
+            self._recording = recording
 
-    def note(self, layer: Any, signal: Signal) -> None:
-        """Record a call of an inner layer, whose signal a rule has found itself."""
-        path = self.known.paths.setdefault(id(layer), layer.name)
-        self.records.append(Record(layer, path, signal))
+    # The walk.
 
     def _walk(
         self, walked: graph.Graph, inputs: list[Signal], prefix: str
     ) -> list[Signal]:
         signals = dict(zip(walked.inputs, inputs, strict=True))
-        numbers = dict(zip(walked.inputs, self._read[-1], strict=True))
+        numbers = dict(zip(walked.inputs, self._flat.read, strict=True))
         for call in walked.calls:
-            read = [signals[number] for number in call.inputs]
-            by_symbol = {
-                id(symbol): signal
-                for symbol, signal in zip(call.node.input_tensors, read, strict=True)
-            }
+            read = tuple(signals[number] for number in call.inputs)
+            symbols = call.node.input_tensors
+            by_symbol = {id(s): x for s, x in zip(symbols, read, strict=True)}
             arguments = call.node.arguments.fill_in(by_symbol)
-            for symbol, signal in zip(call.node.input_tensors, read, strict=True):
-                if "float" not in symbol.dtype:
-                    self._dtypes[signal.serial] = symbol.dtype
-            self._read.append(tuple(numbers[number] for number in call.inputs))
-            self._made = None
-            if call.is_layer:
-                path = f"{prefix}/{call.path}" if prefix else call.path
-                self.known.paths.setdefault(id(call.operation), path)
-                shapes = [tuple(one.shape) for one in call.node.outputs]
-                made = self._call(call.operation, tuple(read), arguments, True, shapes)
-            else:
-                made = self._operate(call, tuple(read), arguments)
-            flat = keras.tree.flatten(made)
-            for number, signal in zip(call.outputs, flat, strict=False):
-                signals[number] = signal
-            self._remember(call.operation, arguments, read, flat)
-            outer = self._flattened(call, self._read.pop(), self._made)
-            numbers.update(zip(call.outputs, outer, strict=True))
-        self._made = tuple(numbers[number] for number in walked.outputs)
+            self._sampler.note_dtypes(symbols, read)
+            with self._flat.reading(tuple(numbers[number] for number in call.inputs)):
+                self._flat.opened = None
+                outputs = self._step(call, read, arguments, prefix)
+                made = self._flat.outputs_of(call)
+            flat = keras.tree.flatten(outputs)
+            signals.update(zip(call.outputs, flat, strict=False))
+            numbers.update(zip(call.outputs, made, strict=True))
+            self._sampler.remember(call.operation, arguments, read, flat)
+        self._flat.opened = tuple(numbers[number] for number in walked.outputs)
         return [signals[number] for number in walked.outputs]
 
-    def origin(self, signal: Signal) -> Signal:
-        """Return the signal whose values, moved or rescaled, `signal` has."""
-        while signal.serial in self._recipes:
-            recipe = self._recipes[signal.serial]
-            below = signals_in(recipe.arguments)
-            if type(recipe.operation).__name__ not in _KEEPING or len(below) != 1:
-                break
-            signal = below[0]
-        return signal
-
-    def _remember(
-        self, operation: Any, arguments: Arguments, read: list[Signal], flat: Any
-    ) -> None:
-        """Keep how signals were made, for a sample of them to be made so, too."""
-        if isinstance(operation, keras.layers.Layer) and operation.variables:
-            return
-        for place, signal in enumerate(flat):
-            if signal not in read:
-                recipe = Recipe(operation, arguments, place)
-                self._recipes.setdefault(signal.serial, recipe)
+    def _step(
+        self,
+        call: graph.Call,
+        inputs: tuple[Signal, ...],
+        arguments: Arguments,
+        prefix: str,
+    ) -> Signals:
+        """Return the outputs of one call of a graph."""
+        shapes = [tuple(symbol.shape) for symbol in call.node.outputs]
+        if not call.is_layer:
+            return self._operate(call, inputs, arguments, shapes)
+        path = f"{prefix}/{call.path}" if prefix else call.path
+        self.known.paths.setdefault(id(call.operation), path)
+        return self._call(call.operation, inputs, arguments, shapes)
 
     def _call(
         self,
-        layer: Any,
+        layer: Layer,
         inputs: tuple[Signal, ...],
         arguments: Arguments,
-        record: bool,
         shapes: list[Shape] | None = None,
-    ) -> Any:
-        path = self.known.paths.setdefault(id(layer), layer.name)
-        entry = Record(layer, path, None)
+    ) -> Signals:
+        """Return the outputs of a layer, and record the call."""
+        record = Record(layer, self.known.path(layer), None)
         inputs, arguments = with_constants(inputs, arguments)
         self._arguments.append(arguments)
-        self._open.append(entry)
-        key = self._same_call(layer, inputs, arguments)
+        self._open.append(record)
         try:
-            if key is not None and key in self._results:
-                made = self._results[key]
-            else:
-                made = self._predict(layer, inputs, arguments, path, shapes)
+            key = self._repeats.key(layer, inputs, arguments)
+            outputs = self._repeats.get(key)
+            if outputs is None:
+                outputs = self._predict(layer, inputs, arguments, record.path, shapes)
         except PropagationError:
             raise
         except Exception as error:
-            refusal = self.refusals.get(path)
-            why = f" It was run as a whole: {refusal}." if refusal else ""
-            raise PropagationError(
-                f"The signal through layer {path!r} ({type(layer).__name__}) could not "
-                f"be predicted. Received: {type(error).__name__}: {error}.{why} If the "
-                "rule is your own, mend it; see "
-                "keras_initlab.propagation.output_moments."
-            ) from error
+            raise self._failure(layer, record.path, error) from error
         finally:
             self._arguments.pop()
             self._open.pop()
-        if key is not None:
-            self._results[key] = made
-        flat = keras.tree.flatten(made)
-        entry.signal = flat[0]
-        serials = {one.serial for one in flat}
-        if entry.measured:
-            self._sampled |= serials
-        entry.measured = not serials.isdisjoint(self._sampled)
+        self._repeats.put(key, outputs)
+        flat = keras.tree.flatten(outputs)
+        record.signal = flat[0]
+        record.measured = self._sampler.is_measured(flat, also=record.measured)
         # A model that is walked into is itself no layer call of its own.
-        walked = isinstance(layer, keras.Model) and id(layer) in self._inside
-        if record and not walked:
-            self.records.append(entry)
-        return made
+        if not (isinstance(layer, keras.Model) and id(layer) in self._walked):
+            self._record(record)
+        return outputs
 
-    def _same_call(
-        self, layer: Any, inputs: tuple[Signal, ...], arguments: Arguments
-    ) -> Any:
-        """Return what two calls that give the very same tensor share, or None.
-
-        A shared layer on one input, or two layers without weights or chance and of
-        one config, give one result: what is made of both knows that.
-        """
-        kinds = self.known.kinds
-        if id(layer) not in kinds:
-            kinds[id(layer)] = _kind_of(layer)
-        kind = kinds[id(layer)]
-        if kind is None or any(hasattr(one, "shape") for one in others(arguments)):
-            return None  # two arrays may differ and be called the same
-        named = {k: v for k, v in arguments[1].items() if not isinstance(v, Signal)}
-        serials = tuple(one.serial for one in inputs)
-        return (kind, serials, repr(named) if named else "")
+    def _record(self, record: Record) -> None:
+        if self._recording:
+            self.records.append(record)
 
     def _predict(
         self,
-        layer: Any,
+        layer: Layer,
         inputs: tuple[Signal, ...],
         arguments: Arguments,
         path: str,
         shapes: list[Shape] | None,
-    ) -> Any:
-        if id(layer) in self.standard:
-            return Signal.independent(inputs[0].shape, 0.0, self.standard_variance)
+    ) -> Signals:
+        """Return a layer's outputs: by its rule, by walking into it, or measured."""
+        if id(layer) in self._standard:
+            return Signal.independent(inputs[0].shape, 0.0, self._standard_variance)
         try:
-            made = output_moments(layer, *inputs, context=self)
-            made = self._carried(layer, inputs, made)
-            self._made = None  # what a rule opened on its way is inside this call
-            return made
+            outputs = output_moments(layer, *inputs, context=self)
+            outputs = with_mirror(layer, inputs, outputs, self)
+            self._flat.opened = None  # what a rule opened is inside this call
+            return outputs
         except UnknownLayer:
             pass
         try:
-            opened = graph.opened(layer, arguments, self.training)
+            inner = graph.opened(layer, arguments, self.training)
         except graph.NoGraph as refusal:
             self.refusals[path] = str(refusal)
-            opened = None
-        if opened is not None:
-            self._inside.add(id(layer))
-            return tuple(self._walk(opened, list(inputs), path))
-        return self._measured(layer, inputs, arguments, shapes)
+            inner = None
+        if inner is not None:
+            self._walked.add(id(layer))
+            return tuple(self._walk(inner, list(inputs), path))
+        return self._sampler.measure(layer, inputs, arguments, shapes)
 
     def _operate(
-        self, call: graph.Call, inputs: tuple[Signal, ...], arguments: Arguments
-    ) -> Any:
-        operation = call.operation
+        self,
+        call: graph.Call,
+        inputs: tuple[Signal, ...],
+        arguments: Arguments,
+        shapes: list[Shape],
+    ) -> Signals:
+        """Return the outputs of a bare operation."""
         self._arguments.append(arguments)
         try:
-            shapes = [tuple(one.shape) for one in call.node.outputs]
-            with suppress(UnknownLayer):
+            try:
                 return self._by_rule(call, inputs, shapes)
-            return self._measured(operation, inputs, arguments, shapes)
+            except UnknownLayer:
+                return self._sampler.measure(call.operation, inputs, arguments, shapes)
         except Exception as error:
             raise PropagationError(
                 f"The signal through the operation {call.path!r} "
-                f"({type(operation).__name__}) could not be predicted. Received: "
+                f"({type(call.operation).__name__}) could not be predicted. Received: "
                 f"{type(error).__name__}: {error}. Put the operation into a layer, and "
                 "give that a rule; see keras_initlab.propagation.output_moments."
             ) from error
@@ -416,52 +340,35 @@ class Propagation:
 
     def _by_rule(
         self, call: graph.Call, inputs: tuple[Signal, ...], shapes: list[Shape]
-    ) -> Any:
+    ) -> Signals:
         """Return what a bare operation makes, by its rule or as a function φ(x).
 
         Raises:
             UnknownLayer: it has no rule, and is no function of one tensor.
         """
+        operation: Operation | None = call.operation
         try:
-            rule = operation_rule_of(call.operation)
+            rule = operation_rule_of(operation)
         except UnknownLayer:
-            if [one.shape for one in inputs] != shapes:
+            if [x.shape for x in inputs] != shapes:
                 raise
             try:
-                made = apply(inputs[0], graph.as_function(call))
+                outputs: Signals = apply(inputs[0], graph.as_function(call))
             except (TypeError, ValueError):
                 raise UnknownLayer(call.path) from None
-            return self._carried(None, inputs, made)
-        made = rule(call.operation, *inputs, context=self)
-        return self._carried(call.operation, inputs, made)
+            return with_mirror(None, inputs, outputs, self)
+        outputs = rule(operation, *inputs, context=self)
+        return with_mirror(operation, inputs, outputs, self)
 
-    def _measured(
-        self,
-        operation: Any,
-        inputs: tuple[Signal, ...],
-        arguments: Arguments,
-        shapes: list[Shape] | None = None,
-    ) -> Any:
-        """Run what no rule knows on a Gaussian sample, and measure."""
-        trial = Trial(
-            operation, arguments, self.training, self._dtypes, shapes, self._recipes
+    def _failure(self, layer: Layer, path: str, error: Exception) -> PropagationError:
+        refusal = self.refusals.get(path)
+        why = f" It was run as a whole: {refusal}." if refusal else ""
+        return PropagationError(
+            f"The signal through layer {path!r} ({type(layer).__name__}) could not "
+            f"be predicted. Received: {type(error).__name__}: {error}.{why} If the "
+            "rule is your own, mend it; see "
+            "keras_initlab.propagation.output_moments."
         )
-        made = trial.outputs(inputs)
-        self._sampled.update(one.serial for one in made)
-        return made[0] if len(made) == 1 else tuple(made)
-
-
-def _kind_of(layer: Any) -> Any:
-    """Return what two layers that compute the same have in common; None for chance."""
-    if getattr(layer, "seed_generator", None) is not None:
-        return None  # each call draws anew
-    if layer.weights:
-        return id(layer)
-    try:
-        config = {k: v for k, v in layer.get_config().items() if k != "name"}
-        return (type(layer), repr(config))
-    except NotImplementedError:
-        return id(layer)
 
 
 def stats_keys(records: list[Record]) -> list[str]:

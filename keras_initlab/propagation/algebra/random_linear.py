@@ -15,8 +15,8 @@ from keras_initlab.propagation.weights.moments import WeightMoments
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Where a kernel's moments come from.
+class RandomKernel:
+    """A kernel of independent entries, whose moments may depend on its input.
 
     Attributes:
         layer, weight: the kernel.
@@ -25,10 +25,15 @@ class Draw:
         seen: is told the second moment of what the kernel makes, bias included.
     """
 
-    layer: Any
+    layer: object
     weight: str
     moments: Callable[[float], WeightMoments]
     seen: Callable[[float], None] = lambda second: None
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """The kernel, by the id of its layer and its name."""
+        return id(self.layer), self.weight
 
 
 ZERO = WeightMoments(0.0, 0.0)
@@ -36,9 +41,9 @@ ZERO = WeightMoments(0.0, 0.0)
 _MOST, _ROOT = 1e300, 1e150
 
 
-def mix(
+def random_linear(
     signal: Signal,
-    draw: Draw,
+    kernel: RandomKernel,
     *,
     shape: Shape,
     units: tuple[int, ...],
@@ -55,7 +60,7 @@ def mix(
 
     Args:
         signal: x; its units are what is summed over (one of them if `per_unit`).
-        draw: the kernel.
+        kernel: the kernel.
         shape, units: of the result.
         fan: units that one output sums over (the window's taps not counted).
         copies: outputs of one position that an input's unit reaches through a tap.
@@ -81,7 +86,7 @@ def mix(
         profile.update(_profile_of_units(signal, shape, units[-1]))
     count = fan * field
     response = float(signal.pairs[0, 0, 0] * count * diagonal)
-    moments = draw.moments(response)
+    moments = kernel.moments(response)
     variance = moments.variance
     pairs = np.zeros((2, 2, 2))
     pairs[0, 0] = variance * count * diagonal * signal.pairs[0, 0]
@@ -107,7 +112,7 @@ def mix(
     if bias.second_moment and second > 0:
         share = before / second
         profile = {a: share * v + (1 - share) for a, v in profile.items()}
-    draw.seen(second)
+    kernel.seen(second)
     places = math.prod(
         shape[axis] or 64 for axis in range(1, len(shape)) if axis not in units
     )
@@ -121,16 +126,16 @@ def mix(
         near={a: v + bias.second_moment + cross for a, v in near.items()},
         profile=profile,
         parents=((signal, back),),
-        weights=((draw.layer, draw.weight, rule),),
+        weights=((kernel.layer, kernel.weight, rule),),
         measured=signal.measured,
-        lineage=_lineage(signal, draw),
+        lineage=_lineage(signal, kernel),
     )
 
 
-def _lineage(signal: Signal, draw: Draw) -> tuple[Any, ...] | None:
+def _lineage(signal: Signal, kernel: RandomKernel) -> tuple[Any, ...] | None:
     if signal.lineage is None:
         return None
-    return (*signal.lineage, (id(draw.layer), draw.weight))
+    return (*signal.lineage, kernel.key)
 
 
 def _seen(

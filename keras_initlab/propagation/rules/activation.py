@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from keras import Operation
+from keras.layers import Layer
 
 from keras_initlab import activations
 from keras_initlab.propagation.algebra.elementwise import apply
@@ -12,19 +14,20 @@ from keras_initlab.propagation.algebra.shape import take
 from keras_initlab.propagation.algebra.softmax import softmax_moments
 from keras_initlab.propagation.algebra.sums import multiply
 from keras_initlab.propagation.arguments import axes_of, axis_of
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule, operation_rule
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule, operation_rule
 from keras_initlab.propagation.signal import Gradient, Signal
 
 
 @layer_rule("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
-def activation(layer: Any, x: Signal, *, context: Any) -> Signal:
+def activation(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal behind an activation layer."""
     function = getattr(layer, "activation", None)
     return activate(x, layer if function is None else function)
 
 
 @layer_rule("Lambda")
-def anonymous(layer: Any, x: Any, *, context: Any) -> Signal:
+def anonymous(layer: Layer, x: Any, *, context: RuleContext) -> Signal:
     """Return the signal behind a function, where that is elementwise."""
     if layer.arguments or not isinstance(x, Signal):
         raise UnknownLayer("Lambda")
@@ -35,20 +38,22 @@ def anonymous(layer: Any, x: Any, *, context: Any) -> Signal:
 
 
 @layer_rule("Softmax")
-def softmax_layer(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
+def softmax_layer(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Signal:
     """Return the signal behind a softmax along the layer's axis."""
     axis = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     return softmax(x.with_units(tuple(axis)))
 
 
 @operation_rule("Softmax")
-def softmax_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+def softmax_operation(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
     """Return the softmax_operation along the operation's axes."""
     return softmax(x.with_units(axes_of(operation.axis, len(x.shape))))
 
 
 @operation_rule("Glu")
-def glu(operation: Any, x: Signal, *, context: Any) -> Signal:
+def glu(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return one half of the units times the sigmoid of the other."""
     axis = axis_of(operation.axis, len(x.shape))
     half = (x.shape[axis] or 2) // 2

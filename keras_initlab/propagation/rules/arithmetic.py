@@ -6,36 +6,39 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import Operation
+from keras.layers import Layer
 
 from keras_initlab.propagation.algebra.elementwise import affine, apply, apply_function
+from keras_initlab.propagation.algebra.mirrors import mirror_of_function, sum_of_mirrors
 from keras_initlab.propagation.algebra.multivariate import are_of_one, jointly
 from keras_initlab.propagation.algebra.sums import add, largest, multiply
-from keras_initlab.propagation.arguments import Operand, lifted, pair
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule, operation_rule
-from keras_initlab.propagation.monte_carlo import signals_in
-from keras_initlab.propagation.signal import Array, Function, Signal
+from keras_initlab.propagation.arguments import Operand, lifted, pair, signals_in
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule, mirror_rule, operation_rule
+from keras_initlab.propagation.signal import Array, Function, Mirror, Signal
 
 
 @layer_rule("Add")
-def add_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+def add_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the sum."""
     return add(xs)
 
 
 @layer_rule("Subtract")
-def subtract_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+def subtract_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the difference of two."""
     return add(xs, [1.0, -1.0])
 
 
 @layer_rule("Average")
-def average_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+def average_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the mean of several tensors."""
     return add(xs, [1 / len(xs)] * len(xs))
 
 
 @layer_rule("Multiply")
-def multiply_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+def multiply_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the product."""
     result = xs[0]
     for x in xs[1:]:
@@ -44,7 +47,7 @@ def multiply_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
 
 
 @layer_rule("Maximum")
-def maximum_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+def maximum_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the maximum_layer of several tensors."""
     result = xs[0]
     for x in xs[1:]:
@@ -53,7 +56,7 @@ def maximum_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
 
 
 @layer_rule("Minimum")
-def minimum_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+def minimum_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the minimum_layer of several tensors."""
     result = xs[0]
     for x in xs[1:]:
@@ -71,19 +74,21 @@ def sum_of_operands(one: Operand, two: Operand, sign: float) -> Signal:
 
 
 @operation_rule("Add")
-def add_operation(operation: Any, *_: Signal, context: Any) -> Signal:
+def add_operation(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return x + y."""
     return sum_of_operands(*pair(context), 1.0)
 
 
 @operation_rule("Subtract")
-def subtract_operation(operation: Any, *_: Signal, context: Any) -> Signal:
+def subtract_operation(
+    operation: Operation, *_: Signal, context: RuleContext
+) -> Signal:
     """Return x - y."""
     return sum_of_operands(*pair(context), -1.0)
 
 
 @operation_rule("Negative")
-def negative(operation: Any, x: Signal, *, context: Any) -> Signal:
+def negative(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return -x."""
     return affine(x, -1.0)
 
@@ -98,13 +103,15 @@ def _product(one: Operand, two: Operand) -> Signal:
 
 
 @operation_rule("Multiply")
-def multiply_operation(operation: Any, *_: Signal, context: Any) -> Signal:
+def multiply_operation(
+    operation: Operation, *_: Signal, context: RuleContext
+) -> Signal:
     """Return x · y."""
     return _product(*pair(context))
 
 
 @operation_rule("Divide", "TrueDivide")
-def divide(operation: Any, *_: Signal, context: Any) -> Signal:
+def divide(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return x / y, as x · (1 / y) for a y that keeps clear of 0."""
     one, two = pair(context)
     if not isinstance(two, Signal):
@@ -158,12 +165,14 @@ def reciprocal(signal: Signal) -> Signal:
 
 
 @operation_rule("Reciprocal")
-def reciprocal_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+def reciprocal_operation(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
     """Return 1 / x."""
     return reciprocal(x)
 
 
-def _elementwise(operation: Any, context: Any) -> Signal:
+def _elementwise(operation: Operation, context: RuleContext) -> Signal:
     """Return an operation on one tensor and numbers, as a function of that tensor."""
     arguments = context.arguments
     (x,) = signals_in(arguments)
@@ -180,7 +189,7 @@ def _elementwise(operation: Any, context: Any) -> Signal:
         raise UnknownLayer("no function of one tensor") from None
 
 
-def _extreme(operation: Any, context: Any, sign: float) -> Signal:
+def _extreme(operation: Operation, context: RuleContext, sign: float) -> Signal:
     one, two = pair(context)
     if isinstance(one, float) or isinstance(two, float):
         return _elementwise(operation, context)
@@ -196,12 +205,40 @@ def _extreme(operation: Any, context: Any, sign: float) -> Signal:
 
 
 @operation_rule("Maximum", "Fmax")
-def maximum_operation(operation: Any, *_: Signal, context: Any) -> Signal:
+def maximum_operation(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return the maximum_operation of two."""
     return _extreme(operation, context, 1.0)
 
 
 @operation_rule("Minimum", "Fmin")
-def minimum_operation(operation: Any, *_: Signal, context: Any) -> Signal:
+def minimum_operation(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return the minimum_operation of two."""
     return _extreme(operation, context, -1.0)
+
+
+@mirror_rule("Add", operations=("Add",))
+def add_mirror(
+    layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
+) -> Mirror | None:
+    """Return the mirror of a sum of pairs."""
+    if len(inputs) < 2:  # beside a number
+        return mirror_of_function(output)
+    return sum_of_mirrors(inputs, [1.0] * len(inputs))
+
+
+@mirror_rule("Subtract", operations=("Subtract",))
+def subtract_mirror(
+    layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
+) -> Mirror | None:
+    """Return the mirror of a difference of pairs."""
+    if len(inputs) < 2:
+        return mirror_of_function(output)
+    return sum_of_mirrors(inputs, [1.0, -1.0])
+
+
+@mirror_rule("Average")
+def average_mirror(
+    layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
+) -> Mirror | None:
+    """Return the mirror of a mean of pairs."""
+    return sum_of_mirrors(inputs, [1 / len(inputs)] * len(inputs))

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.layers import Layer
 
 from keras_initlab import activations
 from keras_initlab.propagation.algebra.attention import (
@@ -20,7 +21,8 @@ from keras_initlab.propagation.algebra.elementwise import function_of
 from keras_initlab.propagation.algebra.hermite import correlated, expansion
 from keras_initlab.propagation.algebra.normalization import ONES
 from keras_initlab.propagation.algebra.sums import multiply
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule
 from keras_initlab.propagation.signal import Array, Signal
 from keras_initlab.propagation.weights.moments import WeightMoments
 
@@ -28,7 +30,7 @@ _HEADED = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
 @layer_rule("MultiHeadAttention")
-def multi_head_attention(layer: Any, *_: Signal, context: Any) -> Any:
+def multi_head_attention(layer: Layer, *_: Signal, context: RuleContext) -> Any:
     """Return the signal behind attention by heads.
 
     Weights count as drawn independently and inputs of one position as Gaussian. Masks
@@ -50,7 +52,7 @@ def multi_head_attention(layer: Any, *_: Signal, context: Any) -> Any:
 
 
 @layer_rule("GroupQueryAttention")
-def group_query_attention(layer: Any, *_: Signal, context: Any) -> Any:
+def group_query_attention(layer: Layer, *_: Signal, context: RuleContext) -> Any:
     """Return the signal behind attention whose heads share keys and values."""
     return _attention(
         layer,
@@ -66,7 +68,7 @@ def group_query_attention(layer: Any, *_: Signal, context: Any) -> Any:
     )
 
 
-def _inputs(context: Any) -> tuple[Signal, Signal, Signal]:
+def _inputs(context: RuleContext) -> tuple[Signal, Signal, Signal]:
     """Return query, value and key as they are passed, by place or by name."""
     args, named = context.arguments
     found = dict(zip(("query", "value", "key"), args, strict=False)) | named
@@ -76,9 +78,9 @@ def _inputs(context: Any) -> tuple[Signal, Signal, Signal]:
 
 
 def _attention(
-    layer: Any,
+    layer: Layer,
     inputs: tuple[Signal, Signal, Signal],
-    context: Any,
+    context: RuleContext,
     *,
     axes: tuple[int, ...],
     depth: int,
@@ -156,13 +158,13 @@ def _apart(k: Signal) -> float:
 
 
 def _scores(
-    layer: Any,
+    layer: Layer,
     weights: Weights,
     query: Signal,
     value: Signal,
     axes: tuple[int, ...],
     heads: int,
-    context: Any,
+    context: RuleContext,
 ) -> tuple[Signal, ...]:
     """Return the weights as signals, recorded as the calls that make them."""
     free = tuple(query.shape[axis] for axis in query.axes[:-1] if axis not in axes)
@@ -181,7 +183,7 @@ def _scores(
 
 
 @layer_rule("Attention")
-def attention(layer: Any, *_: Signal, context: Any) -> Any:
+def attention(layer: Layer, *_: Signal, context: RuleContext) -> Any:
     """Return the signal behind attention without kernels."""
     query, value, key = _listed(context)
     scale = context.weight(layer, "scale") if layer.use_scale else ONES
@@ -206,14 +208,14 @@ def attention(layer: Any, *_: Signal, context: Any) -> Any:
 
 
 @layer_rule("AdditiveAttention")
-def additive_attention(layer: Any, *_: Signal, context: Any) -> Any:
+def additive_attention(layer: Layer, *_: Signal, context: RuleContext) -> Any:
     """Return the signal behind attention by Σ w tanh(q + k)."""
     query, value, key = _listed(context)
     scale = context.weight(layer, "scale") if layer.use_scale else ONES
     return _bare(layer, _additive(query, value, key, scale, 1.0), value, context)
 
 
-def _listed(context: Any) -> tuple[Signal, Signal, Signal]:
+def _listed(context: RuleContext) -> tuple[Signal, Signal, Signal]:
     args, named = context.arguments
     given = list(args[0] if args else named["inputs"])
     return given[0], given[1], given[2] if len(given) > 2 else given[1]
@@ -248,7 +250,7 @@ def _additive(
     )
 
 
-def _bare(layer: Any, logits: Logits, value: Signal, context: Any) -> Any:
+def _bare(layer: Layer, logits: Logits, value: Signal, context: RuleContext) -> Any:
     named = context.arguments[1]
     query = logits.query
     last = len(query.shape) - 1

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from keras import Operation
 
 from keras_initlab.propagation.algebra.elementwise import affine, apply_function
 from keras_initlab.propagation.algebra.multivariate import are_of_one, jointly
@@ -18,7 +19,8 @@ from keras_initlab.propagation.arguments import (
     operands,
     pair,
 )
-from keras_initlab.propagation.dispatch import UnknownLayer, operation_rule
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import operation_rule
 from keras_initlab.propagation.rules.arithmetic import sum_of_operands
 from keras_initlab.propagation.signal import Array, Function, Signal
 
@@ -46,7 +48,7 @@ _COMPARED: dict[str, Step] = {
 
 
 @operation_rule(*_COMPARED)
-def compared(operation: Any, *_: Signal, context: Any) -> Signal:
+def compared(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return 1 where a comparison holds, else 0: no gradient passes."""
     gap = sum_of_operands(*pair(context), -1.0)
     return stepped(gap, _COMPARED[type(operation).__name__])
@@ -62,19 +64,19 @@ _ROUNDED: dict[str, Step] = {
 
 
 @operation_rule(*_ROUNDED)
-def round_down(operation: Any, x: Signal, *, context: Any) -> Signal:
+def round_down(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return whole numbers, through which no gradient passes."""
     return stepped(x, _ROUNDED[type(operation).__name__])
 
 
 @operation_rule("Round")
-def round_to(operation: Any, x: Signal, *, context: Any) -> Signal:
+def round_to(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return what is left of x at a number of decimals."""
     return stepped(x, lambda z: np.round(z, operation.decimals))
 
 
 @operation_rule("Cast", "SaturateCast")
-def cast(operation: Any, x: Signal, *, context: Any) -> Signal:
+def cast(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x, or what whole numbers or truth values leave of it."""
     if "float" in operation.dtype:
         return x
@@ -84,7 +86,7 @@ def cast(operation: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("Where")
-def where(operation: Any, *_: Signal, context: Any) -> Signal:
+def where(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return x where a condition holds, y elsewhere."""
     values = operands(context, "condition", "x1", "x2")
     signals = [one for one in values if isinstance(one, Signal)]

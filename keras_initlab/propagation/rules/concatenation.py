@@ -6,35 +6,41 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from keras import Operation
+from keras.layers import Layer
 
 from keras_initlab.propagation.algebra.concatenation import concatenate
+from keras_initlab.propagation.algebra.mirrors import concatenated_mirror
 from keras_initlab.propagation.algebra.shape import take
 from keras_initlab.propagation.arguments import array_of, axes_of, axis_of, constant
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule, operation_rule
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule, mirror_rule, operation_rule
 from keras_initlab.propagation.rules.reshaping import dropped, reshaped
-from keras_initlab.propagation.signal import Signal
+from keras_initlab.propagation.signal import Mirror, Signal
 
 
 @layer_rule("Concatenate")
-def concatenate_layer(layer: Any, *xs: Signal, context: Any) -> Signal:
+def concatenate_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the tensors joined along the layer's axis."""
     return concatenate(xs, layer.axis)
 
 
 @operation_rule("Concatenate")
-def concatenate_operation(operation: Any, *_: Signal, context: Any) -> Signal:
+def concatenate_operation(
+    operation: Operation, *_: Signal, context: RuleContext
+) -> Signal:
     """Return the tensors in a row along the operation's axis."""
     return _concatenated(_operands(context), operation.axis)
 
 
 @operation_rule("Hstack")
-def hstack(operation: Any, *_: Signal, context: Any) -> Signal:
+def hstack(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return the tensors in a row along the second axis."""
     return _concatenated(_operands(context), 1)
 
 
 @operation_rule("Append")
-def append(operation: Any, *_: Signal, context: Any) -> Signal:
+def append(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return one tensor behind another."""
     args, kwargs = context.arguments
     row = [*args, *(kwargs[name] for name in ("x1", "x2") if name in kwargs)]
@@ -42,7 +48,7 @@ def append(operation: Any, *_: Signal, context: Any) -> Signal:
     return _concatenated(row, axes[0])
 
 
-def _operands(context: Any) -> list[Any]:
+def _operands(context: RuleContext) -> list[Any]:
     args, kwargs = context.arguments
     first = args[0] if args else next(iter(kwargs.values()))
     if isinstance(first, Signal):
@@ -69,7 +75,7 @@ def _piece(value: Any, like: Signal, axis: int) -> Signal:
 
 
 @operation_rule("Stack")
-def stack(operation: Any, *_: Signal, context: Any) -> Signal:
+def stack(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return the tensors in a row along an axis of their own."""
     row = _operands(context)
     if not all(isinstance(one, Signal) for one in row):
@@ -85,7 +91,9 @@ def stack(operation: Any, *_: Signal, context: Any) -> Signal:
 
 
 @operation_rule("Split", "ArraySplit")
-def split(operation: Any, x: Signal, *, context: Any) -> tuple[Signal, ...]:
+def split(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> tuple[Signal, ...]:
     """Return the tensor's sections along an axis."""
     axis = axis_of(operation.axis, len(x.shape))
     length = x.shape[axis]
@@ -101,10 +109,20 @@ def split(operation: Any, x: Signal, *, context: Any) -> tuple[Signal, ...]:
 
 
 @operation_rule("Unstack")
-def unstack(operation: Any, x: Signal, *, context: Any) -> tuple[Signal, ...]:
+def unstack(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> tuple[Signal, ...]:
     """Return the tensor's slices along an axis."""
     axis = axis_of(operation.axis, len(x.shape))
     length = x.shape[axis] or operation.num
     return tuple(
         dropped(take(x, axis, place, place + 1), [axis]) for place in range(length)
     )
+
+
+@mirror_rule("Concatenate", operations=("Concatenate",))
+def concatenate_mirror(
+    layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
+) -> Mirror | None:
+    """Return the mirror of joined pairs."""
+    return concatenated_mirror(inputs, layer.axis % len(output.shape))

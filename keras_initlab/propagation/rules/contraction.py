@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from keras import Operation
+from keras.layers import Layer
 
 from keras_initlab.propagation.algebra.contraction import contract
 from keras_initlab.propagation.algebra.shape import reshape
 from keras_initlab.propagation.arguments import array_of, constant, named
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule, operation_rule
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule, operation_rule
 from keras_initlab.propagation.signal import Signal
 
 
 @layer_rule("Dot")
-def dot_layer(layer: Any, x: Signal, y: Signal, *, context: Any) -> Signal:
+def dot_layer(layer: Layer, x: Signal, y: Signal, *, context: RuleContext) -> Signal:
     """Return products summed along an axis of each."""
     axes = layer.axes if isinstance(layer.axes, list | tuple) else [layer.axes] * 2
     one, two = axes[0] % len(x.shape), axes[1] % len(y.shape)
@@ -34,7 +37,9 @@ def dot_layer(layer: Any, x: Signal, y: Signal, *, context: Any) -> Signal:
     return result
 
 
-def product(context: Any, x: Any, y: Any, letters: tuple[str, str, str]) -> Signal:
+def product(
+    context: RuleContext, x: Any, y: Any, letters: tuple[str, str, str]
+) -> Signal:
     """Return Σ x y by letters; one of the two may be a given array without a batch.
 
     Raises:
@@ -58,7 +63,7 @@ def product(context: Any, x: Any, y: Any, letters: tuple[str, str, str]) -> Sign
 
 
 @operation_rule("Matmul")
-def matmul(operation: Any, *_: Signal, context: Any) -> Signal:
+def matmul(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return the matrix product of the last two axes of each."""
     x, y = named(context, "x1", "x2")
     ranks = [len(one.shape) for one in (x, y)]
@@ -76,9 +81,9 @@ def matmul(operation: Any, *_: Signal, context: Any) -> Signal:
 
 
 @operation_rule("Einsum")
-def einsum(operation: Any, *_: Signal, context: Any) -> Signal:
+def einsum(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return the product of two tensors by an equation."""
-    operands, _ = context.arguments
+    operands = context.arguments[0]
     equation = operation.subscripts.replace(" ", "")
     if len(operands) != 2 or "->" not in equation or "..." in equation:
         raise UnknownLayer(f"einsum {equation!r}")
@@ -90,7 +95,7 @@ def einsum(operation: Any, *_: Signal, context: Any) -> Signal:
 
 
 @operation_rule("Dot")
-def dot_operation(operation: Any, *_: Signal, context: Any) -> Signal:
+def dot_operation(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return a product with a given matrix."""
     x, y = named(context, "x1", "x2")
     if not isinstance(x, Signal) or isinstance(y, Signal) or np.ndim(y) != 2:
@@ -100,7 +105,7 @@ def dot_operation(operation: Any, *_: Signal, context: Any) -> Signal:
 
 
 @operation_rule("Tensordot")
-def tensordot(operation: Any, *_: Signal, context: Any) -> Signal:
+def tensordot(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return a product with a given array, over axes that are named."""
     x, y = named(context, "x1", "x2")
     if not isinstance(x, Signal) or isinstance(y, Signal):

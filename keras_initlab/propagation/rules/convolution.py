@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from keras.layers import Layer
 
+from keras_initlab.propagation.algebra.mirrors import weighted
 from keras_initlab.propagation.algebra.windows import Window
+from keras_initlab.propagation.context import RuleContext
 from keras_initlab.propagation.dispatch import layer_rule
-from keras_initlab.propagation.mirrors import weighted
 from keras_initlab.propagation.rules.linear import activated
 from keras_initlab.propagation.signal import Signal
 from keras_initlab.propagation.weights.moments import WeightMoments
 
 
-def _spatial(layer: Any, x: Signal) -> tuple[tuple[int, ...], int]:
+def _spatial(layer: Layer, x: Signal) -> tuple[tuple[int, ...], int]:
     """Return the axes of the positions and that of the channels."""
     rank = len(x.shape)
     if layer.data_format == "channels_first":
@@ -21,7 +22,7 @@ def _spatial(layer: Any, x: Signal) -> tuple[tuple[int, ...], int]:
     return tuple(range(rank - 1 - len(layer.kernel_size), rank - 1)), rank - 1
 
 
-def _windows(layer: Any, x: Signal, places: tuple[int, ...]) -> dict[int, Window]:
+def _windows(layer: Layer, x: Signal, places: tuple[int, ...]) -> dict[int, Window]:
     centred = False
     found = {}
     for index, axis in enumerate(places):
@@ -37,11 +38,11 @@ def _windows(layer: Any, x: Signal, places: tuple[int, ...]) -> dict[int, Window
 
 
 def convolve(
-    layer: Any,
+    layer: Layer,
     x: Signal,
     weight: str,
     filters: int,
-    context: Any,
+    context: RuleContext,
     *,
     windows: dict[int, Window],
     channel: int,
@@ -58,9 +59,7 @@ def convolve(
     shape[channel] = filters
     return weighted(
         x,
-        context,
-        layer,
-        weight,
+        context.kernel(layer, weight),
         structure or context.weight(layer, weight),
         axes=(channel, channel),
         shape=tuple(shape),
@@ -74,7 +73,7 @@ def convolve(
 
 
 @layer_rule("Conv1D", "Conv2D", "Conv3D")
-def conv(layer: Any, x: Signal, *, context: Any) -> Signal:
+def conv(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal behind a convolution."""
     places, channel = _spatial(layer, x)
     x = x.with_units((channel,))
@@ -112,7 +111,7 @@ def _centred(structure: WeightMoments, windows: dict[int, Window]) -> dict[int, 
 
 
 @layer_rule("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-def conv_transpose(layer: Any, x: Signal, *, context: Any) -> Signal:
+def conv_transpose(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal behind a transposed convolution."""
     places, channel = _spatial(layer, x)
     x = x.with_units((channel,))
@@ -138,7 +137,7 @@ def conv_transpose(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @layer_rule("DepthwiseConv1D", "DepthwiseConv2D")
-def depthwise(layer: Any, x: Signal, *, context: Any) -> Signal:
+def depthwise(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal behind a convolution of each channel by itself."""
     places, channel = _spatial(layer, x)
     x = x.with_units((channel,))
@@ -158,7 +157,7 @@ def depthwise(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @layer_rule("SeparableConv1D", "SeparableConv2D")
-def separable(layer: Any, x: Signal, *, context: Any) -> Signal:
+def separable(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal behind a depthwise and a pointwise kernel."""
     places, channel = _spatial(layer, x)
     x = x.with_units((channel,))

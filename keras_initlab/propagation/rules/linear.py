@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
+from keras.layers import Layer
+
+from keras_initlab.propagation.algebra.mirrors import weighted
+from keras_initlab.propagation.context import RuleContext
 from keras_initlab.propagation.dispatch import layer_rule
-from keras_initlab.propagation.mirrors import weighted
 from keras_initlab.propagation.signal import Gradient, Signal
 
 
-def activated(layer: Any, signal: Signal, context: Any) -> Signal:
+def activated(layer: Layer, signal: Signal, context: RuleContext) -> Signal:
     """Return the signal behind the layer's own activation."""
     function = getattr(layer, "activation", None)
     made: Signal = signal if function is None else context.activate(signal, function)
@@ -18,15 +20,13 @@ def activated(layer: Any, signal: Signal, context: Any) -> Signal:
 
 
 @layer_rule("Dense")
-def dense(layer: Any, x: Signal, *, context: Any) -> Signal:
+def dense(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal behind a Dense layer."""
     last = len(x.shape) - 1
     x = x.with_units((last,))
     z = weighted(
         x,
-        context,
-        layer,
-        "kernel",
+        context.kernel(layer, "kernel"),
         context.structure(layer, "kernel", x),
         axes=(last, last),
         shape=(*x.shape[:-1], layer.units),
@@ -39,7 +39,7 @@ def dense(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @layer_rule("EinsumDense")
-def einsum_dense(layer: Any, x: Signal, *, context: Any) -> Signal:
+def einsum_dense(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal behind an EinsumDense layer, axes by its equation."""
     source, kernel, made = _equation(layer.equation, len(x.shape))
     sizes = dict(zip(source, x.shape, strict=True))
@@ -60,9 +60,7 @@ def einsum_dense(layer: Any, x: Signal, *, context: Any) -> Signal:
     }
     z = weighted(
         x,
-        context,
-        layer,
-        "kernel",
+        context.kernel(layer, "kernel"),
         context.structure(layer, "kernel", x),
         axes=(len(x.shape) - 1, len(made) - 1),
         shape=tuple(sizes[axis] for axis in made),
@@ -99,7 +97,7 @@ def _equation(equation: str, rank: int) -> tuple[str, str, str]:
 
 
 @layer_rule("Embedding", "ReversibleEmbedding")
-def embedding(layer: Any, x: Signal, *, context: Any) -> Signal:
+def embedding(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal of looked-up rows; tokens are taken for different."""
     moments = context.weight(layer, "embeddings")
     shape = (*x.shape, layer.output_dim)

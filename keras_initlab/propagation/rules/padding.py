@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from keras import Operation
+from keras.layers import Layer
 
 from keras_initlab.propagation.algebra.shape import pad, take
 from keras_initlab.propagation.arguments import array_of, spatial_axes
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule, operation_rule
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule, mirror_rule, operation_rule
+from keras_initlab.propagation.mirrors import moved_by_rule
 from keras_initlab.propagation.signal import Signal
 
 _RANKS = ("1D", "2D", "3D")
@@ -24,7 +28,7 @@ def _ends(value: Any, count: int) -> list[tuple[int, int]]:
 
 
 @layer_rule(*(f"ZeroPadding{rank}" for rank in _RANKS))
-def zero_padding(layer: Any, x: Signal, *, context: Any) -> Signal:
+def zero_padding(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal with zeros around it."""
     places, _ = spatial_axes(layer, x)
     for axis, (front, behind) in zip(
@@ -35,7 +39,7 @@ def zero_padding(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @layer_rule(*(f"Cropping{rank}" for rank in _RANKS))
-def cropping(layer: Any, x: Signal, *, context: Any) -> Signal:
+def cropping(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal without its borders."""
     places, _ = spatial_axes(layer, x)
     for axis, (front, behind) in zip(
@@ -47,7 +51,7 @@ def cropping(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("Pad")
-def pad_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+def pad_operation(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x with zeros around it."""
     args, kwargs = context.arguments
     value = args[1] if len(args) > 1 else kwargs.get("constant_values")
@@ -59,3 +63,8 @@ def pad_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
     for axis, (front, behind) in enumerate(widths):
         x = pad(x, axis, int(front), int(behind)) if front or behind else x
     return x
+
+
+mirror_rule(
+    *(f"{kind}{rank}" for rank in _RANKS for kind in ("ZeroPadding", "Cropping"))
+)(moved_by_rule)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from keras import Operation
 
 from keras_initlab.propagation.algebra.shape import take, transpose
-from keras_initlab.propagation.dispatch import UnknownLayer, operation_rule
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import operation_rule
 from keras_initlab.propagation.rules.reshaping import reshaped
 from keras_initlab.propagation.signal import Signal
 
 
-def _blocks(operation: Any, x: Signal) -> tuple[int, int, int]:
+def _blocks(operation: Operation, x: Signal) -> tuple[int, int, int]:
     if operation.data_format == "channels_first" or len(x.shape) != 4:
         raise UnknownLayer("blocks of a map whose channels come first")
     height, width, channels = x.shape[1:]
@@ -32,14 +33,14 @@ def patches(x: Signal, tall: int, wide: int) -> Signal:
 
 
 @operation_rule("SpaceToDepth")
-def space_to_depth(operation: Any, x: Signal, *, context: Any) -> Signal:
+def space_to_depth(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return blocks of positions as units."""
     _blocks(operation, x)
     return patches(x, operation.block_size, operation.block_size)
 
 
 @operation_rule("ExtractPatches")
-def extract_patches(operation: Any, x: Signal, *, context: Any) -> Signal:
+def extract_patches(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return patches that do not overlap as one position's units."""
     _blocks(operation, x)
     size, strides = tuple(operation.size), operation.strides
@@ -54,7 +55,7 @@ def extract_patches(operation: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("DepthToSpace")
-def depth_to_space(operation: Any, x: Signal, *, context: Any) -> Signal:
+def depth_to_space(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return units as blocks of positions."""
     height, width, channels = _blocks(operation, x)
     size = operation.block_size

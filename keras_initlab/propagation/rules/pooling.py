@@ -7,6 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import keras
+import numpy as np
+from keras import Operation
+from keras.layers import Layer
 
 from keras_initlab.propagation.algebra.along_axis import (
     AlongAxis,
@@ -15,16 +18,19 @@ from keras_initlab.propagation.algebra.along_axis import (
     window_means,
 )
 from keras_initlab.propagation.algebra.maximum import maximum
+from keras_initlab.propagation.algebra.mirrors import mirror_of_maximum
 from keras_initlab.propagation.algebra.shape import collapse
 from keras_initlab.propagation.algebra.windows import Window
 from keras_initlab.propagation.arguments import spatial_axes
-from keras_initlab.propagation.dispatch import layer_rule, operation_rule
-from keras_initlab.propagation.signal import Signal
+from keras_initlab.propagation.context import RuleContext
+from keras_initlab.propagation.dispatch import layer_rule, mirror_rule, operation_rule
+from keras_initlab.propagation.mirrors import moved_by_rule
+from keras_initlab.propagation.signal import Mirror, Signal
 
 _RANKS = ("1D", "2D", "3D")
 
 
-def _windows(layer: Any, x: Signal) -> dict[int, Window]:
+def _windows(layer: Layer, x: Signal) -> dict[int, Window]:
     places, _ = spatial_axes(layer, x)
     sizes, strides = layer.pool_size, layer.strides
     return {
@@ -34,7 +40,7 @@ def _windows(layer: Any, x: Signal) -> dict[int, Window]:
 
 
 @layer_rule(*(f"AveragePooling{rank}" for rank in _RANKS))
-def average(layer: Any, x: Signal, *, context: Any) -> Signal:
+def average(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the means of windows; padding is not counted in."""
     x = x.with_units((spatial_axes(layer, x)[1],))
     windows = _windows(layer, x)
@@ -56,13 +62,13 @@ def _averaged(x: Signal, means: dict[int, AlongAxis]) -> Signal:
 
 
 @layer_rule(*(f"MaxPooling{rank}" for rank in _RANKS))
-def greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
+def greatest(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the greatest value of each window."""
     x = x.with_units((spatial_axes(layer, x)[1],))
     return maximum(x, _windows(layer, x))
 
 
-def _adaptive(layer: Any, x: Signal) -> dict[int, Window]:
+def _adaptive(layer: Layer, x: Signal) -> dict[int, Window]:
     places, _ = spatial_axes(layer, x)
     found = {}
     for i, axis in enumerate(places):
@@ -74,7 +80,7 @@ def _adaptive(layer: Any, x: Signal) -> dict[int, Window]:
 
 
 @layer_rule(*(f"AdaptiveAveragePooling{rank}" for rank in _RANKS))
-def adaptive_average(layer: Any, x: Signal, *, context: Any) -> Signal:
+def adaptive_average(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the means of as many windows as the layer makes outputs."""
     places, channel = spatial_axes(layer, x)
     x = x.with_units((channel,))
@@ -89,13 +95,13 @@ def adaptive_average(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @layer_rule(*(f"AdaptiveMaxPooling{rank}" for rank in _RANKS))
-def adaptive_greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
+def adaptive_greatest(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the greatest value of as many windows as the layer makes outputs."""
     x = x.with_units((spatial_axes(layer, x)[1],))
     return _fitted(layer, maximum(x, _adaptive(layer, x)))
 
 
-def _fitted(layer: Any, x: Signal) -> Signal:
+def _fitted(layer: Layer, x: Signal) -> Signal:
     shape = list(x.shape)
     for i, axis in enumerate(spatial_axes(layer, x)[0]):
         shape[axis] = layer.output_size[i]
@@ -105,14 +111,14 @@ def _fitted(layer: Any, x: Signal) -> Signal:
 
 
 @layer_rule(*(f"GlobalAveragePooling{rank}" for rank in _RANKS))
-def global_average(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
+def global_average(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Signal:
     """Return the mean over all positions."""
     places, channel = spatial_axes(layer, x)
     return collapse(x.with_units((channel,)), places, keepdims=layer.keepdims)
 
 
 @layer_rule(*(f"GlobalMaxPooling{rank}" for rank in _RANKS))
-def global_greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
+def global_greatest(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the greatest value over all positions."""
     places, channel = spatial_axes(layer, x)
     x = x.with_units((channel,))
@@ -121,7 +127,7 @@ def global_greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
     return pooled if layer.keepdims else collapse(pooled, places)
 
 
-def _pooled(operation: Any, x: Signal, **sizes: Any) -> Any:
+def _pooled(operation: Operation, x: Signal, **sizes: Any) -> Any:
     """Return what a pooling layer of the operation's settings would be asked for."""
     rank = len(x.shape) - 2
     several = {
@@ -135,28 +141,30 @@ def _pooled(operation: Any, x: Signal, **sizes: Any) -> Any:
     )
 
 
-def _windowed(operation: Any, x: Signal) -> Any:
+def _windowed(operation: Operation, x: Signal) -> Any:
     strides = operation.strides
     strides = operation.pool_size if strides is None else strides
     return _pooled(operation, x, pool_size=operation.pool_size, strides=strides)
 
 
 @operation_rule("MaxPool")
-def max_pool(operation: Any, x: Signal, *, context: Any) -> Signal:
+def max_pool(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return the max_operation value of each window."""
     made: Signal = greatest(_windowed(operation, x), x, context=context)
     return made
 
 
 @operation_rule("AveragePool")
-def average_pool(operation: Any, x: Signal, *, context: Any) -> Signal:
+def average_pool(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return the mean of each window."""
     made: Signal = average(_windowed(operation, x), x, context=context)
     return made
 
 
 @operation_rule("AdaptiveAveragePool")
-def adaptive_average_pool(operation: Any, x: Signal, *, context: Any) -> Signal:
+def adaptive_average_pool(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
     """Return the means of as many windows as are asked for."""
     like = _pooled(operation, x, output_size=operation.output_size)
     made: Signal = adaptive_average(like, x, context=context)
@@ -164,8 +172,34 @@ def adaptive_average_pool(operation: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("AdaptiveMaxPool")
-def adaptive_max_pool(operation: Any, x: Signal, *, context: Any) -> Signal:
+def adaptive_max_pool(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
     """Return the max_operation values of as many windows as are asked for."""
     like = _pooled(operation, x, output_size=operation.output_size)
     made: Signal = adaptive_greatest(like, x, context=context)
     return made
+
+
+mirror_rule(
+    *(
+        f"{kind}AveragePooling{rank}"
+        for rank in _RANKS
+        for kind in ("", "Global", "Adaptive")
+    ),
+    operations=("AveragePool", "AdaptiveAveragePool"),
+)(moved_by_rule)
+
+
+@mirror_rule(*(f"{kind}MaxPooling{rank}" for rank in _RANKS for kind in ("", "Global")))
+def maximum_mirror(
+    layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
+) -> Mirror | None:
+    """Return the mirror behind the greatest values of windows."""
+    (x,) = inputs
+    taps = getattr(layer, "pool_size", None)
+    if taps is None:
+        size = x.size(x.positions) / max(output.size(output.positions), 1)
+    else:
+        size = float(np.prod(taps))
+    return mirror_of_maximum(x, output, size)

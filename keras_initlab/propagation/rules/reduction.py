@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from keras import Operation
 
 from keras_initlab.propagation.algebra.along_axis import AlongAxis, along
 from keras_initlab.propagation.algebra.elementwise import affine
@@ -12,13 +11,16 @@ from keras_initlab.propagation.algebra.maximum import maximum
 from keras_initlab.propagation.algebra.shape import collapse
 from keras_initlab.propagation.algebra.windows import Window
 from keras_initlab.propagation.arguments import axes_of
-from keras_initlab.propagation.dispatch import UnknownLayer, operation_rule
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import operation_rule
 from keras_initlab.propagation.rules.reshaping import dropped, reshaped
 from keras_initlab.propagation.signal import Signal
 
 
 @operation_rule("Mean", "Average")
-def mean(operation: Any, x: Signal, *others: Signal, context: Any) -> Signal:
+def mean(
+    operation: Operation, x: Signal, *others: Signal, context: RuleContext
+) -> Signal:
     """Return the mean over some axes."""
     args, kwargs = context.arguments
     if others or len(args) > 1 or kwargs.get("weights") is not None:
@@ -28,14 +30,14 @@ def mean(operation: Any, x: Signal, *others: Signal, context: Any) -> Signal:
 
 
 @operation_rule("Sum")
-def sum_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+def sum_operation(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return the sum over some axes."""
     axes = axes_of(operation.axis, len(x.shape))
     return collapse(x, axes, total=True, keepdims=operation.keepdims)
 
 
 @operation_rule("Max", "Amax")
-def max_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+def max_operation(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return the max_operation value along some axes."""
     if getattr(operation, "initial", None) is not None:
         raise UnknownLayer("a maximum with an initial value")
@@ -43,7 +45,7 @@ def max_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("Min", "Amin")
-def min_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+def min_operation(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return the min_operation value along some axes."""
     return affine(max_operation(operation, affine(x, -1.0), context=context), -1.0)
 
@@ -62,7 +64,7 @@ def _maximum_along(x: Signal, axes: tuple[int, ...], keepdims: bool) -> Signal:
     return made if keepdims else dropped(made, axes)
 
 
-def _length(operation: Any, x: Signal) -> tuple[int, int]:
+def _length(operation: Operation, x: Signal) -> tuple[int, int]:
     axis = axes_of(operation.axis, len(x.shape))[0]
     length = x.shape[axis]
     if length is None:
@@ -71,14 +73,14 @@ def _length(operation: Any, x: Signal) -> tuple[int, int]:
 
 
 @operation_rule("Cumsum")
-def cumsum(operation: Any, x: Signal, *, context: Any) -> Signal:
+def cumsum(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return sums of all that comes before along an axis."""
     axis, length = _length(operation, x)
     return along(x, axis, AlongAxis.of_matrix(np.tri(length)))
 
 
 @operation_rule("Diff")
-def diff(operation: Any, x: Signal, *, context: Any) -> Signal:
+def diff(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return the diff of neighbours along an axis."""
     axis, length = _length(operation, x)
     return along(

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from keras import Operation
+from keras.layers import Layer
 
 from keras_initlab.propagation.algebra.along_axis import AlongAxis, along
 from keras_initlab.propagation.algebra.shape import repeat, reshape
 from keras_initlab.propagation.algebra.sums import broadcast
 from keras_initlab.propagation.arguments import array_of, axes_of
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule, operation_rule
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule, mirror_rule, operation_rule
+from keras_initlab.propagation.mirrors import moved_by_rule
 from keras_initlab.propagation.signal import Signal
 
 
 @layer_rule("RepeatVector")
-def repeat_vector(layer: Any, x: Signal, *, context: Any) -> Signal:
+def repeat_vector(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the vector at each of n positions."""
     lifted = reshape(x, (x.shape[0], 1, *x.shape[1:]))
     return repeat(lifted.with_units((2,)), 1, layer.n)
 
 
 @operation_rule("Repeat")
-def repeat_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+def repeat_operation(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
     """Return each element several times in a row."""
     axis = axes_of(operation.axis, len(x.shape))[0]
     times = np.ravel(array_of(operation.repeats)).astype(int)
@@ -36,7 +40,7 @@ def repeat_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("Tile")
-def tile(operation: Any, x: Signal, *, context: Any) -> Signal:
+def tile(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x several times in a row."""
     times = [int(one) for one in np.ravel(array_of(operation.repeats))]
     if len(times) > len(x.shape):
@@ -50,9 +54,12 @@ def tile(operation: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("BroadcastTo")
-def broadcast_to(operation: Any, x: Signal, *, context: Any) -> Signal:
+def broadcast_to(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x stretched to a shape."""
     shape = tuple(operation.shape)
     if len(shape) != len(x.shape) or shape[0] not in (None, -1, x.shape[0]):
         raise UnknownLayer("a broadcast of the batch axis")
     return broadcast(x, (x.shape[0], *shape[1:]))
+
+
+mirror_rule("RepeatVector")(moved_by_rule)

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+from keras import Operation, layers
+from keras.layers import Layer
+
+from keras_initlab.propagation.algebra.mirrors import moved_mirror
 from keras_initlab.propagation.algebra.shape import reshape, transpose
 from keras_initlab.propagation.arguments import axes_of, axis_of
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule, operation_rule
-from keras_initlab.propagation.signal import Shape, Signal
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule, mirror_rule, operation_rule
+from keras_initlab.propagation.signal import Mirror, Shape, Signal
 
 
 @layer_rule("Flatten")
-def flatten_layer(layer: Any, x: Signal, *, context: Any) -> Signal:
+def flatten_layer(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return all positions and units as units."""
     return reshape(x, tuple(layer.compute_output_shape(x.shape)))
 
 
 @layer_rule("Reshape")
-def reshape_layer(layer: Any, x: Signal, *, context: Any) -> Signal:
+def reshape_layer(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal in the layer's shape."""
     return reshape(x, tuple(layer.compute_output_shape(x.shape)))
 
 
 @layer_rule("Permute")
-def permute_layer(layer: Any, x: Signal, *, context: Any) -> Signal:
+def permute_layer(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal with its axes in another order."""
     return transpose(x, (0, *layer.dims))
 
@@ -46,7 +50,9 @@ def reshaped(x: Signal, shape: Shape) -> Signal:
 
 
 @operation_rule("Reshape")
-def reshape_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+def reshape_operation(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
     """Return x in the operation's shape, the batch left alone."""
     wanted = [int(size) if size is not None else -1 for size in operation.newshape]
     rest = wanted[1:]
@@ -68,13 +74,13 @@ def reshape_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("Ravel")
-def ravel(operation: Any, x: Signal, *, context: Any) -> Signal:
+def ravel(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Leave it to be measured: the batch is merged with all else."""
     raise UnknownLayer("a reshape of the batch axis")
 
 
 @operation_rule("ExpandDims")
-def expand_dims(operation: Any, x: Signal, *, context: Any) -> Signal:
+def expand_dims(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x with axes of size 1 put in."""
     given = operation.axis
     given = given if isinstance(given, list | tuple) else [given]
@@ -85,7 +91,7 @@ def expand_dims(operation: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("Squeeze")
-def squeeze(operation: Any, x: Signal, *, context: Any) -> Signal:
+def squeeze(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x without axes of size 1."""
     if operation.axis is None:
         axes = tuple(axis for axis, size in enumerate(x.shape) if size == 1)
@@ -113,7 +119,9 @@ def reordered(x: Signal, order: Sequence[int]) -> Signal:
 
 
 @operation_rule("Transpose")
-def transpose_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+def transpose_operation(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
     """Return x with its axes in another order."""
     rank = len(x.shape)
     axes = operation.axes
@@ -122,7 +130,7 @@ def transpose_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("Swapaxes")
-def swapaxes(operation: Any, x: Signal, *, context: Any) -> Signal:
+def swapaxes(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x with two axes exchanged."""
     order = list(range(len(x.shape)))
     one, two = operation.axis1, operation.axis2
@@ -131,7 +139,7 @@ def swapaxes(operation: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("Moveaxis")
-def moveaxis(operation: Any, x: Signal, *, context: Any) -> Signal:
+def moveaxis(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x with some axes elsewhere, as NumPy counts them."""
     rank = len(x.shape)
     source, target = (
@@ -142,3 +150,32 @@ def moveaxis(operation: Any, x: Signal, *, context: Any) -> Signal:
     for place, axis in sorted(zip(target, source, strict=True)):
         rest.insert(place, axis)
     return reordered(x, rest)
+
+
+@mirror_rule("Flatten", "Reshape", operations=("Reshape",))
+def reshape_mirror(
+    layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
+) -> Mirror | None:
+    """Return the mirror of pairs that are still neighbours behind a reshape."""
+    (x,) = inputs
+    last = len(output.shape) - 1
+    size = output.shape[last]
+    assert x.mirror is not None
+    # Flatten puts channels last.
+    innermost = x.mirror.axis == len(x.shape) - 1 or isinstance(layer, layers.Flatten)
+    if not innermost or size is None or size % 2:
+        return None
+    shape = (*output.shape[:last], size // 2)
+    return moved_mirror(x.mirror, last, lambda signal: reshape(signal, shape))
+
+
+@mirror_rule("Permute")
+def permute_mirror(
+    layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
+) -> Mirror | None:
+    """Return the mirror of pairs along an axis that moves."""
+    (x,) = inputs
+    assert x.mirror is not None
+    axis = layer.dims.index(x.mirror.axis) + 1
+    order = (0, *layer.dims)
+    return moved_mirror(x.mirror, axis, lambda signal: transpose(signal, order))

@@ -7,18 +7,22 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import Operation
+from keras.layers import Layer
 
 from keras_initlab.propagation.algebra.along_axis import AlongAxis, along, interpolation
 from keras_initlab.propagation.algebra.shape import repeat
 from keras_initlab.propagation.arguments import spatial_axes
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule, operation_rule
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule, mirror_rule, operation_rule
+from keras_initlab.propagation.mirrors import moved_by_rule
 from keras_initlab.propagation.signal import Signal
 
 _RANKS = ("1D", "2D", "3D")
 
 
 @layer_rule(*(f"UpSampling{rank}" for rank in _RANKS))
-def upsampling(layer: Any, x: Signal, *, context: Any) -> Signal:
+def upsampling(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return each position several times; "bilinear" draws lines between them."""
     how = getattr(layer, "interpolation", "nearest")
     if how not in ("nearest", "bilinear"):
@@ -34,13 +38,15 @@ def upsampling(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @layer_rule("Resizing")
-def resizing_layer(layer: Any, x: Signal, *, context: Any) -> Signal:
+def resizing_layer(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return images at another size."""
     return resized(x, layer, (layer.height, layer.width), layer.data_format)
 
 
 @operation_rule("Resize")
-def resize_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+def resize_operation(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
     """Return images at another size."""
     return resized(x, operation, operation.size, operation.data_format)
 
@@ -76,3 +82,6 @@ def resized(x: Signal, how: Any, size: Any, data_format: str) -> Signal:
             weights = weights.reshape(length, int(new)).T
             x = along(x, axis, AlongAxis.of_matrix(weights))
     return x
+
+
+mirror_rule(*(f"UpSampling{rank}" for rank in _RANKS))(moved_by_rule)

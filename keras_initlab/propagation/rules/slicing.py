@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from keras import Operation
 
 from keras_initlab.propagation.algebra.along_axis import AlongAxis, along, turned
 from keras_initlab.propagation.algebra.shape import take
 from keras_initlab.propagation.arguments import array_of, axes_of, axis_of
-from keras_initlab.propagation.dispatch import UnknownLayer, operation_rule
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import operation_rule
 from keras_initlab.propagation.rules.reshaping import dropped, reshaped
 from keras_initlab.propagation.signal import Signal
 
 
 @operation_rule("GetItem")
-def get_item(operation: Any, x: Signal, *, context: Any) -> Signal:
+def get_item(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x[key] for slices, whole numbers, `...` and None."""
     args, kwargs = context.arguments
     key = args[1] if len(args) > 1 else kwargs["key"]
@@ -60,7 +60,7 @@ def _sliced(x: Signal, axis: int, key: slice) -> Signal:
 
 
 @operation_rule("Slice")
-def slice_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
+def slice_operation(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return a block of x that starts at given places."""
     args, kwargs = context.arguments
     starts = args[1] if len(args) > 1 else kwargs["start_indices"]
@@ -81,7 +81,9 @@ def slice_operation(operation: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("Take")
-def take_operation(operation: Any, x: Signal, *others: Signal, context: Any) -> Signal:
+def take_operation(
+    operation: Operation, x: Signal, *others: Signal, context: RuleContext
+) -> Signal:
     """Return what stands at given places along an axis."""
     args, kwargs = context.arguments
     source = args[0] if args else kwargs["x"]
@@ -99,7 +101,7 @@ def take_operation(operation: Any, x: Signal, *others: Signal, context: Any) -> 
 
 
 @operation_rule("Flip")
-def flip(operation: Any, x: Signal, *, context: Any) -> Signal:
+def flip(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x in reverse order: the same moments at other places."""
     axes = operation.axis
     rank = len(x.shape)
@@ -111,7 +113,7 @@ def flip(operation: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @operation_rule("Roll")
-def roll(operation: Any, x: Signal, *, context: Any) -> Signal:
+def roll(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x with what falls out at one end put in at the other."""
     axes = axes_of(operation.axis, len(x.shape))
     shifts = operation.shift
