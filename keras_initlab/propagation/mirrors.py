@@ -38,7 +38,7 @@ def with_mirror(
         context: the prediction.
     """
     # Of parts each may be pairs, and the whole not.
-    if not any(x.mirror or x.parts for x in inputs):
+    if not any(x.mirror or x.origin.parts for x in inputs):
         return output
     if not isinstance(output, Signal) or output.mirror is not None:
         return output
@@ -46,9 +46,9 @@ def with_mirror(
     if mirror is None:
         return output
     if mirror.whole:
-        odd = replace(mirror.odd, parents=((output, lambda gradient: gradient),))
+        odd = mirror.odd.amend(parents=((output, lambda gradient: gradient),))
         mirror = replace(mirror, odd=odd)
-    return replace(output, mirror=mirror)
+    return output.amend(mirror=mirror)
 
 
 def _mirror_of(
@@ -68,7 +68,7 @@ def _mirror_of(
         return rule(operation, inputs, output, context)
     if len(inputs) != 1:
         return None
-    if output.parts:
+    if output.origin.parts:
         return mirror_behind_parts(inputs[0], output)
     return mirror_behind_function(inputs[0], output)
 

@@ -12,8 +12,9 @@ import numpy as np
 from keras_initlab.model import graph
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.layers import is_closed
+from keras_initlab.propagation.algebra.gradients import gradients
 from keras_initlab.propagation.index import ModelIndex
-from keras_initlab.propagation.signal import Gradient, Signal, gradients
+from keras_initlab.propagation.signal import Gradient, Signal
 from keras_initlab.propagation.walk import (
     Propagation,
     Record,
@@ -255,11 +256,11 @@ def _weight_of(
         if signal is None or signal.serial in seen:
             continue
         seen.add(signal.serial)
-        for layer, weight, rule in signal.weights:
+        for layer, weight, rule in signal.edges.weights:
             own = (one for one in own_variables(layer) if one.name == weight)
             if next(own, None) is main:
                 gradient = found.get(signal.serial)
                 return name, None if gradient is None else rule(gradient)
-        if len(seen) < 12 and (closed or not signal.weights):
-            pending.extend(parent for parent, _ in signal.parents)
+        if len(seen) < 12 and (closed or not signal.edges.weights):
+            pending.extend(parent for parent, _ in signal.edges.parents)
     return name, None

@@ -312,7 +312,7 @@ def attend(
     return made.evolve(
         parents=parents,
         notes=notes,
-        measured=any(one.measured for one in (value, logits.query, logits.key)),
+        measured=any(one.origin.measured for one in (value, logits.query, logits.key)),
     )
 
 

@@ -39,7 +39,8 @@ def concatenate(signals: Sequence[Signal], axis: int) -> Signal:
         parts=tuple(
             part
             for signal in signals
-            for part in (signal.parts if signal.joint == axis else ()) or (signal,)
+            for part in (signal.origin.parts if signal.origin.joint == axis else ())
+            or (signal,)
         ),
         joint=axis,
         parents=tuple(
@@ -48,7 +49,7 @@ def concatenate(signals: Sequence[Signal], axis: int) -> Signal:
                 signals, np.cumsum([0, *counts]).tolist(), counts, strict=False
             )
         ),
-        measured=any(signal.measured for signal in signals),
+        measured=any(signal.origin.measured for signal in signals),
     )
 
 
@@ -147,20 +148,22 @@ def by_parts(signal: Signal, operation: Callable[[Signal], Signal]) -> Signal:
     The gradient passes the joined signal by, from part to part: what it is there is
     noted.
     """
-    made = concatenate([operation(part) for part in signal.parts], signal.joint)
-    counts = [part.shape[signal.joint] or _MANY for part in signal.parts]
-    old = signal.parts
-    steps = made.parents
+    made = concatenate(
+        [operation(part) for part in signal.origin.parts], signal.origin.joint
+    )
+    counts = [part.shape[signal.origin.joint] or _MANY for part in signal.origin.parts]
+    old = signal.origin.parts
+    steps = made.edges.parents
 
     def pull(gradient: Gradient) -> Gradient:
         second = 0.0
         for count, part, (new, piece) in zip(counts, old, steps, strict=True):
             own = piece(gradient)
-            for parent, step in (*new.parents, *new.notes):
+            for parent, step in (*new.edges.parents, *new.edges.notes):
                 if parent is part:
                     own = step(own)
                     break
             second += count * own.second
         return Gradient(second / sum(counts))
 
-    return replace(made, notes=((signal, pull),))
+    return made.amend(notes=((signal, pull),))

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from keras_initlab.propagation.signal import Array, Gradient, Pull, Shape, Signal
+from keras_initlab.propagation.signal import (
+    Array,
+    Edges,
+    Gradient,
+    Origin,
+    Pull,
+    Shape,
+    Signal,
+)
 
 # Stands for an axis whose size is not known, as in `signal`.
 _MANY = 64
@@ -55,11 +63,13 @@ def contract(
         mean,
         pairs,
         profile=_profiles(x, y, one, two, made),
-        parents=(
-            (x, _pull(x, y, one, two, made, sizes)),
-            (y, _pull(y, x, two, one, made, sizes)),
+        origin=Origin(measured=x.origin.measured or y.origin.measured),
+        edges=Edges(
+            parents=(
+                (x, _pull(x, y, one, two, made, sizes)),
+                (y, _pull(y, x, two, one, made, sizes)),
+            )
         ),
-        measured=x.measured or y.measured,
     )
 
 

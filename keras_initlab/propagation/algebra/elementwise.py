@@ -65,13 +65,14 @@ def apply_function(
     signal: Signal, function: Function, known: Activation | None = None
 ) -> Signal:
     """Return f(x) elementwise; `known` is f where closed forms may be at hand."""
-    if signal.parts:
+    if signal.origin.parts:
         return by_parts(signal, lambda part: apply_function(part, function, known))
     composed = function
-    gaussian = signal.function is None or signal.function.affine is not None
-    if signal.function is not None:
-        composed = compose(function, signal.function)
-    base = signal.base or signal
+    inner = signal.origin.function
+    gaussian = inner is None or inner.affine is not None
+    if inner is not None:
+        composed = compose(function, inner)
+    base = signal.origin.base or signal
     law = signal if gaussian else base.with_units(signal.units)
     seen = function if gaussian else composed
     mean = law.mean / math.sqrt(law.unevenness or 1.0)
@@ -109,16 +110,16 @@ def apply_function(
         base=base,
         function=composed,
         parents=((law, _slope_pull(factors, steepness)),),
-        measured=signal.measured,
-        lineage=signal.lineage,
+        measured=signal.origin.measured,
+        lineage=signal.origin.lineage,
     )
     if gaussian:
         return result
     # The gradient goes to the Gaussian at once: φ' and f' know each other. What it is
     # on the way is only noted.
-    here = _mean_square_of_slope(function, signal.function, mean, variance)
+    here = _mean_square_of_slope(function, signal.origin.function, mean, variance)
     note = ((signal, lambda gradient: gradient.times(here)),)
-    return replace(result, notes=note)
+    return result.amend(notes=note)
 
 
 def _slope_pull(factors: tuple[float, ...], steepness: dict[int, Array]) -> Pull:
@@ -273,12 +274,12 @@ def affine(signal: Signal, scale: float = 1.0, shift: float = 0.0) -> Signal:
     """Return scale · x + shift."""
     if scale == 1.0 and shift == 0.0:
         return signal
-    if signal.parts:
+    if signal.origin.parts:
         return by_parts(signal, lambda part: affine(part, scale, shift))
     vector = scale**2 * signal.vector()
     vector += 2 * scale * shift * signal.mean + shift**2
     pairs, near = signal.split(vector)
-    function, inner = line(scale, shift), signal.function
+    function, inner = line(scale, shift), signal.origin.function
     return signal.evolve(
         mean=scale * signal.mean + shift,
         pairs=pairs,
@@ -288,10 +289,10 @@ def affine(signal: Signal, scale: float = 1.0, shift: float = 0.0) -> Signal:
             key: (scale * factor, origin)
             for key, (factor, origin) in signal.origins().items()
         },
-        base=signal.base or signal,
+        base=signal.origin.base or signal,
         function=function if inner is None else compose(function, inner),
         parents=((signal, lambda gradient: gradient.times(scale**2)),),
-        lineage=signal.lineage,
+        lineage=signal.origin.lineage,
     )
 
 
@@ -329,7 +330,7 @@ def noisy(
         shared: E[noise noise'] for each kind of pair, where some share it.
         cases: y as functions of x and their probabilities, of which one is drawn.
     """
-    if signal.parts and shared is None:
+    if signal.origin.parts and shared is None:
         return by_parts(
             signal,
             lambda part: noisy(
@@ -357,8 +358,8 @@ def noisy(
     function = None
     if cases:
         function = drawn(cases, by_position=not same_position)
-        if signal.function is not None:
-            function = compose(function, signal.function)
+        if signal.origin.function is not None:
+            function = compose(function, signal.origin.function)
         if len(function.cases) > _MOST_CASES:
             function = None
     across = slope_second if same_position else 1.0
@@ -366,10 +367,10 @@ def noisy(
         pairs=signal.pairs + shared,
         near={axis: values + near[axis] for axis, values in signal.near.items()},
         terms={**signal.origins(), noise.serial: (1.0, noise)},
-        base=None if function is None else signal.base or signal,
+        base=None if function is None else signal.origin.base or signal,
         function=function,
         parents=((signal, lambda gradient: gradient.times(slope_second, across, 1.0)),),
-        lineage=signal.lineage,
+        lineage=signal.origin.lineage,
     )
 
 

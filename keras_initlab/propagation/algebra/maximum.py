@@ -33,15 +33,16 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
 
     Source: order statistics of exchangeable normal variables, Owen & Steck 1962.
     """
-    if signal.parts and signal.joint not in windows:
+    if signal.origin.parts and signal.origin.joint not in windows:
         return by_parts(signal, lambda part: maximum(part, windows))
     shape = list(signal.shape)
     for axis, window in windows.items():
         shape[axis] = window.output_length
-    drawn = signal.function is not None and bool(signal.function.cases)
+    drawn = signal.origin.function is not None and bool(signal.origin.function.cases)
+    origin = signal.origin
     base, function = signal, None
-    if signal.base is not None and not drawn:
-        base, function = _rising(signal.base.with_units(signal.units), signal.function)
+    if origin.base is not None and not drawn:
+        base, function = _rising(origin.base.with_units(signal.units), origin.function)
     filled, counts = _filled(base, windows)
     law = _unpadded(base, filled or 1.0)
     common = float(np.clip(_window_covariance(law, windows), 0.0, law.variance))
@@ -80,7 +81,7 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
         pairs=pairs.copy(),
         near=near,
         profile=profile,
-        lineage=signal.lineage,
+        lineage=signal.origin.lineage,
     )
     uneven = result.unevenness
     result.pairs[:, 1] *= uneven
@@ -88,9 +89,8 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
     # Of a window's elements one gets the gradient: the greatest, where φ is steep.
     to_base = _pull(windows, found.slope_second, found.slopes_together)
     if function is None:
-        return replace(result, parents=((signal, to_base),))
-    return replace(
-        result,
+        return result.amend(parents=((signal, to_base),))
+    return result.amend(
         parents=((base, to_base),),
         notes=((signal, _pull(windows, 1.0, 1.0)),),
     )
@@ -104,7 +104,7 @@ def _rising(base: Signal, function: Function | None) -> tuple[Signal, Function |
     low, high = function.value(base.mean + np.array([-reach, reach]))
     if high >= low:
         return base, function
-    turned = replace(affine(base, -1.0), base=None, function=None)
+    turned = affine(base, -1.0).amend(base=None, function=None)
     falling = function
     return turned, Function(lambda z: falling.value(-z), lambda z: -falling.slope(-z))
 

@@ -82,14 +82,14 @@ def weighted(
     )
     read = x.mirror if reads and x.mirror and x.mirror.axis == axes[0] else None
     if read is not None and not read.whole:
-        half = replace(half, echoes=((x, half.parents[0][1]),))
+        half = half.amend(echoes=((x, half.edges.parents[0][1]),))
     if not makes:
         return half
     pairs = _in_pairs(half, axes[1], frozenset({kernel.key}))
     if bias is not None and bias.second_moment and pairs.mirror is not None:
         # It shifts both alike: they mirror no more, but for their difference.
         mirror = replace(pairs.mirror, base=None)
-        return replace(rescaled(pairs, ONES, bias), mirror=mirror)
+        return rescaled(pairs, ONES, bias).amend(mirror=mirror)
     return pairs
 
 
@@ -100,15 +100,15 @@ def _in_pairs(half: Signal, axis: int, sources: frozenset[tuple[int, str]]) -> S
     number = 2 * half.size(half.units)
     pairs = half.pairs.copy()
     pairs[1] = ((number - 2) * half.pairs[1] - half.pairs[0]) / (number - 1)
-    plain = replace(half, weights=(), echoes=half.echoes)
+    plain = half.amend(weights=(), echoes=half.edges.echoes)
     return half.evolve(
         shape=tuple(shape),
         mean=0.0,
         pairs=pairs,
         profile={a: v for a, v in half.profile.items() if a not in half.units},
         parents=((plain, lambda gradient: gradient.times(2.0)),),
-        weights=half.weights,
-        lineage=half.lineage,
+        weights=half.edges.weights,
+        lineage=half.origin.lineage,
         mirror=Mirror(affine(plain, 2.0), axis, plain, None, sources),
     )
 
@@ -132,7 +132,7 @@ def difference(x: Signal, axis: int) -> Signal:
 
 def mirror_of_function(made: Signal) -> Mirror | None:
     """Return the mirror of f(z), elementwise, of pairs z and −z."""
-    function, whole = made.function, made.base
+    function, whole = made.origin.function, made.origin.base
     if function is None or whole is None or whole.mirror is None:
         return None
     mirror = whole.mirror.with_units(made.units)
@@ -158,7 +158,7 @@ def _drawn_apart(odd: Signal, made: Signal, function: Function, base: Signal) ->
     steeper = mean_square(function, x, slope=True) - mean_square(mean, x, slope=True)
     alone = (base, lambda gradient: gradient.times(2 * steeper, 0.0))
     return odd.evolve(
-        pairs=pairs, base=None, function=None, parents=(*odd.parents, alone)
+        pairs=pairs, base=None, function=None, parents=(*odd.edges.parents, alone)
     )
 
 
@@ -171,11 +171,11 @@ def _odd_part(function: Function) -> Function:
 
 def mirror_of_parts(made: Signal) -> Mirror | None:
     """Return the mirror of parts that are pairs, each by itself, joined."""
-    mirrors = [part.mirror or mirror_of_function(part) for part in made.parts]
+    mirrors = [part.mirror or mirror_of_function(part) for part in made.origin.parts]
     found = [mirror for mirror in mirrors if mirror is not None]
     if not found or len(found) < len(mirrors) or len({m.axis for m in found}) > 1:
         return None
-    return _joined(found, made.joint)
+    return _joined(found, made.origin.joint)
 
 
 def mirror_behind_parts(x: Signal, made: Signal) -> Mirror | None:
@@ -183,16 +183,18 @@ def mirror_behind_parts(x: Signal, made: Signal) -> Mirror | None:
     mirror = x.mirror
     if mirror is None or mirror.base is None or mirror.function is not None:
         return None
-    below, halves = x.parts, mirror.base.parts
-    if not len(made.parts) == len(below) == len(halves):
+    below, halves = x.origin.parts, mirror.base.origin.parts
+    if not len(made.origin.parts) == len(below) == len(halves):
         return None
     odd = []
-    for part, whole, half in zip(made.parts, below, halves, strict=True):
-        direct = part.base is not None and part.base.serial == whole.serial
-        if part.function is None or part.function.cases or not direct:
+    for part, whole, half in zip(made.origin.parts, below, halves, strict=True):
+        base, function = part.origin.base, part.origin.function
+        if function is None or function.cases:
             return None
-        odd.append(apply_function(half, _odd_part(part.function)))
-    joined = concatenate(odd, made.joint)
+        if base is None or base.serial != whole.serial:
+            return None
+        odd.append(apply_function(half, _odd_part(function)))
+    joined = concatenate(odd, made.origin.joint)
     return Mirror(joined, mirror.axis, sources=mirror.sources)
 
 
@@ -212,10 +214,10 @@ def mirror_behind_function(x: Signal, made: Signal) -> Mirror | None:
     The two of a pair are taken for Gaussian; how much they have in common follows from
     their difference.
     """
-    function, mirror = made.function, x.mirror
-    if function is None or function.cases or made.base is None or mirror is None:
+    function, mirror = made.origin.function, x.mirror
+    if function is None or function.cases or made.origin.base is None or mirror is None:
         return None
-    if made.base.serial != x.serial or x.parts:
+    if made.origin.base.serial != x.serial or x.origin.parts:
         return None
     # E[x₀ x₁'] = E[x₀ x₀'] − E[(x₀ − x₁)(x₀' − x₁')] / 2, for each kind of pair.
     across = x.pairs[0] - mirror.odd.pairs[0] / 2
@@ -232,7 +234,7 @@ def mirror_behind_function(x: Signal, made: Signal) -> Mirror | None:
         (slopes.slope_second + sign * alike) / (2 * variance) for sign in (1, -1)
     )
     parents = ((mirror.odd, lambda gradient: gradient.times(odd)),)
-    made_odd = replace(_wholly(made, mirror, pairs).odd, parents=parents)
+    made_odd = _wholly(made, mirror, pairs).odd.amend(parents=parents)
     back = ((x, lambda gradient: gradient.times(odd + even)),)
     return Mirror(made_odd, mirror.axis, sources=mirror.sources, back=back)
 
@@ -321,7 +323,7 @@ def mirror_of_maximum(x: Signal, made: Signal, size: float) -> Mirror | None:
 
 def mirror_behind_noise(x: Signal, made: Signal, mirror: Mirror) -> Mirror:
     """Return the mirror of x with noise that the two of a pair do not share."""
-    back = made.parents[0][1]
+    back = made.edges.parents[0][1]
     pairs = mirror.odd.pairs.copy()
     pairs[0] += 2 * (made.pairs[0] - x.pairs[0])
 

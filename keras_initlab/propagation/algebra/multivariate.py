@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +19,7 @@ def root_of(signals: Sequence[Signal]) -> Signal | None:
 
     Functions are told from signals that only have its moments by what they remember.
     """
-    roots = {(one.base or one).serial: one.base or one for one in signals}
+    roots = {(one.origin.base or one).serial: one.origin.base or one for one in signals}
     if len(roots) != 1 or len({one.shape for one in signals}) != 1:
         return None
     return next(iter(roots.values()))
@@ -40,7 +39,7 @@ def jointly(
     """
     base = root_of(signals)
     assert base is not None
-    functions = [one.function or _IDENTITY for one in signals]
+    functions = [one.origin.function or _IDENTITY for one in signals]
 
     def whole(z: Array) -> Array:
         return np.asarray(value(*(f.value(z) for f in functions)), np.float64)
@@ -63,7 +62,7 @@ def jointly(
         for one, partial in zip(signals, partials, strict=True)
         if one is not base
     )
-    return replace(result, notes=notes)
+    return result.amend(notes=notes)
 
 
 def _scaled(factor: float) -> Pull:
@@ -75,5 +74,7 @@ def _scaled(factor: float) -> Pull:
 
 def are_of_one(*signals: Signal) -> bool:
     """Say whether all are functions of one Gaussian, in which chance has no part."""
-    drawn = any(one.function is not None and one.function.cases for one in signals)
+    drawn = any(
+        one.origin.function is not None and one.origin.function.cases for one in signals
+    )
     return not drawn and root_of(signals) is not None

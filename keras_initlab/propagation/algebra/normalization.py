@@ -75,9 +75,9 @@ def _normalised(signal: Signal, whole: _Set) -> Signal:
     spread = signal.second - (float(means[0, 0, 0]) if whole.about_mean else 0.0)
     factor = 1.0 / (spread + whole.epsilon) if spread + whole.epsilon > 0 else 0.0
     middle = signal.mean if whole.centre else 0.0
-    if signal.parts:
+    if signal.origin.parts:
         root = math.sqrt(factor)
-        in_units = signal.joint in signal.units
+        in_units = signal.origin.joint in signal.units
         if whole.units >= signal.size(signal.units) if in_units else whole.positions:
             # All parts are in one set.
             return by_parts(signal, lambda part: affine(part, root, -middle * root))
@@ -92,9 +92,13 @@ def _normalised(signal: Signal, whole: _Set) -> Signal:
         near=_near_centred(signal, removed, factor),
         profile=_profile_centred(signal, whole, removed),
         parents=((signal, _then(coupled, factor)),),
-        lineage=signal.lineage,
+        lineage=signal.origin.lineage,
     )
-    if signal.base is None or signal.function is None or signal.function.affine:
+    if (
+        signal.origin.base is None
+        or signal.origin.function is None
+        or signal.origin.function.affine
+    ):
         return result
     return _of_a_function(result, signal, whole, coupled)
 
@@ -184,7 +188,7 @@ def _of_a_function(
 
     The Gaussian is taken for centred itself: without what its own set shares.
     """
-    base, function = signal.base, signal.function
+    base, function = signal.origin.base, signal.origin.function
     assert base is not None
     assert function is not None
     base = base.with_units(signal.units)
@@ -194,16 +198,14 @@ def _of_a_function(
         shared = shared - base.mean**2 / (base.unevenness or 1.0)
         found = _unit_by_unit(function, base, float(shared[0, 0, 0]), whole.epsilon)
         steeper = found.steep / (found.even or 1.0)
-        alone = replace(
-            alone,
+        alone = alone.amend(
             pairs=base.pairs - shared,
             near={axis: v - shared[0, 1, 0] for axis, v in base.near.items()},
             parents=((base, _then(coupled, steeper)),),
         )
         pairs = result.pairs.copy()
         pairs[0, 0, 0] = found.kept
-        result = replace(
-            result,
+        result = result.amend(
             pairs=pairs,
             parents=((base, _then(coupled, found.steep, found.together)),),
             notes=((signal, _then(coupled, found.slope)),),
@@ -213,7 +215,7 @@ def _of_a_function(
     spread = second - (first**2 if whole.about_mean else 0.0) + whole.epsilon
     root = 1 / math.sqrt(spread) if spread > 0 else 0.0
     step = compose(line(root, -root * middle), function)
-    return replace(result, base=alone, function=step)
+    return result.amend(base=alone, function=step)
 
 
 @dataclass(frozen=True)
@@ -286,15 +288,15 @@ def from_statistics(
     if not (np.ptp(centre) or np.ptp(factor) or scale.variance or shift.variance):
         root = scale.mean * float(factor.flat[0])
         return affine(signal, root, shift.mean - root * float(centre.flat[0]))
-    if signal.parts and signal.units == (signal.joint,):
-        known = len(centre) == signal.shape[signal.joint]
+    if signal.origin.parts and signal.units == (signal.origin.joint,):
+        known = len(centre) == signal.shape[signal.origin.joint]
         starts = np.cumsum(
-            [0, *(part.shape[signal.joint] or 0 for part in signal.parts)]
+            [0, *(part.shape[signal.origin.joint] or 0 for part in signal.origin.parts)]
         )
         pieces = {
             id(part): slice(start, stop) if known else slice(None)
             for part, start, stop in zip(
-                signal.parts, starts[:-1], starts[1:], strict=True
+                signal.origin.parts, starts[:-1], starts[1:], strict=True
             )
         }
         return by_parts(
@@ -335,7 +337,7 @@ def rescaled(
     """
     if not (scale.variance or shift.variance):
         return affine(signal, scale.mean, shift.mean)
-    if signal.parts:
+    if signal.origin.parts:
         return by_parts(signal, lambda part: rescaled(part, scale, shift, together))
     product = scale.mean * shift.mean
     both = product if together is None else together

@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from keras_initlab.propagation.algebra.windows import Window, distinct
-from keras_initlab.propagation.signal import Array, Gradient, Pull, Shape, Signal
+from keras_initlab.propagation.signal import (
+    Array,
+    Edges,
+    Gradient,
+    Lineage,
+    Origin,
+    Pull,
+    Shape,
+    Signal,
+)
 from keras_initlab.propagation.weights.moments import WeightMoments
 
 
@@ -125,17 +133,19 @@ def random_linear(
         pairs,
         near={a: v + bias.second_moment + cross for a, v in near.items()},
         profile=profile,
-        parents=((signal, back),),
-        weights=((kernel.layer, kernel.weight, rule),),
-        measured=signal.measured,
-        lineage=_lineage(signal, kernel),
+        origin=Origin(
+            lineage=_lineage(signal, kernel), measured=signal.origin.measured
+        ),
+        edges=Edges(
+            parents=((signal, back),), weights=((kernel.layer, kernel.weight, rule),)
+        ),
     )
 
 
-def _lineage(signal: Signal, kernel: RandomKernel) -> tuple[Any, ...] | None:
-    if signal.lineage is None:
+def _lineage(signal: Signal, kernel: RandomKernel) -> Lineage | None:
+    if signal.origin.lineage is None:
         return None
-    return (*signal.lineage, kernel.key)
+    return (*signal.origin.lineage, kernel.key)
 
 
 def _seen(

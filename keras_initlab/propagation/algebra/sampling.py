@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab.propagation.signal import Array, Function, Shape, Signal
+from keras_initlab.propagation.signal import Array, Function, Origin, Shape, Signal
 
 # Elements of a sample, and the size of axes that the model leaves open.
 _ELEMENTS, _OPEN = 2**19, 8
@@ -52,9 +52,11 @@ def samples(
 def _drawn(
     signal: Signal, batch: int, draw: Draw, generator: np.random.Generator
 ) -> NDArray[np.float32]:
-    if signal.base is not None and signal.function is not None:
-        inner = draw(signal.base)
-        values = _value(signal.function, inner.astype(np.float64).ravel(), generator)
+    if signal.origin.base is not None and signal.origin.function is not None:
+        inner = draw(signal.origin.base)
+        values = _value(
+            signal.origin.function, inner.astype(np.float64).ravel(), generator
+        )
         return np.asarray(values, np.float32).reshape(inner.shape)
     return _gaussian(signal, concrete(signal.shape, batch), generator)
 
@@ -170,7 +172,7 @@ def signal_of(values: NDArray[Any], shape: Shape, like: Signal) -> Signal:
         for size, chosen in zip(sizes, kind, strict=True):
             count *= size * (size - 1) if chosen else size
         pairs[kind] = total / count if count else mean**2
-    return Signal(tuple(shape), units, mean, pairs, measured=True)
+    return Signal(tuple(shape), units, mean, pairs, origin=Origin(measured=True))
 
 
 def _count(x: NDArray[Any], axes: tuple[int, ...]) -> int:

@@ -24,9 +24,9 @@ def _renamed(profile: dict[int, Array], moved: dict[int, int]) -> dict[int, Arra
 
 def _carried(made: Signal, signal: Signal, move: Move) -> Signal:
     """Return a moved signal that still is a function of a Gaussian: the moved one."""
-    if signal.base is None or signal.function is None:
+    if signal.origin.base is None or signal.origin.function is None:
         return made
-    return replace(made, base=move(signal.base), function=signal.function)
+    return made.amend(base=move(signal.origin.base), function=signal.origin.function)
 
 
 def transpose(signal: Signal, order: Sequence[int]) -> Signal:
@@ -38,9 +38,9 @@ def transpose(signal: Signal, order: Sequence[int]) -> Signal:
         units=tuple(sorted(moved[axis] for axis in signal.units)),
         near=_renamed(signal.near, moved),
         profile=_renamed(signal.profile, moved),
-        parts=tuple(transpose(part, order) for part in signal.parts),
-        joint=moved.get(signal.joint, 0),
-        lineage=signal.lineage,
+        parts=tuple(transpose(part, order) for part in signal.origin.parts),
+        joint=moved.get(signal.origin.joint, 0),
+        lineage=signal.origin.lineage,
         parents=((signal, lambda g: replace(g, profile=_renamed(g.profile, back))),),
     )
     return _carried(made, signal, lambda base: transpose(base, order))
@@ -81,7 +81,7 @@ def reshape(signal: Signal, shape: Shape) -> Signal:
         near=near,
         profile=profile,
         parents=((signal, lambda g: replace(g, profile=_renamed(g.profile, back))),),
-        lineage=signal.lineage,
+        lineage=signal.origin.lineage,
     )
     return _carried(_some_units(made), signal, lambda base: reshape(base, shape))
 
@@ -172,7 +172,7 @@ def take(signal: Signal, axis: int, start: int, stop: int, step: int = 1) -> Sig
         shape = tuple(None if a == axis else n for a, n in enumerate(signal.shape))
         return signal.evolve(shape=shape, parents=((signal, _scaled(1.0)),))
     index = np.arange(length)[start:stop:step]
-    if signal.parts and signal.joint == axis:
+    if signal.origin.parts and signal.origin.joint == axis:
         part = _whole_part(signal, index)
         if part is not None:
             return part
@@ -182,14 +182,14 @@ def take(signal: Signal, axis: int, start: int, stop: int, step: int = 1) -> Sig
 
 def _whole_part(signal: Signal, index: NDArray[np.intp]) -> Signal | None:
     """Return the part of a joined signal that those places are; None if none is."""
-    start, total = 0, signal.shape[signal.joint] or 1
-    for part in signal.parts:
-        count = part.shape[signal.joint] or 0
+    start, total = 0, signal.shape[signal.origin.joint] or 1
+    for part in signal.origin.parts:
+        count = part.shape[signal.origin.joint] or 0
         if len(index) == count and (index == np.arange(start, start + count)).all():
             return part.evolve(
                 terms=part.origins(),
-                base=part.base,
-                function=part.function,
+                base=part.origin.base,
+                function=part.origin.function,
                 parents=((part, _scaled(1.0)),),
                 notes=((signal, _scaled(count / total)),),
             )
@@ -211,7 +211,9 @@ def pad(signal: Signal, axis: int, front: int, behind: int) -> Signal:
         return signal.evolve(parents=((signal, lambda gradient: gradient),))
     places = np.pad(np.arange(length), (front, behind), constant_values=-1)
     made = along(signal, axis, AlongAxis.of_places(places, length))
-    if signal.function is None or np.any(signal.function.value(np.zeros(1))):
+    if signal.origin.function is None or np.any(
+        signal.origin.function.value(np.zeros(1))
+    ):
         return made
     # A function that leaves 0 alone may as well come after the padding.
     return _carried(made, signal, lambda base: pad(base, axis, front, behind))
@@ -244,7 +246,7 @@ def collapse(
     if places:
         for axis in places:
             made = along(made, axis, mean_of_all(signal.shape[axis]))
-        made = replace(made, lineage=signal.lineage)
+        made = made.amend(lineage=signal.origin.lineage)
     if len(places) < len(axes):
         made = _mean_of_units(made, tuple(a for a in axes if a not in places))
     if total:
@@ -263,7 +265,7 @@ def _without(signal: Signal, axes: tuple[int, ...], shape: Shape) -> Signal:
         near=_renamed(signal.near, moved),
         profile=_renamed(signal.profile, moved),
         parents=((signal, lambda g: replace(g, profile=_renamed(g.profile, back))),),
-        lineage=signal.lineage,
+        lineage=signal.origin.lineage,
     )
 
 

@@ -143,7 +143,7 @@ def add(signals: Sequence[Signal], factors: Sequence[float] | None = None) -> Si
         profile=profile,
         terms=terms if len(terms) <= _MOST_TERMS else {},
         parents=tuple((signal, _scaled(scale**2)) for scale, signal in addends),
-        measured=any(signal.measured for _, signal in addends),
+        measured=any(signal.origin.measured for _, signal in addends),
     )
 
 
@@ -153,8 +153,8 @@ def _by_root(
     """Return addends in groups that are functions of one Gaussian each."""
     groups: dict[int, list[tuple[float, Signal]]] = {}
     for scale, signal in addends:
-        drawn = signal.function is not None and signal.function.cases
-        root = signal if drawn else signal.base or signal
+        drawn = signal.origin.function is not None and signal.origin.function.cases
+        root = signal if drawn else signal.origin.base or signal
         groups.setdefault(root.serial, []).append((scale, signal))
     return list(groups.values())
 
@@ -165,16 +165,18 @@ def _added_as_one(group: list[tuple[float, Signal]]) -> tuple[float, Signal]:
         return group[0]
     scales = [scale for scale, _ in group]
     signals = [signal for _, signal in group]
-    lines = [s.function.affine if s.function else (1.0, 0.0) for s in signals]
+    lines = [
+        s.origin.function.affine if s.origin.function else (1.0, 0.0) for s in signals
+    ]
     if None not in lines:
         slope = sum(f * line[0] for f, line in zip(scales, lines, strict=True) if line)
         shift = sum(f * line[1] for f, line in zip(scales, lines, strict=True) if line)
-        base = (signals[0].base or signals[0]).with_units(signals[0].units)
+        base = (signals[0].origin.base or signals[0]).with_units(signals[0].units)
         made = affine(base, slope, shift)
         if made is not base:
             passed = ((f, s) for f, s in group if s.serial != base.serial)
             notes = tuple((signal, _scaled(scale**2)) for scale, signal in passed)
-            made = replace(made, notes=notes)
+            made = made.amend(notes=notes)
         return 1.0, made
 
     def value(*x: Array) -> Array:
@@ -227,8 +229,10 @@ def _twins(
     """
     families: dict[Any, list[tuple[float, Signal]]] = {}
     for term in terms:
-        if term[1].lineage:
-            families.setdefault((term[1].lineage, term[1].shape), []).append(term)
+        if term[1].origin.lineage:
+            families.setdefault((term[1].origin.lineage, term[1].shape), []).append(
+                term
+            )
     for family in families.values():
         for one, two in itertools.combinations(family, 2):
             if np.allclose(one[1].pairs, two[1].pairs, rtol=1e-9, atol=0.0):
@@ -281,13 +285,15 @@ def multiply(one: Signal, two: Signal) -> Signal:
             (one, _scaled(two.second, float(two.pairs[0, 1, 0]))),
             (two, _scaled(one.second, float(one.pairs[0, 1, 0]))),
         ),
-        measured=one.measured or two.measured,
+        measured=one.origin.measured or two.origin.measured,
     )
 
 
 def _is_drawn(*signals: Signal) -> bool:
     """Say whether some signal is a function that chance has a part in."""
-    return any(s.function is not None and bool(s.function.cases) for s in signals)
+    return any(
+        s.origin.function is not None and bool(s.origin.function.cases) for s in signals
+    )
 
 
 def largest(one: Signal, two: Signal, sign: float = 1.0) -> Signal:
@@ -300,7 +306,7 @@ def largest(one: Signal, two: Signal, sign: float = 1.0) -> Signal:
     half = add([one, two], [0.5, 0.5])
     gap = add([one, two], [0.5, -0.5])
     size = apply_function(
-        replace(gap, base=None, function=None), Function(np.abs, np.sign)
+        gap.amend(base=None, function=None), Function(np.abs, np.sign)
     )
     made = add([half, size], [1.0, sign])
     units, shared = half.units, np.zeros((2, 2, 2))

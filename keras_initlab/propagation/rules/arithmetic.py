@@ -133,7 +133,7 @@ _CLEAR = 4.5
 
 def _clear_of_zero(signal: Signal) -> bool:
     """Say whether a signal is as good as never near 0."""
-    base, function = signal.base or signal, signal.function
+    base, function = signal.origin.base or signal, signal.origin.function
     reach = np.linspace(-_CLEAR, _CLEAR, 101)
     z = base.mean + np.sqrt(base.variance) * reach
     values = z if function is None else np.asarray(function.value(z), np.float64)
@@ -149,10 +149,10 @@ def reciprocal(signal: Signal) -> Signal:
     if not _clear_of_zero(signal):
         raise UnknownLayer("a division by what may be 0")
     # Gaussians have tails across 0 that what they stand for (a norm) has not.
-    base = signal.base or signal
+    base = signal.origin.base or signal
     edge = abs(base.mean) - _CLEAR * np.sqrt(base.variance)
     sign = np.sign(base.mean) or 1.0
-    if signal.function is not None or edge <= 0:
+    if signal.origin.function is not None or edge <= 0:
         return apply_function(signal, Function(lambda x: 1 / x, lambda x: -1 / x**2))
 
     def clipped(x: Array) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ def stepped(x: Signal, function: Step) -> Signal:
         return np.asarray(function(z), np.float64)
 
     made = apply_function(x, Function(value, np.zeros_like))
-    return replace(made, parents=(), notes=())
+    return made.amend(parents=(), notes=())
 
 
 _COMPARED: dict[str, Step] = {
@@ -131,4 +130,4 @@ def choose(condition: Signal, fails: Signal, x: Signal, y: Signal) -> Signal:
     # E[c (1 - c')] is what they have not in common; add takes them for independent.
     across = x.mean * y.mean * (condition.mean - condition.pairs)
     pairs = condition.pairs * x.pairs + fails.pairs * y.pairs + 2 * across
-    return made.evolve(pairs=pairs, parents=made.parents)
+    return made.evolve(pairs=pairs, parents=made.edges.parents)

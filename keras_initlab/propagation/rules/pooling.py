@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,7 +57,7 @@ def _averaged(x: Signal, means: dict[int, AlongAxis]) -> Signal:
     y = x
     for axis, mean in means.items():
         y = along(y, axis, mean)
-    return replace(y, lineage=x.lineage)
+    return y.amend(lineage=x.origin.lineage)
 
 
 @layer_rule(*(f"MaxPooling{rank}" for rank in _RANKS))

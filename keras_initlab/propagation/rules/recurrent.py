@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -264,7 +264,7 @@ class _GradientAtSteps(Gradient):
 
 def _with_weight_gradient_by_steps(z: Signal, x: Signal) -> Signal:
     """Return z with its kernel's gradient by the moments of each pair of steps."""
-    ((layer, weight, rule),) = z.weights
+    ((layer, weight, rule),) = z.edges.weights
     gain = z.second / x.second if x.second > 0 else 0.0
 
     def by_steps(gradient: Gradient) -> float:
@@ -272,7 +272,7 @@ def _with_weight_gradient_by_steps(z: Signal, x: Signal) -> Signal:
             return gradient.with_inputs / gain
         return rule(gradient)
 
-    return replace(z, weights=((layer, weight, by_steps),))
+    return z.amend(weights=((layer, weight, by_steps),))
 
 
 def _masked(x: Signal, rate: float) -> Signal:
@@ -346,7 +346,7 @@ def _signals(
     states = []
     for state, levels in zip(moments, (at_end, at_carry), strict=False):
         last = signal_of_last(state, like, length)
-        states.append(last.evolve(parents=parents(levels), measured=z.measured))
+        states.append(last.evolve(parents=parents(levels), measured=z.origin.measured))
     return out, states
 
 

@@ -30,7 +30,7 @@ def _rate(layer: Layer, context: RuleContext) -> float:
 
 def _multiplied(x: Signal, odds: float, shared: Array, cases: Cases) -> Signal:
     """Return x n, n of mean 1 and variance `odds`, one for all that is `shared`."""
-    if x.parts:
+    if x.origin.parts:
         return by_parts(x, lambda part: _multiplied(part, odds, shared, cases))
     return noisy(
         x,
@@ -121,7 +121,7 @@ def alpha_dropout(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     rate = _rate(layer, context)
     if not 0 < rate < 1:
         return x
-    if x.parts:
+    if x.origin.parts:
         return by_parts(x, lambda part: alpha_dropout(layer, part, context=context))
     keep = 1 - rate
     scale = 1 / math.sqrt(keep * (1 + rate * _ALPHA_PRIME**2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import keras
@@ -34,7 +33,7 @@ def upsampling(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
             y = repeat(y, axis, times)
         else:
             y = along(y, axis, interpolation(x.shape[axis], times))
-    return y if how == "nearest" else replace(y, lineage=x.lineage)
+    return y if how == "nearest" else y.amend(lineage=x.origin.lineage)
 
 
 @layer_rule("Resizing")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from keras_initlab import activations
 from keras_initlab.propagation.algebra.elementwise import affine, apply, line, noisy
-from keras_initlab.propagation.signal import Gradient, Signal, gradients
+from keras_initlab.propagation.algebra.gradients import gradients
+from keras_initlab.propagation.signal import Gradient, Signal
 
 SMOOTH = ["tanh", "sigmoid", "gelu", "silu", "softplus", "mish"]
 KINKED = ["relu", "leaky_relu", "elu", "selu", "relu6", "hard_sigmoid", "hard_tanh"]
@@ -47,7 +48,7 @@ def test_relu_has_the_arc_cosine_kernel(rho):
 def test_relu_has_the_arc_cosine_kernel_of_slopes(rho):
     made = apply(correlated(rho), "relu")
     # Two inputs' slopes are both 1 in (π - θ) / 2π of all cases.
-    passed = made.parents[0][1](Gradient(1.0, inputs=1.0))
+    passed = made.edges.parents[0][1](Gradient(1.0, inputs=1.0))
     exact = (math.pi - math.acos(rho)) / (2 * math.pi)
     assert passed.inputs == pytest.approx(exact, abs=2e-2)
     assert passed.second == pytest.approx(0.5)
@@ -64,7 +65,7 @@ def test_covariances_are_those_of_two_gaussians(name, rho, mean):
     moments = activations.moments(name, mean, 1.7)
     assert found.mean == pytest.approx(moments.mean, abs=1e-6)
     assert found.second == pytest.approx(moments.second_moment, rel=1e-6)
-    back = found.parents[0][1](Gradient(1.0)).second
+    back = found.edges.parents[0][1](Gradient(1.0)).second
     assert back == pytest.approx(moments.derivative_second_moment, rel=1e-6)
 
 
@@ -127,7 +128,7 @@ def test_an_uneven_signal_bends_at_every_level():
     assert made.second == pytest.approx(np.mean(exact), rel=1e-3)
     assert made.profile[1] * made.second == pytest.approx(exact, rel=1e-3)
     # And its slopes are less where it is larger.
-    back = made.parents[0][1](Gradient(1.0))
+    back = made.edges.parents[0][1](Gradient(1.0))
     steep = [
         activations.moments("tanh", 0.0, v).derivative_second_moment for v in values
     ]
@@ -162,4 +163,4 @@ def test_what_explodes_stays_a_number(name):
     made = apply(Signal.independent((None, 8), 0.0, 1e300), function)
     assert np.isfinite(made.pairs).all()
     assert made.second >= (0.9 if name == "tanh" else 1e290)
-    assert np.isfinite(made.parents[0][1](Gradient(1.0)).second)
+    assert np.isfinite(made.edges.parents[0][1](Gradient(1.0)).second)

@@ -55,4 +55,7 @@ def test_the_units_of_an_input_sum_to_one():
     assert 10 * made.mean == pytest.approx(1.0)
     total = 10 * made.pairs[0, 0, 0] + 90 * made.pairs[1, 0, 0]
     assert total == pytest.approx(1.0)
-    assert made.parents[0][1](Gradient(1.0)).second == softmax_moments(10, 1.0).jacobian
+    assert (
+        made.edges.parents[0][1](Gradient(1.0)).second
+        == softmax_moments(10, 1.0).jacobian
+    )

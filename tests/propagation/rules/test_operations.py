@@ -6,7 +6,8 @@ import pytest
 from keras import layers, ops
 
 from keras_initlab.propagation import PropagationError, propagate
-from keras_initlab.propagation.signal import Gradient, Signal, gradients
+from keras_initlab.propagation.algebra.gradients import gradients
+from keras_initlab.propagation.signal import Gradient, Signal
 from keras_initlab.propagation.walk import Propagation
 from tests.propagation.simulation import pair_moments
 
@@ -283,7 +284,7 @@ def test_signal_and_gradient(name, function, shapes, means, variances):
     slack = ROUGH.get(name, 0.0)
     model = built(function, shapes)
     signals, (output,) = forward(model, means, variances)
-    assert not output.measured
+    assert not output.origin.measured
     data = draw(model, means, variances, CHUNKS * BATCH)
     values = called(model, data)
     assert values.shape[1:] == output.shape[1:]
@@ -347,7 +348,7 @@ def test_what_has_no_rule_is_measured(function, shapes):
     if function is ops.power:
         means, variances = [3.0, 0.5], [0.01, 0.04]
     signals, (output,) = forward(model, means, variances)
-    assert output.measured
+    assert output.origin.measured
     assert np.isfinite(output.pairs).all()
     values = called(model, draw(model, means, variances, 1024))
     rows = [[one.mean(), (one**2).mean()] for one in values]
@@ -361,7 +362,7 @@ def test_what_is_drawn_together_is_measured_together():
     # Both arguments are made of one tensor: neither is drawn without the other.
     model = built(lambda x: ops.arctan2(ops.relu(x), 1e-3 + ops.relu(x)), [(64,)])
     _, (output,) = forward(model, [0.0], [1.0])
-    assert output.measured
+    assert output.origin.measured
     assert output.mean == pytest.approx(np.pi / 8, rel=0.02)
 
 
@@ -456,5 +457,5 @@ def test_a_layer_and_its_operation_agree(layer, operation, shapes):
         signals, (output,) = forward(built(function, shapes), means, variances)
         back = gradients([output], Gradient(1.0))[signals[0].serial].second
         found.append([output.mean, *output.pairs.ravel(), back])
-        assert not output.measured
+        assert not output.origin.measured
     np.testing.assert_allclose(found[0], found[1], rtol=1e-6, atol=1e-9)

@@ -9,8 +9,9 @@ from keras_initlab.measurement import measure
 from keras_initlab.model.kernels import kernels_of
 from keras_initlab.propagation import propagate
 from keras_initlab.propagation.algebra.along_axis import turned
+from keras_initlab.propagation.algebra.gradients import gradients
 from keras_initlab.propagation.propagate import run_forward
-from keras_initlab.propagation.signal import Gradient, gradients
+from keras_initlab.propagation.signal import Gradient
 from keras_initlab.propagation.weights import WeightMoments
 from tests.helpers import as_numpy
 from tests.propagation.sequences import (

@@ -375,4 +375,4 @@ def test_renormalisation_is_measured():
     model = keras.Sequential(
         [keras.Input((48,)), dense(), L.BatchNormalization(renorm=True)]
     )
-    assert predicted(model).measured
+    assert predicted(model).origin.measured
