@@ -23,7 +23,7 @@ def signals_in(arguments: Arguments) -> list[Signal]:
 
 def beside_signals(arguments: Arguments) -> list[Any]:
     """Return what stands among the arguments of a call beside signals."""
-    return [one for one in keras.tree.flatten(arguments) if not isinstance(one, Signal)]
+    return [x for x in keras.tree.flatten(arguments) if not isinstance(x, Signal)]
 
 
 def array_of(value: Any) -> NDArray[Any]:
@@ -60,9 +60,9 @@ def constant(values: Any, like: Signal) -> Signal:
     ]
     full = np.broadcast_to(given, target)
     # Two inputs of a batch see one and the same.
-    made = sampling.signal_of(np.stack([full, full]), (None, *target), like)
-    made.pairs[..., 1] = made.pairs[..., 0]
-    return made.evolve(profile=_profile(full), measured=False)
+    signal = sampling.signal_of(np.stack([full, full]), (None, *target), like)
+    signal.pairs[..., 1] = signal.pairs[..., 0]
+    return signal.evolve(profile=_profile(full), measured=False)
 
 
 def _profile(full: Array) -> dict[int, Array]:
@@ -88,20 +88,17 @@ def with_constants(
     """
     args, kwargs = arguments
     row = args[0] if args else None
-    if not isinstance(row, list | tuple) or not any(
-        isinstance(one, Signal) for one in row
-    ):
+    if not isinstance(row, list | tuple) or not any(isinstance(x, Signal) for x in row):
         return inputs, arguments
-    if all(isinstance(one, Signal) or not hasattr(one, "shape") for one in row):
+    if all(isinstance(x, Signal) or not hasattr(x, "shape") for x in row):
         return inputs, arguments
     like = max((s for s in row if isinstance(s, Signal)), key=lambda s: len(s.shape))
     lifted = [
-        one if isinstance(one, Signal) or one is None else constant(one, like)
-        for one in row
+        x if isinstance(x, Signal) or x is None else constant(x, like) for x in row
     ]
     rest = keras.tree.flatten((args[1:], kwargs))
-    found = [one for one in (*lifted, *rest) if isinstance(one, Signal)]
-    return tuple(found), ((lifted, *args[1:]), kwargs)
+    signals = [x for x in (*lifted, *rest) if isinstance(x, Signal)]
+    return tuple(signals), ((lifted, *args[1:]), kwargs)
 
 
 Operand = Signal | float | NDArray[Any]
@@ -123,7 +120,7 @@ def operands(context: RuleContext, *names: str) -> list[Operand]:
         UnknownLayer: an array meets each input of the batch with other values.
     """
     values = named(context, *names)
-    rank = max(len(one.shape) for one in values if isinstance(one, Signal))
+    rank = max(len(value.shape) for value in values if isinstance(value, Signal))
     return [_operand(value, rank) for value in values]
 
 
@@ -142,8 +139,8 @@ def _operand(value: Any, rank: int) -> Operand:
 
 def pair(context: RuleContext) -> tuple[Operand, Operand]:
     """Return both arguments of an operation on two."""
-    one, two = operands(context, "x1", "x2")
-    return one, two
+    x1, x2 = operands(context, "x1", "x2")
+    return x1, x2
 
 
 def lifted(values: Sequence[Operand]) -> list[Signal]:

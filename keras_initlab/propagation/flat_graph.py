@@ -35,7 +35,7 @@ class FlatGraph:
         return self._read[-1]
 
     def fresh(self, count: int) -> tuple[int, ...]:
-        """Return numbers for tensors that nobody has numbered yet."""
+        """Return numbers for tensors that have none yet."""
         first, self._next = self._next, self._next + count
         return tuple(range(first, self._next))
 

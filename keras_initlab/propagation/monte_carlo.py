@@ -31,7 +31,7 @@ _STEP = 1e-2
 _MASK = 1e4
 
 
-# How many operations back a sample is made of others' samples.
+# How many operations back samples are computed from other samples.
 _DEPTH = 12
 
 
@@ -60,8 +60,8 @@ class Trial:
         arguments: of the call, with signals in place of tensors.
         training: passed on to a layer that takes it.
         dtypes: of the tensors that are not floats, by their signal's serial number.
-        shapes: of the outputs as the graph knows them; None where nobody does.
-        recipes: how signals were made of others without weights or chance, by serial
+        shapes: of the outputs, from the graph; None without a graph.
+        recipes: how signals were computed without weights or chance, by serial
             number: their samples are made so, too.
     """
 
@@ -75,48 +75,51 @@ class Trial:
 
     def outputs(self, inputs: tuple[Signal, ...]) -> list[Signal]:
         """Return the measured signals, whose gradients are found when asked for."""
-        shapes = [one.shape for one in self._sources(inputs)]
-        drawn = sampling.samples(
+        shapes = [signal.shape for signal in self._sources(inputs)]
+        arrays = sampling.samples(
             inputs,
             np.random.default_rng(0),
             [*shapes, *(self.shapes or ())],
-            self._made,
+            self._recomputed,
         )
-        values = self.run(drawn)
-        like = max(inputs, key=lambda one: len(one.shape))
-        made = []
+        values = self.run(arrays)
+        like = max(inputs, key=lambda signal: len(signal.shape))
+        outputs = []
         for index, value in enumerate(values):
             value, shape = self._with_batch(value, index, inputs)
             result = sampling.signal_of(value, shape, like)
             parents = tuple(
-                (one, self._pull(drawn, one, index)) for one in dict.fromkeys(inputs)
+                (signal, self._pull(arrays, signal, index))
+                for signal in dict.fromkeys(inputs)
             )
-            made.append(result.evolve(parents=parents))
-        return made
+            outputs.append(result.evolve(parents=parents))
+        return outputs
 
     def _sources(self, inputs: tuple[Signal, ...]) -> list[Signal]:
-        """Return the inputs and the signals whose samples theirs are made of."""
-        found = dict.fromkeys(inputs)
-        level = list(found)
+        """Return the inputs and the signals that their samples are computed from."""
+        sources = dict.fromkeys(inputs)
+        level = list(sources)
         for _ in range(_DEPTH):
-            self._remade |= {one.serial for one in level}
+            self._remade |= {signal.serial for signal in level}
             below = [
                 parent
-                for one in level
-                if one.serial in self.recipes
-                for parent in signals_in(self.recipes[one.serial].arguments)
+                for signal in level
+                if signal.serial in self.recipes
+                for parent in signals_in(self.recipes[signal.serial].arguments)
             ]
-            level = [one for one in dict.fromkeys(below) if one not in found]
-            found.update(dict.fromkeys(level))
-        return list(found)
+            level = [signal for signal in dict.fromkeys(below) if signal not in sources]
+            sources.update(dict.fromkeys(level))
+        return list(sources)
 
-    def _made(self, signal: Signal, draw: sampling.Draw) -> NDArray[Any] | None:
+    def _recomputed(self, signal: Signal, draw: sampling.Draw) -> NDArray[Any] | None:
         recipe = self.recipes.get(signal.serial)
         if recipe is None or signal.serial not in self._remade:
             return None
         again = Trial(recipe.operation, recipe.arguments, self.training, self.dtypes)
         below = signals_in(recipe.arguments)
-        return again.run({one.serial: draw(one) for one in below})[recipe.place]
+        return again.run(
+            {signal_below.serial: draw(signal_below) for signal_below in below}
+        )[recipe.place]
 
     def _with_batch(
         self, value: NDArray[Any], index: int, inputs: tuple[Signal, ...]
@@ -126,39 +129,43 @@ class Trial:
         What all inputs of a batch share (a mean over them) has none of its own: it is
         then of size 1, and two inputs see the same.
         """
-        known = self.shapes[index] if self.shapes else None
-        if known is None or len(known) != value.ndim:
-            known = (None, *value.shape[1:])
-        batched = any(one.shape[:1] == (None,) for one in inputs)
-        if known and (None in known or known[0] == 1 or not batched):
-            return value, known
-        return value[None], (1, *known)
+        shape = self.shapes[index] if self.shapes else None
+        if shape is None or len(shape) != value.ndim:
+            shape = (None, *value.shape[1:])
+        batched = any(signal.shape[:1] == (None,) for signal in inputs)
+        if shape and (None in shape or shape[0] == 1 or not batched):
+            return value, shape
+        return value[None], (1, *shape)
 
-    def run(self, drawn: dict[int, NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(self, arrays: dict[int, NDArray[Any]]) -> list[NDArray[Any]]:
         """Return the outputs for samples of the inputs, by serial number."""
 
-        def fill(one: Any) -> Any:
-            if not isinstance(one, Signal):
-                return one
-            dtype = self.dtypes.get(one.serial)
-            return keras.ops.convert_to_tensor(_as(drawn[one.serial], dtype))
+        def fill(argument: Any) -> Any:
+            if not isinstance(argument, Signal):
+                return argument
+            dtype = self.dtypes.get(argument.serial)
+            return keras.ops.convert_to_tensor(_as(arrays[argument.serial], dtype))
 
         args, kwargs = keras.tree.map_structure(fill, self.arguments)
         operation = self.operation
         if isinstance(operation, keras.layers.Layer):
             if takes_training(operation):
                 kwargs = {**kwargs, "training": self.training}
-            made, _ = operation.stateless_call(
+            outputs, _ = operation.stateless_call(
                 [v.value for v in operation.trainable_variables],
                 [v.value for v in operation.non_trainable_variables],
                 *args,
                 **kwargs,
             )
         else:
-            made = operation.call(*args, **kwargs)
-        return [keras.ops.convert_to_numpy(one) for one in keras.tree.flatten(made)]
+            outputs = operation.call(*args, **kwargs)
+        return [
+            keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)
+        ]
 
-    def _pull(self, drawn: dict[int, NDArray[Any]], signal: Signal, index: int) -> Pull:
+    def _pull(
+        self, arrays: dict[int, NDArray[Any]], signal: Signal, index: int
+    ) -> Pull:
         """Return the gradient's way back through what was measured, by a small step.
 
         Σ (∂y/∂x)² over all pairs is the mean of |J v|² for random v, both ways.
@@ -168,12 +175,12 @@ class Trial:
         def factor() -> float:
             if signal.serial in self.dtypes:
                 return 0.0
-            values = drawn[signal.serial]
+            values = arrays[signal.serial]
             plain = values[np.abs(values) < _MASK]
             step = _STEP * (float(np.std(plain)) if plain.size else 0.0) or _STEP
             away = np.random.default_rng(1).standard_normal(values.shape)
-            nudged = {**drawn, signal.serial: values + (step * away).astype("float32")}
-            before, after = self.run(drawn)[index], self.run(nudged)[index]
+            nudged = {**arrays, signal.serial: values + (step * away).astype("float32")}
+            before, after = self.run(arrays)[index], self.run(nudged)[index]
             if before.dtype.kind not in "fV":  # counts, places: no gradient passes
                 return 0.0
             change = (np.asarray(after, float) - np.asarray(before, float)) / step

@@ -63,7 +63,7 @@ def propagate(
 
     Raises:
         TypeError: `model` is no Keras model.
-        ValueError: a model that is not built or whose input shapes nobody knows,
+        ValueError: a model that is not built or whose input shapes are unknown,
             moments that are not finite or a negative variance, a rule that fails (the
             message names the layer). The model is never changed.
 
@@ -90,7 +90,7 @@ class Forward:
     @property
     def measured(self) -> list[LayerStats]:
         """What was measured on a sample, for want of a rule."""
-        return [one for one in self.stats if one.source == "measured"]
+        return [stat for stat in self.stats if stat.source == "measured"]
 
     @property
     def refusals(self) -> list[str]:
@@ -103,10 +103,10 @@ class Forward:
     @property
     def stats(self) -> list[LayerStats]:
         """A `LayerStats` for each layer call, with the gradients."""
-        found = gradients(self.outputs, Gradient(1.0))
+        at_signals = gradients(self.outputs, Gradient(1.0))
         records = self.propagation.records
         return [
-            _stats(record, key, found)
+            _stats(record, key, at_signals)
             for record, key in zip(records, stats_keys(records), strict=True)
         ]
 
@@ -169,7 +169,7 @@ def _input_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
             "model.build(input_shape), first."
         )
     if graph.has_graph(model):
-        return [(one.name, tuple(one.shape)) for one in model.inputs]
+        return [(symbol.name, tuple(symbol.shape)) for symbol in model.inputs]
     shapes = graph.built_shapes(model)
     if not shapes:
         raise ValueError(
@@ -184,7 +184,7 @@ def _per_input(
     name: str, value: Any, shapes: list[tuple[str, Any]], minimum: float
 ) -> list[float]:
     """Return a checked number for each input."""
-    names = [one for one, _ in shapes]
+    names = [number for number, _ in shapes]
     if isinstance(value, Mapping):
         unknown = sorted(set(value) - set(names))
         if unknown or set(names) - set(value):
@@ -192,7 +192,7 @@ def _per_input(
                 f"`{name}` as a dict must have a number for each of the model's "
                 f"inputs, {', '.join(map(repr, names))}. Received: {dict(value)!r}."
             )
-        values = [value[one] for one in names]
+        values = [value[number] for number in names]
     elif isinstance(value, Sequence) and not isinstance(value, str):
         values = list(value)
         if len(values) != len(names):
@@ -202,26 +202,26 @@ def _per_input(
             )
     else:
         values = [value] * len(names)
-    for one in values:
-        if isinstance(one, bool) or not isinstance(one, int | float | np.number):
+    for number in values:
+        if isinstance(number, bool) or not isinstance(number, int | float | np.number):
             raise TypeError(
                 f"`{name}` must be a number, or one for each input. Received: "
-                f"{one!r} of type {type(one).__name__}."
+                f"{number!r} of type {type(number).__name__}."
             )
-        if not math.isfinite(one) or one < minimum:
+        if not math.isfinite(number) or number < minimum:
             expected = "finite" if minimum else "finite and not negative"
             raise ValueError(
-                f"`{name}` must be {expected}. Received: {name}={one}. Give the "
+                f"`{name}` must be {expected}. Received: {name}={number}. Give the "
                 "moments of the data as the model's input gets it."
             )
-    return [float(one) for one in values]
+    return [float(number) for number in values]
 
 
-def _stats(record: Record, key: str, found: dict[int, Gradient]) -> LayerStats:
+def _stats(record: Record, key: str, at_signals: dict[int, Gradient]) -> LayerStats:
     signal = record.signal
     assert signal is not None
-    gradient = found.get(signal.serial)
-    weight, weight_gradient = _weight_of(record, found)
+    gradient = at_signals.get(signal.serial)
+    weight, weight_gradient = _weight_of(record, at_signals)
     return LayerStats(
         key,
         weight=weight,
@@ -241,12 +241,12 @@ _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "embeddings")
 
 
 def _weight_of(
-    record: Record, found: dict[int, Gradient]
+    record: Record, at_signals: dict[int, Gradient]
 ) -> tuple[str | None, float | None]:
     """Return the layer's kernel by name, and its gradient's second moment."""
     closed = is_closed(record.layer)
     held = record.layer.weights if closed else own_variables(record.layer)
-    held = [one for one in held if one.trainable]
+    held = [variable for variable in held if variable.trainable]
     if not held:
         return None, None
     main = next((v for name in _KERNELS for v in held if v.name == name), held[0])
@@ -257,9 +257,11 @@ def _weight_of(
             continue
         seen.add(signal.serial)
         for layer, weight, rule in signal.edges.weights:
-            own = (one for one in own_variables(layer) if one.name == weight)
+            own = (
+                variable for variable in own_variables(layer) if variable.name == weight
+            )
             if next(own, None) is main:
-                gradient = found.get(signal.serial)
+                gradient = at_signals.get(signal.serial)
                 return name, None if gradient is None else rule(gradient)
         if len(seen) < 12 and (closed or not signal.edges.weights):
             pending.extend(parent for parent, _ in signal.edges.parents)

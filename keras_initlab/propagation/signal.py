@@ -72,14 +72,14 @@ class Gradient:
         return self.position / (uneven or 1.0)
 
     def plus(self, other: Gradient) -> Gradient:
-        """Return the sum of two gradients that do not know each other."""
+        """Return the sum of two independent gradients."""
         total = self.second + other.second
         profile = {}
         if total > 0:
             for axis in {*self.profile, *other.profile}:
-                one = self.profile.get(axis, np.float64(1.0))
-                two = other.profile.get(axis, np.float64(1.0))
-                mixed = (self.second * one + other.second * two) / total
+                own = self.profile.get(axis, np.float64(1.0))
+                its = other.profile.get(axis, np.float64(1.0))
+                mixed = (self.second * own + other.second * its) / total
                 profile[axis] = np.asarray(mixed)
         return Gradient(
             total,
@@ -113,16 +113,16 @@ class Function:
 
 @dataclass(frozen=True, eq=False)
 class Mirror:
-    """What is known of units that come in pairs: one is f(z), the other f(−z).
+    """Units in pairs that mirror each other: f(z) and f(−z) for one z.
 
     Attributes:
-        odd: f(z) − f(−z), of half as many units.
+        odd: f(z) − f(−z), with half as many units.
         axis: the axis along which the two of a pair are neighbours.
         base: z, where the tensor is a function of it still, elementwise.
         function: that function f; None for z itself.
         sources: the kernels that made the pairs, by the id of their layer and name.
         whole: whether the gradient at `odd` finds its way to the tensor itself.
-        back: the way of a gradient that is only told of, where it is not `parents`.
+        back: where gradients go that are asked for alone, if not to `parents`.
     """
 
     odd: Signal

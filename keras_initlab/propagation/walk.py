@@ -226,10 +226,10 @@ class Propagation:
             with self._flat.reading(tuple(numbers[number] for number in call.inputs)):
                 self._flat.opened = None
                 outputs = self._step(call, read, arguments, prefix)
-                made = self._flat.outputs_of(call)
+                numbers_made = self._flat.outputs_of(call)
             flat = keras.tree.flatten(outputs)
             signals.update(zip(call.outputs, flat, strict=False))
-            numbers.update(zip(call.outputs, made, strict=True))
+            numbers.update(zip(call.outputs, numbers_made, strict=True))
             self._sampler.remember(call.operation, arguments, read, flat)
         self._flat.opened = tuple(numbers[number] for number in walked.outputs)
         return [signals[number] for number in walked.outputs]

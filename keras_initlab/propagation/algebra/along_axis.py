@@ -134,7 +134,7 @@ def along(signal: Signal, axis: int, sums: AlongAxis) -> Signal:
     axis %= len(signal.shape)
     in_units = axis in signal.units
     kin = signal.units if in_units else signal.positions
-    others = signal.size(tuple(a for a in kin if a != axis))
+    across = signal.size(tuple(a for a in kin if a != axis))
     # `kinds[o, a, i]`: a for this axis' kind of index, o for the other one.
     kinds = signal.pairs.swapaxes(0, 1) if in_units else signal.pairs
     root = np.sqrt(_of_length(signal.profile.get(axis), sums.wide))
@@ -143,7 +143,7 @@ def along(signal: Signal, axis: int, sums: AlongAxis) -> Signal:
     apart = _between(float(root.sum() ** 2), float((root**2).mean()), sums.wide)
     # What any two share, were the profile even.
     far = kinds[:, 1] / (
-        _differing((rest, apart, rest * apart), sums.wide, others) or 1.0
+        _differing((rest, apart, rest * apart), sums.wide, across) or 1.0
     )
     spread = kinds[:, 0] - far
     own = None if in_units else signal.near.get(axis)
@@ -164,7 +164,7 @@ def along(signal: Signal, axis: int, sums: AlongAxis) -> Signal:
     pairs[:, 1] = _differing(
         (far * rest * square, far * apart + spread * met, far * rest * apart),
         size,
-        others,
+        across,
         none=signal.mean**2,
     )
     pairs[0, 0, 0] = max(0.0, pairs[0, 0, 0])
@@ -186,7 +186,7 @@ def along(signal: Signal, axis: int, sums: AlongAxis) -> Signal:
         pairs=(pairs.swapaxes(0, 1) if in_units else pairs).copy(),
         near=near,
         profile=_with_profile(signal.profile, axis, levels),
-        parents=((signal, _pull(axis, sums, others, in_units)),),
+        parents=((signal, _pull(axis, sums, across, in_units)),),
     )
 
 
@@ -199,7 +199,7 @@ def turned(signal: Signal, axis: int) -> Signal:
     return along(signal, axis, AlongAxis.of_places(places, length))
 
 
-def _pull(axis: int, sums: AlongAxis, others: int, in_units: bool) -> Pull:
+def _pull(axis: int, sums: AlongAxis, across: int, in_units: bool) -> Pull:
     weights, size = sums.weights, sums.wide
     column = sums.by_input(weights)
     # Two different inputs meet less than any two, which may be the same.
@@ -223,7 +223,7 @@ def _pull(axis: int, sums: AlongAxis, others: int, in_units: bool) -> Pull:
         apart = share * float(roots.mean()) ** 2
         met = _between(float(values @ weights.sum(axis=1) ** 2), alike, size)
         position = _differing(
-            (far * square, far * apart + spread * met, far * apart), size, others
+            (far * square, far * apart + spread * met, far * apart), size, across
         )
         inputs = gradient.inputs * float(roots.mean()) ** 2
         return Gradient(second, float(position), profile, inputs)
@@ -261,10 +261,10 @@ def _between(total: float, same: float, number: int) -> float:
 
 
 def _differing(
-    kinds: tuple[Array | float, ...], number: int, others: int, none: float = 0.0
+    kinds: tuple[Array | float, ...], number: int, across: int, none: float = 0.0
 ) -> Array | float:
     """Return the mean over pairs that differ, elsewhere, along the axis, or in both."""
-    counts = (others - 1, number - 1, (others - 1) * (number - 1))
+    counts = (across - 1, number - 1, (across - 1) * (number - 1))
     if not sum(counts):
         return none
     total = sum(count * kind for count, kind in zip(counts, kinds, strict=True))

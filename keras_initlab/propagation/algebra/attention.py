@@ -34,7 +34,7 @@ class Logits:
         slope: E[∂s/∂x], likewise.
         to_query, to_key: E[(∂s/∂q)²] and E[(∂s/∂k)²], the first over what differs
             between keys.
-        query, key: the signals that they are made of.
+        query, key: the signals that they are computed from.
     """
 
     pairs: Array
@@ -116,16 +116,16 @@ class Weights:
 def weights_of(logits: Logits, seen: Seen) -> Weights:
     """Return the moments of the weights of queries on the keys that they see."""
     counts, variance = seen.counts, max(float(logits.pairs[0, 0]), 0.0)
-    known = np.unique(np.geomspace(counts.min(), counts.max(), _COUNTS).round())
+    nodes = np.unique(np.geomspace(counts.min(), counts.max(), _COUNTS).round())
     squares, slopes = np.array(
-        [_softmax(int(count), variance, logits.spread) for count in known]
+        [_softmax(int(count), variance, logits.spread) for count in nodes]
     ).T
-    alone = [_own_weight(int(count), variance, logits.own) for count in known]
+    alone = [_own_weight(int(count), variance, logits.own) for count in nodes]
     where = np.log(counts)
-    rises = np.interp(where, np.log(known), np.log(np.maximum(squares * known, 1.0)))
-    slopes = np.interp(where, np.log(known), slopes)
+    rises = np.interp(where, np.log(nodes), np.log(np.maximum(squares * nodes, 1.0)))
+    slopes = np.interp(where, np.log(nodes), slopes)
     own, own_square = (
-        np.interp(where, np.log(known), part) for part in np.array(alone).T
+        np.interp(where, np.log(nodes), part) for part in np.array(alone).T
     )
     rest = 1 - 2 * own + own_square
     share = logits.pairs / variance if variance > 0 else np.ones((2, 2))
@@ -151,9 +151,9 @@ def _softmax(count: int, variance: float, spread: float) -> tuple[float, float]:
     total = slopes = 0.0
     for node, weight in ((-math.sqrt(3), 1 / 6), (0.0, 2 / 3), (math.sqrt(3), 1 / 6)):
         here = variance * math.exp(math.sqrt(width) * node - width / 2)
-        found = softmax_moments(count, round(here, 9))
-        total += weight * count * found.second
-        slopes += weight * count * found.jacobian
+        moments = softmax_moments(count, round(here, 9))
+        total += weight * count * moments.second
+        slopes += weight * count * moments.jacobian
     return total, slopes
 
 
@@ -166,10 +166,10 @@ def _own_weight(count: int, variance: float, own: float) -> tuple[float, float]:
     """
     if own <= 0 or count < 2:
         return 0.0, 0.0
-    others = math.log(count - 1)
-    total = others + variance / 2
-    if variance > 2 * others:
-        total = math.sqrt(2 * variance * others)
+    log_others = math.log(count - 1)
+    total = log_others + variance / 2
+    if variance > 2 * log_others:
+        total = math.sqrt(2 * variance * log_others)
     at = own + math.sqrt(6 * variance) * np.array([-1.0, 0.0, 1.0])
     values = 1 / (1 + np.exp(np.clip(total - at, -700.0, 700.0)))
     weights = np.array([1 / 6, 2 / 3, 1 / 6])
@@ -184,8 +184,8 @@ def _lift(rises: Array, share: float, spread: float) -> Array:
     dimensions are never quite at right angles, and E[e^x] of x ~ N(0, v) is e^(v/2).
     """
     by_chance = rises * spread / 4 * (1 - share**2)
-    found: Array = np.exp(share * np.sqrt(rises) + by_chance)
-    return found
+    lift: Array = np.exp(share * np.sqrt(rises) + by_chance)
+    return lift
 
 
 def _between(
@@ -236,7 +236,7 @@ def attend(
     Source: Noci et al. 2022, "Signal propagation in transformers", for rank and
     variance under uniform weights.
     """
-    queries, keys = len(weights.squares), value.size(value.positions) / groups
+    keys = value.size(value.positions) / groups
     kept = 1 - dropout
     pairs = np.empty((2, 2, 2))
     own, far = value.pairs[0, 0], value.pairs[0, 1]
@@ -261,59 +261,115 @@ def attend(
     same_head = (number / heads - 1) / max(number - 1, 1)
     alike = same_head * weights.across + (1 - same_head) * weights.even[:, None]
     pairs[1] = value.pairs[1, 1] + (value.pairs[1, 0] - value.pairs[1, 1]) * alike
-    profile = {}
-    if profile_axis is not None and pairs[0, 0, 0] > 0 and np.ptp(by_query) > 0:
-        size = shape[profile_axis]
-        if size is not None:
-            at = np.linspace(0, queries - 1, size)
-            profile[profile_axis] = np.interp(at, np.arange(queries), by_query)
-            profile[profile_axis] /= profile[profile_axis].mean()
     ratio = positions / groups / max(keys, 1)
-    mean = value.mean + shift
-    made = value.evolve(
-        mean=mean, shape=shape, units=units, pairs=pairs, near={}, profile=profile
+    output = value.evolve(
+        mean=value.mean + shift,
+        shape=shape,
+        units=units,
+        pairs=pairs,
+        near={},
+        profile=_profile_of_queries(by_query, shape, profile_axis, pairs[0, 0, 0]),
     )
-    width = number / heads
-    slopes = float(weights.slopes.mean())
-    at_weights = width * float(own[0] / kept - far[0])
+    back = _WayBack(
+        value,
+        logits,
+        weights,
+        ratio=ratio,
+        many=positions / groups - 1,
+        keys=keys,
+        kept=kept,
+        repeats=repeats,
+        width=number / heads,
+    )
+    return output.evolve(
+        parents=(
+            (value, back.to_value),
+            (logits.query, back.to_query),
+            (logits.key, back.to_key),
+        ),
+        notes=tuple(
+            (signal, back.to_scores(index)) for index, signal in enumerate(scores)
+        ),
+        measured=any(
+            signal.origin.measured for signal in (value, logits.query, logits.key)
+        ),
+    )
 
-    def to_value(gradient: Gradient) -> Gradient:
-        squares, across = weights.across[0, 0] / kept, weights.across[1, 0]
-        many = positions / groups - 1
-        second = ratio * (squares * gradient.second + many * across * gradient.position)
-        apart = max(keys - 1, 1)
-        position = ratio * (1 - weights.across[0, 0]) * gradient.second / apart
+
+def _profile_of_queries(
+    by_query: Array, shape: Shape, axis: int | None, second: float
+) -> dict[int, Array]:
+    """Return the profile along the queries' axis, where they see more and more keys."""
+    if axis is None or not second > 0 or not np.ptp(by_query) > 0:
+        return {}
+    size, queries = shape[axis], len(by_query)
+    if size is None:
+        return {}
+    at = np.linspace(0, queries - 1, size)
+    values = np.interp(at, np.arange(queries), by_query)
+    return {axis: values / values.mean()}
+
+
+@dataclass(frozen=True, eq=False)
+class _WayBack:
+    """Gradients at what attention reads, from that at its output.
+
+    Attributes:
+        value, logits, weights: as in `attend`.
+        ratio: queries of a group for each key.
+        many: other queries of a group.
+        keys: of a group.
+        kept: the share of weights that dropout leaves.
+        repeats: heads of the result that one head of v and k is repeated for.
+        width: units of a head.
+    """
+
+    value: Signal
+    logits: Logits
+    weights: Weights
+    ratio: float
+    many: float
+    keys: float
+    kept: float
+    repeats: int
+    width: float
+
+    def to_value(self, gradient: Gradient) -> Gradient:
+        """Return the gradient at v."""
+        own, across = self.weights.across[0, 0], self.weights.across[1, 0]
+        ratio, many = self.ratio, self.many
+        second = own / self.kept * gradient.second + many * across * gradient.position
+        apart = max(self.keys - 1, 1)
+        position = ratio * (1 - own) * gradient.second / apart
         position += ratio * many * (1 - across) * gradient.position / apart
-        found = Gradient(second, max(position, 0.0), {}, gradient.inputs * ratio)
-        return found.times(repeats)
+        at_head = Gradient(
+            ratio * second, max(position, 0.0), {}, gradient.inputs * ratio
+        )
+        return at_head.times(self.repeats)
 
-    def to_query(gradient: Gradient) -> Gradient:
-        return Gradient(gradient.second * at_weights * slopes * logits.to_query)
+    def to_query(self, gradient: Gradient) -> Gradient:
+        """Return the gradient at the queries."""
+        return Gradient(gradient.second * self._at_logits * self.logits.to_query)
 
-    def to_key(gradient: Gradient) -> Gradient:
-        factor = at_weights * slopes * logits.to_key * ratio * repeats
+    def to_key(self, gradient: Gradient) -> Gradient:
+        """Return the gradient at the keys."""
+        factor = self._at_logits * self.logits.to_key * self.ratio * self.repeats
         second = gradient.second * factor
         # A softmax leaves what all logits share alone: over keys it sums to 0.
-        return Gradient(second, -second / max(keys - 1, 1))
+        return Gradient(second, -second / max(self.keys - 1, 1))
 
-    parents = (
-        (value, to_value),
-        (logits.query, to_query),
-        (logits.key, to_key),
-    )
-    level = width * float(own[0])
-
-    def to_scores(index: int) -> Pull:
+    def to_scores(self, index: int) -> Pull:
+        """Return the rule for the weights, or for those that dropout leaves (1)."""
+        level = self.width * float(self.value.pairs[0, 0, 0])
         # Dropout lets few weights' gradients through, and these grown.
-        factor = level / kept if index == 0 else level
+        factor = level / self.kept if index == 0 else level
         return lambda gradient: Gradient(gradient.second * factor)
 
-    notes = tuple((one, to_scores(index)) for index, one in enumerate(scores))
-    return made.evolve(
-        parents=parents,
-        notes=notes,
-        measured=any(one.origin.measured for one in (value, logits.query, logits.key)),
-    )
+    @property
+    def _at_logits(self) -> float:
+        own, far = self.value.pairs[0, 0, 0], self.value.pairs[0, 1, 0]
+        at_weights = self.width * float(own / self.kept - far)
+        return at_weights * float(self.weights.slopes.mean())
 
 
 def scores_signal(weights: Weights, shape: Shape, keys: int, heads: int = 1) -> Signal:

@@ -60,7 +60,9 @@ def _joint_pairs(
     alike, apart = np.zeros((2, 2, 2)), np.zeros((2, 2, 2))
     # Two elements that differ along the axis are of one part, or of two.
     whole = max(total - 1, 1)
-    mean = sum(share * one.mean for share, one in zip(shares, signals, strict=True))
+    mean = sum(
+        share * signal.mean for share, signal in zip(shares, signals, strict=True)
+    )
     apart += mean**2 * total / whole
     for share, signal in zip(shares, signals, strict=True):
         alike += share * signal.pairs
@@ -70,8 +72,8 @@ def _joint_pairs(
         alike[1] = apart[1]
         return alike
     # Positions that differ may still stand at one place along the axis.
-    others = signals[0].size(tuple(a for a in signals[0].positions if a != axis))
-    beside = (others - 1) / max(others * total - 1, 1)
+    across = signals[0].size(tuple(a for a in signals[0].positions if a != axis))
+    beside = (across - 1) / max(across * total - 1, 1)
     alike[:, 1] = beside * alike[:, 1] + (1 - beside) * apart[:, 1]
     return alike
 
@@ -112,11 +114,11 @@ def joint_profile(
     weights = [f**2 * s.second for f, s in zip(scales, signals, strict=True)]
     if not sum(weights) > 0:
         return {}
-    one = np.float64(1.0)
+    even = np.float64(1.0)
     return {
         axis: np.asarray(
             sum(
-                weight * signal.profile.get(axis, one)
+                weight * signal.profile.get(axis, even)
                 for weight, signal in zip(weights, signals, strict=True)
             )
             / sum(weights)
@@ -148,12 +150,12 @@ def by_parts(signal: Signal, operation: Callable[[Signal], Signal]) -> Signal:
     The gradient passes the joined signal by, from part to part: what it is there is
     noted.
     """
-    made = concatenate(
+    joined = concatenate(
         [operation(part) for part in signal.origin.parts], signal.origin.joint
     )
     counts = [part.shape[signal.origin.joint] or _MANY for part in signal.origin.parts]
     old = signal.origin.parts
-    steps = made.edges.parents
+    steps = joined.edges.parents
 
     def pull(gradient: Gradient) -> Gradient:
         second = 0.0
@@ -166,4 +168,4 @@ def by_parts(signal: Signal, operation: Callable[[Signal], Signal]) -> Signal:
             second += count * own.second
         return Gradient(second / sum(counts))
 
-    return made.amend(notes=((signal, pull),))
+    return joined.amend(notes=((signal, pull),))

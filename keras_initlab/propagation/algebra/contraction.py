@@ -36,11 +36,11 @@ def contract(
 
     Source: E[Σ x y Σ x' y'] = ΣΣ E[x x'] E[y y'].
     """
-    one, two, made = letters
-    sizes = {**_sizes(x, one), **{k: v for k, v in _sizes(y, two).items() if v != 1}}
-    inner = [a for a in dict.fromkeys(one + two) if a not in made]
-    kept = list(made[1:])
-    units = made[-1:] if len(made) > 1 else ""
+    of_x, of_y, of_result = letters
+    sizes = {**_sizes(x, of_x), **{k: v for k, v in _sizes(y, of_y).items() if v != 1}}
+    inner = [a for a in dict.fromkeys(of_x + of_y) if a not in of_result]
+    kept = list(of_result[1:])
+    units = of_result[-1:] if len(of_result) > 1 else ""
     pairs, count = np.zeros((2, 2, 2)), np.zeros((2, 2, 1))
     for apart, number in _patterns(kept, sizes):
         kind = (
@@ -50,24 +50,24 @@ def contract(
         both = np.zeros(2)
         for summed, times in _patterns(inner, sizes):
             differ = apart | summed
-            both += times * _of(x, one, differ) * _of(y, two, differ)
+            both += times * _of(x, of_x, differ) * _of(y, of_y, differ)
         pairs[kind] += number * both * math.prod(sizes[a] or _MANY for a in inner)
         count[kind] += number
     mean = x.mean * y.mean * math.prod(sizes[a] or _MANY for a in inner)
-    uneven = _together(x, y, one, two, inner)
+    uneven = _together(x, y, of_x, of_y, inner)
     pairs = np.where(count > 0, pairs / np.maximum(count, 1), mean**2) * uneven
-    known = tuple(sizes[a] for a in kept)
+    sizes_kept = tuple(sizes[a] for a in kept)
     return Signal(
-        shape or (x.shape[0] if x.shape[0] is None else y.shape[0], *known),
-        (len(made) - 1,) if len(made) > 1 else (),
+        shape or (x.shape[0] if x.shape[0] is None else y.shape[0], *sizes_kept),
+        (len(of_result) - 1,) if len(of_result) > 1 else (),
         mean,
         pairs,
-        profile=_profiles(x, y, one, two, made),
+        profile=_profiles(x, y, of_x, of_y, of_result),
         origin=Origin(measured=x.origin.measured or y.origin.measured),
         edges=Edges(
             parents=(
-                (x, _pull(x, y, one, two, made, sizes)),
-                (y, _pull(y, x, two, one, made, sizes)),
+                (x, _pull(x, y, of_x, of_y, of_result, sizes)),
+                (y, _pull(y, x, of_y, of_x, of_result, sizes)),
             )
         ),
     )
@@ -98,48 +98,50 @@ def _of(signal: Signal, letters: str, differ: frozenset[str]) -> Array:
     ]
     unit = int(any(axis in signal.units for axis in apart))
     place = int(any(axis not in signal.units for axis in apart))
-    found: Array = signal.pairs[unit, place]
-    return found
+    second: Array = signal.pairs[unit, place]
+    return second
 
 
-def _together(x: Signal, y: Signal, one: str, two: str, inner: list[str]) -> float:
+def _together(x: Signal, y: Signal, of_x: str, of_y: str, inner: list[str]) -> float:
     """What uneven factors gain by meeting where both are large: E[p q] / E[p] E[q]."""
     gain = 1.0
-    for a in dict.fromkeys(one + two):
-        if a in one and a in two:
-            p, q = x.profile.get(one.index(a)), y.profile.get(two.index(a))
+    for a in dict.fromkeys(of_x + of_y):
+        if a in of_x and a in of_y:
+            p, q = x.profile.get(of_x.index(a)), y.profile.get(of_y.index(a))
             if p is not None and q is not None and len(p) == len(q):
                 gain *= float((p * q).mean())
     return gain
 
 
-def _profiles(x: Signal, y: Signal, one: str, two: str, made: str) -> dict[int, Array]:
-    found: dict[int, Array] = {}
-    for axis, a in enumerate(made):
+def _profiles(
+    x: Signal, y: Signal, of_x: str, of_y: str, of_result: str
+) -> dict[int, Array]:
+    profiles: dict[int, Array] = {}
+    for axis, a in enumerate(of_result):
         values = np.ones(1)
-        for signal, letters in ((x, one), (y, two)):
+        for signal, letters in ((x, of_x), (y, of_y)):
             if a in letters:
                 values = values * signal.profile.get(letters.index(a), np.ones(1))
         if len(values) > 1 and values.mean() > 0:
-            found[axis] = values / values.mean()
-    return found
+            profiles[axis] = values / values.mean()
+    return profiles
 
 
 def _pull(
     signal: Signal,
     other: Signal,
-    own: str,
-    others: str,
-    made: str,
+    of_own: str,
+    of_other: str,
+    of_result: str,
     sizes: dict[str, int | None],
 ) -> Pull:
     """Return the gradient's way back to one factor, the other being what weighs it."""
-    free = [a for a in made[1:] if a not in own]
-    units = made[-1:]
+    free = [a for a in of_result[1:] if a not in of_own]
+    units = of_result[-1:]
     # An index of this factor that is summed over is one of the other's too, or of none.
     places = frozenset(
         a
-        for axis, a in enumerate(own)
+        for axis, a in enumerate(of_own)
         if axis in signal.positions and signal.shape[axis] != 1
     )
 
@@ -147,29 +149,29 @@ def _pull(
         """E[Σ g w Σ g' w'], over the result's indices that this factor has not."""
         total = 0.0
         for apart, number in _patterns(free, sizes):
-            here = (differ & frozenset(made)) | apart
+            here = (differ & frozenset(of_result)) | apart
             if not here:
                 g = gradient.second
             elif any(a in units for a in here):
-                g = 0.0  # gradients of two units do not know each other
+                g = 0.0  # gradients of two units are independent
             else:
                 g = gradient.position
-            total += number * g * float(_of(other, others, differ | apart)[0])
+            total += number * g * float(_of(other, of_other, differ | apart)[0])
         return total * math.prod(sizes[a] or _MANY for a in free)
 
     def pull(gradient: Gradient) -> Gradient:
         second = weighed(gradient, frozenset())
         position = weighed(gradient, places) if places else 0.0
         profile = {}
-        for axis, a in enumerate(own):
+        for axis, a in enumerate(of_own):
             values = np.ones(1)
-            if axis and a in made:
-                values = values * gradient.profile.get(made.index(a), np.ones(1))
-            if axis and a in others:
-                values = values * other.profile.get(others.index(a), np.ones(1))
+            if axis and a in of_result:
+                values = values * gradient.profile.get(of_result.index(a), np.ones(1))
+            if axis and a in of_other:
+                values = values * other.profile.get(of_other.index(a), np.ones(1))
             if len(values) > 1 and values.mean() > 0:
                 profile[axis] = values / values.mean()
-        across = float(_of(other, others, frozenset())[1])
+        across = float(_of(other, of_other, frozenset())[1])
         inputs = gradient.inputs * across * math.prod(sizes[a] or _MANY for a in free)
         return Gradient(second, position, profile, inputs)
 

@@ -35,17 +35,17 @@ def apply(signal: Signal, activation: Any) -> Signal:
     Source: Poole et al. 2016, equations 3 and 5; Daniely et al. 2016, section 4, for
     the covariance by Hermite coefficients.
     """
-    known = activations.resolve(activation)
-    if known.family == "linear":
+    resolved = activations.resolve(activation)
+    if resolved.family == "linear":
         return signal
-    if known.function is None:
-        activations.moments(known)  # says what is wrong with it
-    return apply_function(signal, function_of(known), known)
+    if resolved.function is None:
+        activations.moments(resolved)  # says what is wrong with it
+    return apply_function(signal, function_of(resolved), resolved)
 
 
-def function_of(known: Activation) -> Function:
+def function_of(activation: Activation) -> Function:
     """Return an activation and its slope, taken numerically where it is not known."""
-    given, derivative = known.function, known.derivative
+    given, derivative = activation.function, activation.derivative
     assert given is not None
 
     def value(x: Array) -> Array:
@@ -62,11 +62,11 @@ def function_of(known: Activation) -> Function:
 
 
 def apply_function(
-    signal: Signal, function: Function, known: Activation | None = None
+    signal: Signal, function: Function, activation: Activation | None = None
 ) -> Signal:
-    """Return f(x) elementwise; `known` is f where closed forms may be at hand."""
+    """Return f(x) elementwise; `activation` is f where closed forms may be at hand."""
     if signal.origin.parts:
-        return by_parts(signal, lambda part: apply_function(part, function, known))
+        return by_parts(signal, lambda part: apply_function(part, function, activation))
     composed = function
     inner = signal.origin.function
     gaussian = inner is None or inner.affine is not None
@@ -77,30 +77,32 @@ def apply_function(
     seen = function if gaussian else composed
     mean = law.mean / math.sqrt(law.unevenness or 1.0)
     variance = max(0.0, law.second - mean**2)
-    answer = respond(seen, mean, variance, known if gaussian else None)
+    answer = respond(seen, mean, variance, activation if gaussian else None)
     rho = np.ones(law.vector().size)
     if variance > 0:
         rho = (_even(law, law.vector()) - mean**2) / variance
     vector = answer.correlated(rho)
     second, slope = answer.second, answer.slope_second
     if seen.cases:
-        drawn = [(p, respond(f, mean, variance, None)) for p, f in seen.cases]
-        second = sum(p * one.second for p, one in drawn)
-        slope = sum(p * one.slope_second for p, one in drawn)
+        responses = [(p, respond(f, mean, variance, None)) for p, f in seen.cases]
+        second = sum(p * case.second for p, case in responses)
+        slope = sum(p * case.slope_second for p, case in responses)
         if not seen.by_position:
             # One draw for all positions of a unit and input, near ones too.
             for alike in (slice(2, 3), slice(8, None)):
-                vector[alike] = sum(p * one.correlated(rho[alike]) for p, one in drawn)
+                vector[alike] = sum(
+                    p * case.correlated(rho[alike]) for p, case in responses
+                )
     vector[0] = second
-    profile, level = _profile(law, seen, known, mean, variance)
+    profile, level = _profile(law, seen, activation, mean, variance)
     vector *= level
     out = replace(law, profile=profile)
     pairs, near = out.split(_even(out, vector, undo=True))
     # Of different inputs, at different positions where there are any.
     other = 3 if law.size(law.positions) > 1 else 1
     slopes = [slope, *(answer.slopes_correlated(float(rho[i])) for i in (2, other))]
-    factors = tuple(one / (variance or 1.0) for one in slopes)
-    steepness = _steepness(law, seen, known, mean, variance)
+    factors = tuple(square / (variance or 1.0) for square in slopes)
+    steepness = _steepness(law, seen, activation, mean, variance)
     result = law.evolve(
         shape=signal.shape,
         mean=answer.mean * math.sqrt(out.unevenness * level),
@@ -115,8 +117,8 @@ def apply_function(
     )
     if gaussian:
         return result
-    # The gradient goes to the Gaussian at once: φ' and f' know each other. What it is
-    # on the way is only noted.
+    # The gradient goes to the Gaussian at once, as φ' and f' are correlated. What it
+    # is on the way is only noted.
     here = _mean_square_of_slope(function, signal.origin.function, mean, variance)
     note = ((signal, lambda gradient: gradient.times(here)),)
     return result.amend(notes=note)
@@ -151,12 +153,12 @@ def _slope_pull(factors: tuple[float, ...], steepness: dict[int, Array]) -> Pull
 def _steepness(
     signal: Signal,
     function: Function,
-    known: Activation | None,
+    activation: Activation | None,
     mean: float,
     variance: float,
 ) -> dict[int, Array]:
     """Return the slope's mean square along uneven axes, relative to that at level 1."""
-    if not signal.profile or (known is not None and _is_homogeneous(known)):
+    if not signal.profile or (activation is not None and _is_homogeneous(activation)):
         return {}
     levels, at = _levels_of(signal, mean, variance)
     steep = np.array([mean_square(function, row, slope=True) for row in at])
@@ -183,28 +185,31 @@ def _mean_square_of_slope(
 
 
 def respond(
-    function: Function, mean: float, variance: float, known: Activation | None = None
+    function: Function,
+    mean: float,
+    variance: float,
+    activation: Activation | None = None,
 ) -> Response:
     """Return how f(x), or f'(x), of two Gaussians go together, by their correlation."""
-    if known is None:
+    if activation is None:
         return _response_to(function, mean, variance)
-    if not _is_homogeneous(known) or not variance > 0:
-        return _known_response(known, mean, variance)
+    if not _is_homogeneous(activation) or not variance > 0:
+        return _known_response(activation, mean, variance)
     # φ(cx) = cφ(x): one response serves all variances.
-    unit = _known_response(known, round(mean / math.sqrt(variance), 12), 1.0)
+    unit = _known_response(activation, round(mean / math.sqrt(variance), 12), 1.0)
     return unit.scaled(math.sqrt(variance))
 
 
 @lru_cache(maxsize=1024)
-def _known_response(known: Activation, mean: float, variance: float) -> Response:
-    assert known.function is not None
+def _known_response(activation: Activation, mean: float, variance: float) -> Response:
+    assert activation.function is not None
     try:
-        exact = activations.moments(known, mean, variance)
+        exact = activations.moments(activation, mean, variance)
     except ValueError:  # it overflows, as exp does
-        return _response_to(function_of(known), mean, variance)
+        return _response_to(function_of(activation), mean, variance)
     x = mean + math.sqrt(variance) * gaussian_grid().nodes
     return response(
-        np.asarray(known.function(x), np.float64),
+        np.asarray(activation.function(x), np.float64),
         exact.mean,
         exact.second_moment,
         exact.derivative_second_moment * (variance or 1.0),
@@ -243,7 +248,7 @@ def compose(outer: Function, inner: Function) -> Function:
         if outer.cases or inner.cases
     )
     if cases:
-        return drawn(cases, by_position=outer.by_position and inner.by_position)
+        return mixture(cases, by_position=outer.by_position and inner.by_position)
     return Function(
         lambda z: outer.value(inner.value(z)),
         lambda z: outer.slope(inner.value(z)) * inner.slope(z),
@@ -251,7 +256,7 @@ def compose(outer: Function, inner: Function) -> Function:
     )
 
 
-def drawn(
+def mixture(
     cases: Sequence[tuple[float, Function]], *, by_position: bool = True
 ) -> Function:
     """Return the function that is one of `cases` at random; see `Function`."""
@@ -300,15 +305,15 @@ def shifted_profile(
     signal: Signal, scale: float, shift: float, shift_second: float
 ) -> dict[int, Array]:
     """Return the profile of a x + b, from a and the first two moments of b."""
-    found = {}
+    profile = {}
     for axis, values in signal.profile.items():
         root = np.sqrt(values)
         level = signal.mean / (float(root.mean()) or 1.0)
         moved = scale**2 * signal.second * values + shift_second
         moved = moved + 2 * scale * shift * level * root
         if moved.mean() > 0:
-            found[axis] = moved / moved.mean()
-    return found
+            profile[axis] = moved / moved.mean()
+    return profile
 
 
 def noisy(
@@ -357,7 +362,7 @@ def noisy(
     noise = signal.evolve(mean=0.0, pairs=shared, near=near)
     function = None
     if cases:
-        function = drawn(cases, by_position=not same_position)
+        function = mixture(cases, by_position=not same_position)
         if signal.origin.function is not None:
             function = compose(function, signal.origin.function)
         if len(function.cases) > _MOST_CASES:
@@ -387,12 +392,12 @@ def _even(signal: Signal, vector: Array, *, undo: bool = False) -> Array:
 def _profile(
     signal: Signal,
     function: Function,
-    known: Activation | None,
+    activation: Activation | None,
     mean: float,
     variance: float,
 ) -> tuple[dict[int, Array], float]:
     """Return the profile behind a function, and E[f²] relative to an even signal's."""
-    if not signal.profile or (known is not None and _is_homogeneous(known)):
+    if not signal.profile or (activation is not None and _is_homogeneous(activation)):
         return signal.profile, 1.0
     levels, at = _levels_of(signal, mean, variance)
     seconds = np.array([mean_square(function, row) for row in at])
@@ -434,6 +439,6 @@ def mean_square(function: Function, x: Array, *, slope: bool = False) -> float:
     )
 
 
-def _is_homogeneous(known: Activation) -> bool:
+def _is_homogeneous(activation: Activation) -> bool:
     """Say whether φ(c x) = c φ(x) for c > 0."""
-    return known.family == "relu" and known.kinks == (0.0,)
+    return activation.family == "relu" and activation.kinks == (0.0,)

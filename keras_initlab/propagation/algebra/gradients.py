@@ -8,35 +8,35 @@ from keras_initlab.propagation.signal import Gradient, Pull, Signal
 
 
 def gradients(outputs: list[Signal], start: Gradient) -> dict[int, Gradient]:
-    """Return the gradient at every signal that `outputs` are made of, by serial.
+    """Return the gradient at every signal that `outputs` are computed from, by serial.
 
     Each output starts with the gradient `start`; where several paths lead to a signal
     their gradients are taken for independent.
     """
-    found: dict[int, Gradient] = {}
+    arrived: dict[int, Gradient] = {}
     noted: dict[int, Gradient] = {}
     echoed: dict[int, Gradient] = {}
-    known: dict[int, Signal] = {}
+    signals: dict[int, Signal] = {}
     heap: list[int] = []
 
     def reached(signal: Signal, gradient: Gradient, into: dict[int, Gradient]) -> None:
         _add(into, signal.serial, gradient)
-        if signal.serial not in known:
-            known[signal.serial] = signal
+        if signal.serial not in signals:
+            signals[signal.serial] = signal
             heapq.heappush(heap, -signal.serial)
 
     for output in outputs:
-        reached(output, start, found)
+        reached(output, start, arrived)
     # A signal's parents are older than it is: all that comes to it has come.
     while heap:
-        signal = known[-heapq.heappop(heap)]
-        if signal.serial in found:
+        signal = signals[-heapq.heappop(heap)]
+        if signal.serial in arrived:
             for parent, pull in signal.edges.parents:
-                reached(parent, pull(found[signal.serial]), found)
+                reached(parent, pull(arrived[signal.serial]), arrived)
             for parent, pull in signal.edges.notes:
-                reached(parent, pull(found[signal.serial]), noted)
+                reached(parent, pull(arrived[signal.serial]), noted)
             for parent, pull in signal.edges.echoes:
-                reached(parent, pull(found[signal.serial]), echoed)
+                reached(parent, pull(arrived[signal.serial]), echoed)
         if signal.serial in noted:
             for parent, pull in signal.edges.notes:
                 reached(parent, pull(noted[signal.serial]), noted)
@@ -44,16 +44,16 @@ def gradients(outputs: list[Signal], start: Gradient) -> dict[int, Gradient]:
                 if _is_passed_by(signal, parent):
                     reached(parent, pull(noted[signal.serial]), noted)
         if signal.serial in echoed:
-            for parent, pull in _way_of_echo(signal):
+            for parent, pull in _asked_behind(signal):
                 reached(parent, pull(echoed[signal.serial]), echoed)
     for told in (noted, echoed):
         for serial, gradient in told.items():
-            _add(found, serial, gradient)
-    return found
+            _add(arrived, serial, gradient)
+    return arrived
 
 
-def _way_of_echo(signal: Signal) -> list[tuple[Signal, Pull]]:
-    """Return who else is told of a gradient that a signal was told of.
+def _asked_behind(signal: Signal) -> list[tuple[Signal, Pull]]:
+    """Return where a gradient goes that was asked for at a signal.
 
     What pairs are made of, back to where they were made; but not pairs that the
     gradient itself finds its way to.
@@ -82,6 +82,6 @@ def _is_passed_by(signal: Signal, parent: Signal) -> bool:
     )
 
 
-def _add(found: dict[int, Gradient], serial: int, gradient: Gradient) -> None:
-    before = found.get(serial)
-    found[serial] = gradient if before is None else before.plus(gradient)
+def _add(gradients: dict[int, Gradient], serial: int, gradient: Gradient) -> None:
+    before = gradients.get(serial)
+    gradients[serial] = gradient if before is None else before.plus(gradient)

@@ -111,8 +111,8 @@ _FEW_ORDERS = 24
 def correlated(rho: Array, coefficients: Array) -> Array:
     """Return Σ cₙ ρⁿ, c along the first axis, ρ within [-1, 1] (Mehler's formula)."""
     rho = np.clip(rho, -1.0, 1.0)
-    found = np.polynomial.polynomial.polyval(rho, coefficients, tensor=False)
-    return np.asarray(found, np.float64)
+    moments = np.polynomial.polynomial.polyval(rho, coefficients, tensor=False)
+    return np.asarray(moments, np.float64)
 
 
 @dataclass(frozen=True)

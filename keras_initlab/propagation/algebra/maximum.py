@@ -38,30 +38,30 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
     shape = list(signal.shape)
     for axis, window in windows.items():
         shape[axis] = window.output_length
-    drawn = signal.origin.function is not None and bool(signal.origin.function.cases)
+    random = signal.origin.function is not None and bool(signal.origin.function.cases)
     origin = signal.origin
     base, function = signal, None
-    if origin.base is not None and not drawn:
+    if origin.base is not None and not random:
         base, function = _rising(origin.base.with_units(signal.units), origin.function)
     filled, counts = _filled(base, windows)
     law = _unpadded(base, filled or 1.0)
     common = float(np.clip(_window_covariance(law, windows), 0.0, law.variance))
     number = math.prod(float(values.mean()) for values in counts.values())
-    found = _greatest(function, law.mean, law.variance, common, number)
+    top = _greatest(function, law.mean, law.variance, common, number)
     if common > 0:
         nodes = _outer()[0]
-        full = np.interp(gaussian_grid().nodes, nodes, found.smooth)
-        spread = float(_outer()[1] @ found.smooth**2)
-        answer = response(full, found.mean, spread, spread)
+        full = np.interp(gaussian_grid().nodes, nodes, top.smooth)
+        spread = float(_outer()[1] @ top.smooth**2)
+        answer = response(full, top.mean, spread, spread)
         covariance = (law.vector() - law.mean**2) / common
         vector = answer.correlated(np.clip(covariance, -1.0, 1.0))
     else:
-        vector = np.full(law.vector().size, found.mean**2)
-    vector[0] = max(found.second, found.mean**2)
+        vector = np.full(law.vector().size, top.mean**2)
+    vector[0] = max(top.second, top.mean**2)
     alike = common / law.variance if law.variance > 0 else 1.0
     levels = _levels(signal, windows, alike)
     for axis, values in counts.items():
-        edges = _edges(values, number, function, law, common, found.second)
+        edges = _edges(values, number, function, law, common, top.second)
         if edges is not None:
             levels[axis] = levels.get(axis, np.ones(len(edges))) * edges
     level = math.prod(float(values.mean()) for values in levels.values())
@@ -85,9 +85,9 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
     )
     uneven = result.unevenness
     result.pairs[:, 1] *= uneven
-    result = replace(result, mean=found.mean * math.sqrt(level * uneven))
+    result = replace(result, mean=top.mean * math.sqrt(level * uneven))
     # Of a window's elements one gets the gradient: the greatest, where φ is steep.
-    to_base = _pull(windows, found.slope_second, found.slopes_together)
+    to_base = _pull(windows, top.slope_second, top.slopes_together)
     if function is None:
         return result.amend(parents=((signal, to_base),))
     return result.amend(
@@ -222,7 +222,7 @@ def _levels(
     differ by more than their levels do (`alike` is their correlation), any may win,
     and the mean level counts.
     """
-    found = {}
+    levels = {}
     for axis, window in windows.items():
         profile = signal.profile.get(axis)
         if profile is None or window.length != len(profile):
@@ -235,8 +235,8 @@ def _levels(
         apart = np.sqrt(top) - np.sqrt(mean)
         differ = math.sqrt(2 * max(0.0, 1 - alike))
         wins = apart / np.maximum(apart + differ, 1e-12)
-        found[axis] = mean + wins * (top - mean)
-    return found
+        levels[axis] = mean + wins * (top - mean)
+    return levels
 
 
 def _unpadded(signal: Signal, filled: float) -> Signal:

@@ -130,23 +130,25 @@ def difference(x: Signal, axis: int) -> Signal:
     )
 
 
-def mirror_of_function(made: Signal) -> Mirror | None:
+def mirror_of_function(output: Signal) -> Mirror | None:
     """Return the mirror of f(z), elementwise, of pairs z and −z."""
-    function, whole = made.origin.function, made.origin.base
+    function, whole = output.origin.function, output.origin.base
     if function is None or whole is None or whole.mirror is None:
         return None
-    mirror = whole.mirror.with_units(made.units)
+    mirror = whole.mirror.with_units(output.units)
     if mirror is None or mirror.base is None or mirror.function is not None:
         return None
     odd = apply_function(mirror.base, _odd_part(function))
     if function.cases:
-        if not function.by_position and made.size(made.positions) > 1:
+        if not function.by_position and output.size(output.positions) > 1:
             return None
-        odd = _drawn_apart(odd, made, function, mirror.base)
+        odd = _with_separate_draws(odd, output, function, mirror.base)
     return replace(mirror, odd=odd, function=function, back=None)
 
 
-def _drawn_apart(odd: Signal, made: Signal, function: Function, base: Signal) -> Signal:
+def _with_separate_draws(
+    odd: Signal, output: Signal, function: Function, base: Signal
+) -> Signal:
     """Return the difference of two of a pair of which each has a draw of its own.
 
     `odd` is the difference of the means over draws.
@@ -169,32 +171,36 @@ def _odd_part(function: Function) -> Function:
     )
 
 
-def mirror_of_parts(made: Signal) -> Mirror | None:
+def mirror_of_parts(output: Signal) -> Mirror | None:
     """Return the mirror of parts that are pairs, each by itself, joined."""
-    mirrors = [part.mirror or mirror_of_function(part) for part in made.origin.parts]
-    found = [mirror for mirror in mirrors if mirror is not None]
-    if not found or len(found) < len(mirrors) or len({m.axis for m in found}) > 1:
+    mirrors = [part.mirror or mirror_of_function(part) for part in output.origin.parts]
+    in_pairs = [mirror for mirror in mirrors if mirror is not None]
+    if (
+        not in_pairs
+        or len(in_pairs) < len(mirrors)
+        or len({m.axis for m in in_pairs}) > 1
+    ):
         return None
-    return _joined(found, made.origin.joint)
+    return _joined(in_pairs, output.origin.joint)
 
 
-def mirror_behind_parts(x: Signal, made: Signal) -> Mirror | None:
+def mirror_behind_parts(x: Signal, output: Signal) -> Mirror | None:
     """Return the mirror of f(x) for pairs x and −x that were joined of parts."""
     mirror = x.mirror
     if mirror is None or mirror.base is None or mirror.function is not None:
         return None
     below, halves = x.origin.parts, mirror.base.origin.parts
-    if not len(made.origin.parts) == len(below) == len(halves):
+    if not len(output.origin.parts) == len(below) == len(halves):
         return None
     odd = []
-    for part, whole, half in zip(made.origin.parts, below, halves, strict=True):
+    for part, whole, half in zip(output.origin.parts, below, halves, strict=True):
         base, function = part.origin.base, part.origin.function
         if function is None or function.cases:
             return None
         if base is None or base.serial != whole.serial:
             return None
         odd.append(apply_function(half, _odd_part(function)))
-    joined = concatenate(odd, made.origin.joint)
+    joined = concatenate(odd, output.origin.joint)
     return Mirror(joined, mirror.axis, sources=mirror.sources)
 
 
@@ -208,16 +214,21 @@ def _joined(mirrors: list[Mirror], axis: int) -> Mirror:
     return Mirror(odd, mirrors[0].axis, sources=sources)
 
 
-def mirror_behind_function(x: Signal, made: Signal) -> Mirror | None:
+def mirror_behind_function(x: Signal, output: Signal) -> Mirror | None:
     """Return the mirror of f(x) for pairs of which only the difference is known.
 
     The two of a pair are taken for Gaussian; how much they have in common follows from
     their difference.
     """
-    function, mirror = made.origin.function, x.mirror
-    if function is None or function.cases or made.origin.base is None or mirror is None:
+    function, mirror = output.origin.function, x.mirror
+    if (
+        function is None
+        or function.cases
+        or output.origin.base is None
+        or mirror is None
+    ):
         return None
-    if made.origin.base.serial != x.serial or x.origin.parts:
+    if output.origin.base.serial != x.serial or x.origin.parts:
         return None
     # E[x₀ x₁'] = E[x₀ x₀'] − E[(x₀ − x₁)(x₀' − x₁')] / 2, for each kind of pair.
     across = x.pairs[0] - mirror.odd.pairs[0] / 2
@@ -234,22 +245,22 @@ def mirror_behind_function(x: Signal, made: Signal) -> Mirror | None:
         (slopes.slope_second + sign * alike) / (2 * variance) for sign in (1, -1)
     )
     parents = ((mirror.odd, lambda gradient: gradient.times(odd)),)
-    made_odd = _wholly(made, mirror, pairs).odd.amend(parents=parents)
+    made_odd = _wholly(output, mirror, pairs).odd.amend(parents=parents)
     back = ((x, lambda gradient: gradient.times(odd + even)),)
     return Mirror(made_odd, mirror.axis, sources=mirror.sources, back=back)
 
 
-def _wholly(made: Signal, mirror: Mirror, pairs: Array) -> Mirror:
+def _wholly(output: Signal, mirror: Mirror, pairs: Array) -> Mirror:
     """Return a mirror whose gradient goes to the tensor of pairs itself."""
-    shape = list(made.shape)
+    shape = list(output.shape)
     shape[mirror.axis] = int(shape[mirror.axis] or 2) // 2
-    odd = made.evolve(
+    odd = output.evolve(
         shape=tuple(shape),
         mean=0.0,
         pairs=pairs,
         near={},
-        profile={a: v for a, v in made.profile.items() if a != mirror.axis},
-        parents=((made, lambda gradient: gradient),),
+        profile={a: v for a, v in output.profile.items() if a != mirror.axis},
+        parents=((output, lambda gradient: gradient),),
     )
     return Mirror(odd, mirror.axis, sources=mirror.sources, whole=True)
 
@@ -295,18 +306,18 @@ def _mirrors_of(inputs: Sequence[Signal]) -> list[Mirror] | None:
     return mirrors
 
 
-def mirror_of_maximum(x: Signal, made: Signal, size: float) -> Mirror | None:
+def mirror_of_maximum(x: Signal, output: Signal, size: float) -> Mirror | None:
     """Return the mirror behind the greatest of `size` positions, by a sample.
 
     Args:
         x: the input, whose units come in pairs.
-        made: the greatest values.
+        output: the greatest values.
         size: positions of a window.
     """
     mirror = x.mirror
     if mirror is None or mirror.base is None or not mirror.base.second > 0:
         return None
-    axis = mirror.axis if len(made.shape) == len(x.shape) else 1
+    axis = mirror.axis if len(output.shape) == len(x.shape) else 1
     count, base = int(min(size, 256)), mirror.base
     spread = base.second
     common = min(max(float(base.pairs[0, 1, 0]) / spread, 0.0), 1.0)
@@ -317,15 +328,15 @@ def mirror_of_maximum(x: Signal, made: Signal, size: float) -> Mirror | None:
     first, second = (np.asarray(value(side)).max(axis=1) for side in (z, -z))
     apart = np.mean((first - second) ** 2)
     level = float(apart / np.mean((first**2 + second**2) / 2))
-    pairs = mirror.odd.pairs / (mirror.odd.second or 1.0) * level * made.second
-    return _wholly(made, replace(mirror, axis=axis), pairs)
+    pairs = mirror.odd.pairs / (mirror.odd.second or 1.0) * level * output.second
+    return _wholly(output, replace(mirror, axis=axis), pairs)
 
 
-def mirror_behind_noise(x: Signal, made: Signal, mirror: Mirror) -> Mirror:
+def mirror_behind_noise(x: Signal, output: Signal, mirror: Mirror) -> Mirror:
     """Return the mirror of x with noise that the two of a pair do not share."""
-    back = made.edges.parents[0][1]
+    back = output.edges.parents[0][1]
     pairs = mirror.odd.pairs.copy()
-    pairs[0] += 2 * (made.pairs[0] - x.pairs[0])
+    pairs[0] += 2 * (output.pairs[0] - x.pairs[0])
 
     def apart(gradient: Gradient) -> Gradient:
         # What noise adds reaches each of a pair by itself.
@@ -340,9 +351,9 @@ def mirror_behind_noise(x: Signal, made: Signal, mirror: Mirror) -> Mirror:
     odd = mirror.odd.evolve(
         pairs=pairs,
         near={
-            axis: values + 2 * (made.near[axis] - x.near[axis])
+            axis: values + 2 * (output.near[axis] - x.near[axis])
             for axis, values in mirror.odd.near.items()
-            if axis in made.near and axis in x.near
+            if axis in output.near and axis in x.near
         },
         parents=((mirror.odd, lambda gradient: gradient), (x, apart)),
     )

@@ -14,32 +14,35 @@ from keras_initlab.propagation.signal import Array, Function, Gradient, Pull, Si
 _IDENTITY = Function(lambda z: z, np.ones_like, (1.0, 0.0))
 
 
-def root_of(signals: Sequence[Signal]) -> Signal | None:
+def shared_gaussian(signals: Sequence[Signal]) -> Signal | None:
     """Return the signal that all of `signals` are functions of, None if there is none.
 
     Functions are told from signals that only have its moments by what they remember.
     """
-    roots = {(one.origin.base or one).serial: one.origin.base or one for one in signals}
-    if len(roots) != 1 or len({one.shape for one in signals}) != 1:
+    roots = {
+        (signal.origin.base or signal).serial: signal.origin.base or signal
+        for signal in signals
+    }
+    if len(roots) != 1 or len({signal.shape for signal in signals}) != 1:
         return None
     return next(iter(roots.values()))
 
 
-def jointly(
+def multivariate(
     signals: Sequence[Signal],
     value: Callable[..., Array],
     partials: Sequence[Callable[..., Array]],
 ) -> Signal:
-    """Return f(x, y, …) for functions x, y, … of one Gaussian (see `root_of`).
+    """Return f(x, y, …) for functions x, y, … of one Gaussian (see `shared_gaussian`).
 
     Args:
         signals: x, y, …
         value: f, of arrays.
         partials: ∂f/∂x, ∂f/∂y, …
     """
-    base = root_of(signals)
+    base = shared_gaussian(signals)
     assert base is not None
-    functions = [one.origin.function or _IDENTITY for one in signals]
+    functions = [signal.origin.function or _IDENTITY for signal in signals]
 
     def whole(z: Array) -> Array:
         return np.asarray(value(*(f.value(z) for f in functions)), np.float64)
@@ -58,9 +61,9 @@ def jointly(
     z = law.mean + math.sqrt(law.variance) * grid.nodes
     at = [np.asarray(f.value(z)) for f in functions]
     notes = tuple(
-        (one, _scaled(float(grid.weights @ np.square(partial(*at)))))
-        for one, partial in zip(signals, partials, strict=True)
-        if one is not base
+        (signal, _scaled(float(grid.weights @ np.square(partial(*at)))))
+        for signal, partial in zip(signals, partials, strict=True)
+        if signal is not base
     )
     return result.amend(notes=notes)
 
@@ -72,9 +75,10 @@ def _scaled(factor: float) -> Pull:
     return pull
 
 
-def are_of_one(*signals: Signal) -> bool:
+def share_gaussian(*signals: Signal) -> bool:
     """Say whether all are functions of one Gaussian, in which chance has no part."""
-    drawn = any(
-        one.origin.function is not None and one.origin.function.cases for one in signals
+    random = any(
+        signal.origin.function is not None and signal.origin.function.cases
+        for signal in signals
     )
-    return not drawn and root_of(signals) is not None
+    return not random and shared_gaussian(signals) is not None

@@ -100,7 +100,7 @@ def _normalised(signal: Signal, whole: _Set) -> Signal:
         or signal.origin.function.affine
     ):
         return result
-    return _of_a_function(result, signal, whole, coupled)
+    return _of_function(result, signal, whole, coupled)
 
 
 def _products_of_means(signal: Signal, whole: _Set) -> Array:
@@ -123,15 +123,15 @@ def _near_centred(signal: Signal, removed: Array, factor: float) -> dict[int, Ar
 
     They are nearer to the middle than any two positions are, and have more of it.
     """
-    found = {}
+    near = {}
     for axis, values in signal.near.items():
         profile = signal.profile.get(axis)
         middle = np.ones(len(values))
         if profile is not None:
             for lag in range(1, min(len(values), len(profile) - 1) + 1):
                 middle[lag - 1] = (profile[:-lag] + profile[lag:]).mean() / 2
-        found[axis] = factor * (values - removed[0, 1, 0] * (2 * middle - 1))
-    return found
+        near[axis] = factor * (values - removed[0, 1, 0] * (2 * middle - 1))
+    return near
 
 
 def _profile_centred(signal: Signal, whole: _Set, removed: Array) -> dict[int, Array]:
@@ -181,9 +181,7 @@ def _then(first: Pull, factor: float, across: float | None = None) -> Pull:
     return lambda gradient: first(gradient).times(factor, across)
 
 
-def _of_a_function(
-    result: Signal, signal: Signal, whole: _Set, coupled: Pull
-) -> Signal:
+def _of_function(result: Signal, signal: Signal, whole: _Set, coupled: Pull) -> Signal:
     """Return the normalised signal that knows which function of a Gaussian it is.
 
     The Gaussian is taken for centred itself: without what its own set shares.
@@ -196,19 +194,19 @@ def _of_a_function(
     if whole.units <= 1 and whole.centre and not function.cases:
         shared = _products_of_means(base, whole)
         shared = shared - base.mean**2 / (base.unevenness or 1.0)
-        found = _unit_by_unit(function, base, float(shared[0, 0, 0]), whole.epsilon)
-        steeper = found.steep / (found.even or 1.0)
+        by_unit = _unit_by_unit(function, base, float(shared[0, 0, 0]), whole.epsilon)
+        steeper = by_unit.steep / (by_unit.even or 1.0)
         alone = alone.amend(
             pairs=base.pairs - shared,
             near={axis: v - shared[0, 1, 0] for axis, v in base.near.items()},
             parents=((base, _then(coupled, steeper)),),
         )
         pairs = result.pairs.copy()
-        pairs[0, 0, 0] = found.kept
+        pairs[0, 0, 0] = by_unit.kept
         result = result.amend(
             pairs=pairs,
-            parents=((base, _then(coupled, found.steep, found.together)),),
-            notes=((signal, _then(coupled, found.slope)),),
+            parents=((base, _then(coupled, by_unit.steep, by_unit.together)),),
+            notes=((signal, _then(coupled, by_unit.slope)),),
         )
     first, second = moments_of(function, alone)
     middle = first if whole.centre else 0.0
@@ -289,12 +287,12 @@ def from_statistics(
         root = scale.mean * float(factor.flat[0])
         return affine(signal, root, shift.mean - root * float(centre.flat[0]))
     if signal.origin.parts and signal.units == (signal.origin.joint,):
-        known = len(centre) == signal.shape[signal.origin.joint]
+        for_each_unit = len(centre) == signal.shape[signal.origin.joint]
         starts = np.cumsum(
             [0, *(part.shape[signal.origin.joint] or 0 for part in signal.origin.parts)]
         )
         pieces = {
-            id(part): slice(start, stop) if known else slice(None)
+            id(part): slice(start, stop) if for_each_unit else slice(None)
             for part, start, stop in zip(
                 signal.origin.parts, starts[:-1], starts[1:], strict=True
             )

@@ -77,7 +77,7 @@ def random_linear(
         per_unit: each unit has a kernel of its own (depthwise).
         kept: from axes of `signal` to axes of the result, where positions stay.
         own_positions: share of pairs of positions that have two kernels.
-        read: what the kernel's entries are multiplied by, where x is made of that: a
+        read: what the kernel's entries multiply, where x is computed from that: a
             kernel of pairs reads two units, and x is their difference.
 
     Source: Glorot & Bengio 2010, section 4.2; Xiao et al. 2018 for convolutions.
@@ -110,17 +110,9 @@ def random_linear(
         )
         pairs, mean = pairs + common, mean + level
         near = _near_common(signal, windows, kept, near, common)
-    # A bias comes on top, and an even one makes what it is added to more even.
-    cross = 2 * bias.mean * mean
-    before = float(pairs[0, 0, 0])
-    pairs[0] += bias.second_moment + cross
-    pairs[1] += bias.mean**2 + cross
-    pairs, mean = np.clip(pairs, -_MOST, _MOST), float(np.clip(mean, -_ROOT, _ROOT))
-    second = float(pairs[0, 0, 0])
-    if bias.second_moment and second > 0:
-        share = before / second
-        profile = {a: share * v + (1 - share) for a, v in profile.items()}
-    kernel.seen(second)
+    pairs, near, profile = _with_bias(pairs, near, profile, mean, bias)
+    mean = float(np.clip(mean, -_ROOT, _ROOT))
+    kernel.seen(float(pairs[0, 0, 0]))
     places = math.prod(
         shape[axis] or 64 for axis in range(1, len(shape)) if axis not in units
     )
@@ -131,7 +123,7 @@ def random_linear(
         tuple(units),
         mean + bias.mean,
         pairs,
-        near={a: v + bias.second_moment + cross for a, v in near.items()},
+        near=near,
         profile=profile,
         origin=Origin(
             lineage=_lineage(signal, kernel), measured=signal.origin.measured
@@ -140,6 +132,27 @@ def random_linear(
             parents=((signal, back),), weights=((kernel.layer, kernel.weight, rule),)
         ),
     )
+
+
+def _with_bias(
+    pairs: Array,
+    near: dict[int, Array],
+    profile: dict[int, Array],
+    mean: float,
+    bias: WeightMoments,
+) -> tuple[Array, dict[int, Array], dict[int, Array]]:
+    """Return second moments and profile of z + b, which is more even than z."""
+    cross = 2 * bias.mean * mean
+    before = float(pairs[0, 0, 0])
+    pairs[0] += bias.second_moment + cross
+    pairs[1] += bias.mean**2 + cross
+    pairs = np.clip(pairs, -_MOST, _MOST)
+    second = float(pairs[0, 0, 0])
+    if bias.second_moment and second > 0:
+        share = before / second
+        profile = {a: share * v + (1 - share) for a, v in profile.items()}
+    near = {a: v + bias.second_moment + cross for a, v in near.items()}
+    return pairs, near, profile
 
 
 def _lineage(signal: Signal, kernel: RandomKernel) -> Lineage | None:
@@ -175,9 +188,9 @@ def _seen(
 
 
 def _outputs(windows: dict[int, Window]) -> float:
-    """Return how many positions windows make; infinite if nobody knows."""
+    """Return how many positions windows make; infinite if unknown."""
     lengths = [window.output_length for window in windows.values()]
-    return math.prod(math.inf if one is None else one for one in lengths)
+    return math.prod(math.inf if length is None else length for length in lengths)
 
 
 def _profile_of_units(signal: Signal, shape: Shape, unit: int) -> dict[int, Array]:
@@ -212,10 +225,10 @@ def _common(
     far = signal.pairs[:, 1] / even
     here = signal.pairs[:, 0] - far
     # Σ over units of what two elements share: of one position, and of any two.
-    own, others = (one[0] + (fan - 1) * one[1] for one in (here, far))
+    own, shared = (kind[0] + (fan - 1) * kind[1] for kind in (here, far))
     sums = np.empty((2, 2, 2))
-    sums[:, 0] = fan * (own * field * diagonal + others * squares)
-    sums[:, 1] = fan * others * roots
+    sums[:, 0] = fan * (own * field * diagonal + shared * squares)
+    sums[:, 1] = fan * shared * roots
     if per_unit:
         # Two units' kernels see two units, not all of both.
         sums[1, 0] = here[1] * field * diagonal + far[1] * squares
@@ -233,7 +246,7 @@ def _near_common(
 ) -> dict[int, Array]:
     """Return what neighbours share where windows that overlap sum the same inputs."""
     far, excess = common[0, 1, 0], common[0, 0, 0] - common[0, 1, 0]
-    found = {axis: values + far for axis, values in near.items()}
+    shared = {axis: values + far for axis, values in near.items()}
     for axis, window in windows.items():
         steps = np.arange(window.stride, window.size, window.stride)
         if window.transposed or window.dilation > 1 or not len(steps):
@@ -242,8 +255,8 @@ def _near_common(
         values = np.zeros(max(len(own), len(steps)))
         values[: len(own)] = own
         values[: len(steps)] += excess * (1 - steps / window.size)
-        found[kept[axis]] = values + far
-    return found
+        shared[kept[axis]] = values + far
+    return shared
 
 
 def _near(
@@ -251,13 +264,13 @@ def _near(
 ) -> Array | None:
     """Return what neighbours along an axis have in common behind windows."""
     own, window = signal.near.get(axis), windows.get(axis)
-    others = math.prod(
-        one.forward(signal.profile.get(other))[0]
-        for other, one in windows.items()
+    share = math.prod(
+        window_across.forward(signal.profile.get(other))[0]
+        for other, window_across in windows.items()
         if other != axis
     )
     if window is None or window.transposed:
-        return None if own is None else own * others
+        return None if own is None else own * share
     far = float(signal.pairs[0, 1, 0]) / even
     if own is None and abs(far) < 0.01 * signal.second:
         return None
@@ -266,10 +279,10 @@ def _near(
         return None
     moved = np.zeros(0) if own is None else own[window.stride - 1 :: window.stride]
     if seen is None:
-        return moved * others
+        return moved * share
     values = np.full(len(seen), far)
     values[: len(moved)] = moved[: len(seen)]
-    return values * seen * others
+    return values * seen * share
 
 
 def _pull(
@@ -310,7 +323,7 @@ def _weight_rule(
     """Return E[(dL/dw)²] from the gradient at the output, for one input.
 
     It is the sum of E[x x'] E[g g'] over all pairs of positions, and of inputs where
-    their gradients know each other.
+    their gradients are correlated.
     """
 
     number = 1 + (places - 1) * (1 - own_positions)  # that share a kernel
@@ -324,15 +337,18 @@ def _weight_rule(
         together = gradient.even(axes)
         alone = met = 1.0
         for axis, to in kept.items():
-            values, others = signal.profile.get(axis), gradient.profile.get(to)
+            values, gradient_profile = (
+                signal.profile.get(axis),
+                gradient.profile.get(to),
+            )
             window = windows.get(axis)
             if window is not None:
-                mean, roots = window.meetings(values, others)
+                mean, roots = window.meetings(values, gradient_profile)
                 alone, met = alone * mean, met * roots
-            elif values is not None or others is not None:
-                one = np.ones(1)
-                both = (one if values is None else values) * (
-                    one if others is None else others
+            elif values is not None or gradient_profile is not None:
+                even = np.ones(1)
+                both = (even if values is None else values) * (
+                    even if gradient_profile is None else gradient_profile
                 )
                 alone *= float(both.mean())
                 met *= float(np.sqrt(both).mean()) ** 2
@@ -353,8 +369,8 @@ def _neighbourhood(signal: Signal, windows: dict[int, Window], far: float) -> fl
     for axis, values in signal.near.items():
         window = windows.get(axis)
         step = 1 if window is None or window.transposed else window.stride
-        known = values[step - 1 :: step]
+        met = values[step - 1 :: step]
         length = (signal.shape[axis] or 64) / step
-        gaps = np.maximum(1 - np.arange(1, len(known) + 1) / length, 0.0)
-        total += 2 * total * float(gaps @ (known - far)) / spread
+        gaps = np.maximum(1 - np.arange(1, len(met) + 1) / length, 0.0)
+        total += 2 * total * float(gaps @ (met - far)) / spread
     return spread * (total - 1.0)

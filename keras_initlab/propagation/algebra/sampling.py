@@ -27,29 +27,29 @@ def samples(
     signals: Iterable[Signal],
     generator: np.random.Generator,
     shapes: Iterable[Shape],
-    made: Callable[[Signal, Draw], NDArray[Any] | None],
+    compute: Callable[[Signal, Draw], NDArray[Any] | None],
 ) -> dict[int, NDArray[Any]]:
     """Return an array with the moments of each signal, by its serial.
 
-    All are of one batch, small enough for `shapes`. What `made` makes of other signals'
-    samples it is asked for; all else is Gaussian, or a function of a Gaussian. Each
-    signal is drawn once, for all that is made of it.
+    All are of one batch, small enough for `shapes`. `compute` returns a sample from
+    those of other signals, or None: then it is Gaussian, or a function of a Gaussian.
+    Each signal is sampled once.
     """
     batch = min(_batch(shape) for shape in shapes)
-    found: dict[int, NDArray[Any]] = {}
+    arrays: dict[int, NDArray[Any]] = {}
 
     def draw(signal: Signal) -> NDArray[Any]:
-        if signal.serial not in found:
-            values = made(signal, draw)
+        if signal.serial not in arrays:
+            values = compute(signal, draw)
             if values is None:
-                values = _drawn(signal, batch, draw, generator)
-            found[signal.serial] = values
-        return found[signal.serial]
+                values = _sample(signal, batch, draw, generator)
+            arrays[signal.serial] = values
+        return arrays[signal.serial]
 
-    return {one.serial: draw(one) for one in signals}
+    return {signal.serial: draw(signal) for signal in signals}
 
 
-def _drawn(
+def _sample(
     signal: Signal, batch: int, draw: Draw, generator: np.random.Generator
 ) -> NDArray[np.float32]:
     if signal.origin.base is not None and signal.origin.function is not None:
@@ -92,7 +92,7 @@ def _gaussian(
         if variance <= 0:
             continue
         unit, position, other = shared
-        drawn = tuple(
+        sizes = tuple(
             1
             if (axis == 0 and other)
             or (axis in signal.units and unit)
@@ -100,7 +100,7 @@ def _gaussian(
             else size
             for axis, size in enumerate(shape)
         )
-        total = total + math.sqrt(variance) * generator.standard_normal(drawn)
+        total = total + math.sqrt(variance) * generator.standard_normal(sizes)
     for axis, values in signal.profile.items():
         if len(values) == shape[axis]:
             form = [1] * len(shape)
@@ -131,17 +131,17 @@ def _parts(covariance: Array) -> list[tuple[tuple[int, int, int], float]]:
     A part that is shared along units, say, is in every pair that differs in units at
     most: the covariance of a kind of pair is the sum of the parts that it shares.
     """
-    found: dict[tuple[int, int, int], float] = {}
+    parts: dict[tuple[int, int, int], float] = {}
     kinds = sorted(itertools.product((0, 1), repeat=3), key=sum, reverse=True)
     for kind in kinds:
         above = sum(
             variance
-            for other, variance in found.items()
+            for other, variance in parts.items()
             if all(o >= k for o, k in zip(other, kind, strict=True))
         )
         # What no Gaussian can do (a negative part) is left out.
-        found[kind[0], kind[1], kind[2]] = max(0.0, float(covariance[kind]) - above)
-    return list(found.items())
+        parts[kind[0], kind[1], kind[2]] = max(0.0, float(covariance[kind]) - above)
+    return list(parts.items())
 
 
 def signal_of(values: NDArray[Any], shape: Shape, like: Signal) -> Signal:

@@ -22,18 +22,18 @@ def _renamed(profile: dict[int, Array], moved: dict[int, int]) -> dict[int, Arra
     return {moved[axis]: v for axis, v in profile.items() if axis in moved}
 
 
-def _carried(made: Signal, signal: Signal, move: Move) -> Signal:
+def _moved_with_base(moved: Signal, signal: Signal, move: Move) -> Signal:
     """Return a moved signal that still is a function of a Gaussian: the moved one."""
     if signal.origin.base is None or signal.origin.function is None:
-        return made
-    return made.amend(base=move(signal.origin.base), function=signal.origin.function)
+        return moved
+    return moved.amend(base=move(signal.origin.base), function=signal.origin.function)
 
 
 def transpose(signal: Signal, order: Sequence[int]) -> Signal:
     """Return the signal with its axes in another order; the batch stays first."""
     moved = {old: new for new, old in enumerate(order)}
     back = dict(enumerate(order))
-    made = signal.evolve(
+    transposed = signal.evolve(
         shape=tuple(signal.shape[axis] for axis in order),
         units=tuple(sorted(moved[axis] for axis in signal.units)),
         near=_renamed(signal.near, moved),
@@ -43,7 +43,7 @@ def transpose(signal: Signal, order: Sequence[int]) -> Signal:
         lineage=signal.origin.lineage,
         parents=((signal, lambda g: replace(g, profile=_renamed(g.profile, back))),),
     )
-    return _carried(made, signal, lambda base: transpose(base, order))
+    return _moved_with_base(transposed, signal, lambda base: transpose(base, order))
 
 
 def reshape(signal: Signal, shape: Shape) -> Signal:
@@ -75,7 +75,7 @@ def reshape(signal: Signal, shape: Shape) -> Signal:
                 near[new_axes[0]] = signal.near[old_axes[0]]
         profile.update(_regrouped(signal, old_axes, new_axes, tuple(shape)))
     back = {new: old for old, new in same.items()}
-    made = signal.evolve(
+    reshaped = signal.evolve(
         shape=tuple(shape),
         units=tuple(sorted(units)),
         near=near,
@@ -83,7 +83,9 @@ def reshape(signal: Signal, shape: Shape) -> Signal:
         parents=((signal, lambda g: replace(g, profile=_renamed(g.profile, back))),),
         lineage=signal.origin.lineage,
     )
-    return _carried(_some_units(made), signal, lambda base: reshape(base, shape))
+    return _moved_with_base(
+        _some_units(reshaped), signal, lambda base: reshape(base, shape)
+    )
 
 
 def _some_units(signal: Signal) -> Signal:
@@ -120,18 +122,24 @@ def _groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
     while i < len(old) or j < len(new):
         left: list[int] = []
         right: list[int] = []
-        one = two = 1
+        old_size = new_size = 1
         while True:
-            if one == two and (left or right) and one * two > 0 and left and right:
+            if (
+                old_size == new_size
+                and (left or right)
+                and old_size * new_size > 0
+                and left
+                and right
+            ):
                 break
-            if (one <= two and i < len(old)) or j >= len(new):
+            if (old_size <= new_size and i < len(old)) or j >= len(new):
                 if i >= len(old):
                     break
-                one *= int(old[i] or 1)
+                old_size *= int(old[i] or 1)
                 left.append(i)
                 i += 1
             else:
-                two *= int(new[j] or 1)
+                new_size *= int(new[j] or 1)
                 right.append(j)
                 j += 1
         groups.append((left, right))
@@ -152,13 +160,13 @@ def _regrouped(
         values = signal.profile.get(axis, np.ones(signal.shape[axis] or 1))
         whole = np.outer(whole, values).ravel()
     table = whole.reshape([shape[axis] or 1 for axis in new])
-    found = {}
+    profile = {}
     for index, axis in enumerate(new):
-        others = tuple(i for i in range(len(new)) if i != index)
-        values = table.mean(axis=others)
+        rest = tuple(i for i in range(len(new)) if i != index)
+        values = table.mean(axis=rest)
         if np.ptp(values) > 1e-9 * values.mean():
-            found[axis] = values / values.mean()
-    return found
+            profile[axis] = values / values.mean()
+    return profile
 
 
 def take(signal: Signal, axis: int, start: int, stop: int, step: int = 1) -> Signal:
@@ -166,7 +174,7 @@ def take(signal: Signal, axis: int, start: int, stop: int, step: int = 1) -> Sig
     axis = axis % len(signal.shape)
     length = signal.shape[axis]
     if length is None:
-        # One element is one, wherever it stands; of more nobody knows how many.
+        # A single element exists wherever it stands; of several the number is unknown.
         if stop - start == 1 and start * stop >= 0:
             return along(signal, axis, AlongAxis.of_places(np.arange(1), _MANY))
         shape = tuple(None if a == axis else n for a, n in enumerate(signal.shape))
@@ -177,7 +185,9 @@ def take(signal: Signal, axis: int, start: int, stop: int, step: int = 1) -> Sig
         if part is not None:
             return part
     cut = along(signal, axis, AlongAxis.of_places(index, length))
-    return _carried(cut, signal, lambda base: take(base, axis, start, stop, step))
+    return _moved_with_base(
+        cut, signal, lambda base: take(base, axis, start, stop, step)
+    )
 
 
 def _whole_part(signal: Signal, index: NDArray[np.intp]) -> Signal | None:
@@ -210,13 +220,13 @@ def pad(signal: Signal, axis: int, front: int, behind: int) -> Signal:
     if length is None:
         return signal.evolve(parents=((signal, lambda gradient: gradient),))
     places = np.pad(np.arange(length), (front, behind), constant_values=-1)
-    made = along(signal, axis, AlongAxis.of_places(places, length))
+    padded = along(signal, axis, AlongAxis.of_places(places, length))
     if signal.origin.function is None or np.any(
         signal.origin.function.value(np.zeros(1))
     ):
-        return made
+        return padded
     # A function that leaves 0 alone may as well come after the padding.
-    return _carried(made, signal, lambda base: pad(base, axis, front, behind))
+    return _moved_with_base(padded, signal, lambda base: pad(base, axis, front, behind))
 
 
 def repeat(signal: Signal, axis: int, times: int, *, blocks: bool = False) -> Signal:
@@ -230,8 +240,10 @@ def repeat(signal: Signal, axis: int, times: int, *, blocks: bool = False) -> Si
     copies = AlongAxis.of_places(places, len(places) // times)
     if length is None:
         copies = replace(copies, size=None)
-    made = along(signal, axis, copies)
-    return _carried(made, signal, lambda base: repeat(base, axis, times, blocks=blocks))
+    repeated = along(signal, axis, copies)
+    return _moved_with_base(
+        repeated, signal, lambda base: repeat(base, axis, times, blocks=blocks)
+    )
 
 
 def collapse(
@@ -242,16 +254,16 @@ def collapse(
     number = signal.size(axes)
     places = [axis for axis in axes if axis in signal.positions]
     shape = tuple(1 if axis in axes else size for axis, size in enumerate(signal.shape))
-    made = signal
+    collapsed = signal
     if places:
         for axis in places:
-            made = along(made, axis, mean_of_all(signal.shape[axis]))
-        made = made.amend(lineage=signal.origin.lineage)
+            collapsed = along(collapsed, axis, mean_of_all(signal.shape[axis]))
+        collapsed = collapsed.amend(lineage=signal.origin.lineage)
     if len(places) < len(axes):
-        made = _mean_of_units(made, tuple(a for a in axes if a not in places))
+        collapsed = _mean_of_units(collapsed, tuple(a for a in axes if a not in places))
     if total:
-        made = affine(made, float(number))
-    return _some_units(made if keepdims else _without(made, axes, shape))
+        collapsed = affine(collapsed, float(number))
+    return _some_units(collapsed if keepdims else _without(collapsed, axes, shape))
 
 
 def _without(signal: Signal, axes: tuple[int, ...], shape: Shape) -> Signal:
@@ -272,10 +284,10 @@ def _without(signal: Signal, axes: tuple[int, ...], shape: Shape) -> Signal:
 def _mean_of_units(signal: Signal, axes: tuple[int, ...]) -> Signal:
     """Return the mean over some axes of units, which are left with size 1."""
     number = signal.size(axes)
-    others = signal.size(signal.units) / number
+    across = signal.size(signal.units) / number
     alike, apart = signal.pairs
     pairs = np.stack([alike + (number - 1) * apart] * 2) / number
-    if others > 1:
+    if across > 1:
         pairs[1] = apart
     near = {
         axis: (values + (number - 1) * apart[1, 0]) / number

@@ -50,12 +50,12 @@ def softmax_moments(count: int, variance: float) -> SoftmaxMoments:
         share = _WIDEST / math.sqrt(variance)
         second = (1 - share) / count + share * near.second
         return SoftmaxMoments(second, share * near.jacobian)
-    step, alone, two, three, four = _expectations(variance)
-    others = alone ** (count - 1)
-    second = float((two * others).sum() * step)
-    third = float((three * others).sum() * step) / 2
-    fourth = float((four * others).sum() * step) / 6
-    both = float((two**2 * alone ** (count - 2)).sum() * step) / 6
+    step, alone, square, cube, fourth_power = _expectations(variance)
+    rest = alone ** (count - 1)
+    second = float((square * rest).sum() * step)
+    third = float((cube * rest).sum() * step) / 2
+    fourth = float((fourth_power * rest).sum() * step) / 6
+    both = float((square**2 * alone ** (count - 2)).sum() * step) / 6
     # ∂aⱼ/∂sᵢ = aⱼ (δ - aᵢ): Σⱼ of its square is aᵢ² (1 - 2 aᵢ + Σⱼ aⱼ²).
     jacobian = second - 2 * third + fourth + (count - 1) * both
     return SoftmaxMoments(second, max(0.0, jacobian))
@@ -83,5 +83,5 @@ def _expectations(variance: float) -> tuple[float, Array, Array, Array, Array]:
         return np.asarray((powers**power * decay) @ weights, np.float64)
 
     alone = np.maximum(decay @ weights, 1e-300)
-    two, three, four = (expectation(k) for k in (2, 3, 4))
-    return float(log_t[1] - log_t[0]), alone, two, three, four
+    square, cube, fourth_power = (expectation(k) for k in (2, 3, 4))
+    return float(log_t[1] - log_t[0]), alone, square, cube, fourth_power

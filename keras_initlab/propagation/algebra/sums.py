@@ -1,4 +1,4 @@
-"""Signals put together: sums that know what they share, products, joined tensors."""
+"""Sums, products and extremes of correlated signals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from keras_initlab.propagation.algebra.concatenation import concatenate as concatenate
 from keras_initlab.propagation.algebra.concatenation import joint_profile
 from keras_initlab.propagation.algebra.elementwise import affine, apply_function
-from keras_initlab.propagation.algebra.multivariate import jointly, root_of
+from keras_initlab.propagation.algebra.multivariate import multivariate, shared_gaussian
 from keras_initlab.propagation.signal import (
     Array,
     Function,
@@ -24,7 +24,7 @@ from keras_initlab.propagation.signal import (
     relabelled,
 )
 
-# Terms that a sum is remembered by; of more, nobody will take one away again.
+# Terms that a sum keeps, so that subtracting one of them again is exact.
 _MOST_TERMS = 64
 # Stands for a size that is not known, as in `signal`.
 _MANY = 64
@@ -34,7 +34,8 @@ def broadcast(signal: Signal, shape: Shape) -> Signal:
     """Return the signal stretched to `shape`, whose rank may be higher."""
     missing = len(shape) - len(signal.shape)
     if not missing and all(
-        one == two for one, two in zip(signal.shape[1:], shape[1:], strict=True)
+        before == after
+        for before, after in zip(signal.shape[1:], shape[1:], strict=True)
     ):
         return signal
     if missing:
@@ -89,22 +90,22 @@ def aligned(signals: Sequence[Signal]) -> list[Signal]:
     rank = max(len(signal.shape) for signal in signals)
     sizes: list[int | None] = []
     for axis in range(rank):
-        found = [
+        sizes_here = [
             signal.shape[axis - rank + len(signal.shape)]
             for signal in signals
             if axis - rank + len(signal.shape) >= 0
         ]
-        known = [size for size in found if size not in (None, 1)]
-        sizes.append(known[0] if known else None if None in found else 1)
+        wide = [size for size in sizes_here if size not in (None, 1)]
+        sizes.append(wide[0] if wide else None if None in sizes_here else 1)
     shaped = [broadcast(signal, tuple(sizes)) for signal in signals]
-    largest = max(shaped, key=lambda one: len(one.positions) > 0)
+    largest = max(shaped, key=lambda signal: len(signal.positions) > 0)
     return [signal.with_units(largest.units) for signal in shaped]
 
 
-def _squares(one: Signal, two: Signal) -> Array:
+def _squares(x: Signal, y: Signal) -> Array:
     """Return the product of two means for each kind of pair."""
-    even = math.sqrt((one.unevenness or 1.0) * (two.unevenness or 1.0))
-    products = np.full((2, 2, 2), one.mean * two.mean)
+    even = math.sqrt((x.unevenness or 1.0) * (y.unevenness or 1.0))
+    products = np.full((2, 2, 2), x.mean * y.mean)
     products[:, 0, :] /= even
     return products
 
@@ -121,7 +122,7 @@ def add(signals: Sequence[Signal], factors: Sequence[float] | None = None) -> Si
     for scale, signal in zip(scales, aligned(signals), strict=True):
         before = kept[signal.serial][0] if signal.serial in kept else 0.0
         kept[signal.serial] = (before + scale, signal)
-    addends = [_added_as_one(group) for group in _by_root(list(kept.values()))]
+    addends = [_collected(group) for group in _by_root(list(kept.values()))]
     if len(addends) == 1:
         return affine(addends[0][1], addends[0][0])
     terms: dict[int, tuple[float, Signal]] = {}
@@ -153,13 +154,13 @@ def _by_root(
     """Return addends in groups that are functions of one Gaussian each."""
     groups: dict[int, list[tuple[float, Signal]]] = {}
     for scale, signal in addends:
-        drawn = signal.origin.function is not None and signal.origin.function.cases
-        root = signal if drawn else signal.origin.base or signal
+        random = signal.origin.function is not None and signal.origin.function.cases
+        root = signal if random else signal.origin.base or signal
         groups.setdefault(root.serial, []).append((scale, signal))
     return list(groups.values())
 
 
-def _added_as_one(group: list[tuple[float, Signal]]) -> tuple[float, Signal]:
+def _collected(group: list[tuple[float, Signal]]) -> tuple[float, Signal]:
     """Return the sum of functions of one Gaussian, and a factor it has yet to get."""
     if len(group) == 1:
         return group[0]
@@ -172,20 +173,20 @@ def _added_as_one(group: list[tuple[float, Signal]]) -> tuple[float, Signal]:
         slope = sum(f * line[0] for f, line in zip(scales, lines, strict=True) if line)
         shift = sum(f * line[1] for f, line in zip(scales, lines, strict=True) if line)
         base = (signals[0].origin.base or signals[0]).with_units(signals[0].units)
-        made = affine(base, slope, shift)
-        if made is not base:
+        total = affine(base, slope, shift)
+        if total is not base:
             passed = ((f, s) for f, s in group if s.serial != base.serial)
             notes = tuple((signal, _scaled(scale**2)) for scale, signal in passed)
-            made = made.amend(notes=notes)
-        return 1.0, made
+            total = total.amend(notes=notes)
+        return 1.0, total
 
     def value(*x: Array) -> Array:
-        return np.asarray(sum(f * one for f, one in zip(scales, x, strict=True)))
+        return np.asarray(sum(f * values for f, values in zip(scales, x, strict=True)))
 
     def partial(scale: float) -> Callable[..., Array]:
         return lambda *x: np.full(np.shape(x[0]), scale)
 
-    return 1.0, jointly(signals, value, [partial(scale) for scale in scales])
+    return 1.0, multivariate(signals, value, [partial(scale) for scale in scales])
 
 
 def _summed_pairs(
@@ -194,25 +195,25 @@ def _summed_pairs(
     """Return the covariances of a sum of terms: by kind of pair, and of neighbours."""
     centred = np.zeros((2, 2, 2))
     near: dict[int, Array] = {}
-    found = list(terms.values())
+    addends = list(terms.values())
     lengths: dict[int, int] = {}
-    for group in _by_root(found):
-        if len(group) > 1 and len({one.shape for _, one in group}) == 1:
-            group = [_added_as_one(group)]
+    for group in _by_root(addends):
+        if len(group) > 1 and len({origin.shape for _, origin in group}) == 1:
+            group = [_collected(group)]
         for factor, origin in group:
-            known = origin.pairs
+            own_pairs = origin.pairs
             if origin.units != units:
-                known = relabelled(origin, units)
-            centred += factor**2 * (known - _squares(origin, origin))
+                own_pairs = relabelled(origin, units)
+            centred += factor**2 * (own_pairs - _squares(origin, origin))
             for axis, values in origin.near.items():
                 lengths[axis] = max(lengths.get(axis, 0), len(values))
-    for (one, first), (two, second) in _twins(found):
+    for (factor_x, first), (factor_y, second) in _twins(addends):
         shared = first.pairs[:, :, 1:] - _squares(first, first)[:, :, 1:]
         if first.units == units and second.units == units:
-            centred += 2 * one * two * shared
+            centred += 2 * factor_x * factor_y * shared
     for axis, length in lengths.items():
         near[axis] = np.zeros(length)
-        for factor, origin in found:
+        for factor, origin in addends:
             own = origin.near.get(axis, np.zeros(0))
             padded = np.full(length, origin.pairs[0, 1, 0])
             padded[: len(own)] = own
@@ -234,91 +235,91 @@ def _twins(
                 term
             )
     for family in families.values():
-        for one, two in itertools.combinations(family, 2):
-            if np.allclose(one[1].pairs, two[1].pairs, rtol=1e-9, atol=0.0):
-                yield one, two
+        for first, second in itertools.combinations(family, 2):
+            if np.allclose(first[1].pairs, second[1].pairs, rtol=1e-9, atol=0.0):
+                yield first, second
 
 
 def _scaled(factor: float, position: float | None = None) -> Pull:
     return lambda gradient: gradient.times(factor, position)
 
 
-def multiply(one: Signal, two: Signal) -> Signal:
+def multiply(x: Signal, y: Signal) -> Signal:
     """Return x · y, of broadcast shapes.
 
     Two functions of one Gaussian (as in x · sigmoid(x)) are multiplied as functions;
     all others are taken for independent: E[x²y²] = E[x²] E[y²].
     """
-    one, two = aligned([one, two])
-    if one.serial == two.serial:
-        return apply_function(one, Function(np.square, lambda x: 2 * x))
-    if root_of([one, two]) is not None and not _is_drawn(one, two):
-        return jointly(
-            [one, two],
+    x, y = aligned([x, y])
+    if x.serial == y.serial:
+        return apply_function(x, Function(np.square, lambda x: 2 * x))
+    if shared_gaussian([x, y]) is not None and not _is_random(x, y):
+        return multivariate(
+            [x, y],
             lambda x, y: x * y,
             [lambda x, y: y, lambda x, y: x],
         )
-    pairs = one.pairs * two.pairs
-    axes = {*one.near, *two.near}
+    pairs = x.pairs * y.pairs
+    axes = {*x.near, *y.near}
     near = {}
     for axis in axes:
-        length = max(len(s.near.get(axis, ())) for s in (one, two))
+        length = max(len(s.near.get(axis, ())) for s in (x, y))
         values = np.ones(length)
-        for signal in (one, two):
+        for signal in (x, y):
             padded = np.full(length, signal.pairs[0, 1, 0])
             own = signal.near.get(axis, np.zeros(0))
             padded[: len(own)] = own
             values = values * padded
         near[axis] = values
     profile: dict[int, Array] = {}
-    for axis in {*one.profile, *two.profile}:
+    for axis in {*x.profile, *y.profile}:
         unit = np.float64(1.0)
-        values = np.asarray(one.profile.get(axis, unit) * two.profile.get(axis, unit))
+        values = np.asarray(x.profile.get(axis, unit) * y.profile.get(axis, unit))
         profile[axis] = values / (values.mean() or 1.0)
         pairs = pairs * (values.mean() or 1.0)
-    return one.evolve(
-        mean=one.mean * two.mean,
+    return x.evolve(
+        mean=x.mean * y.mean,
         pairs=pairs,
         near=near,
         profile=profile,
         parents=(
-            (one, _scaled(two.second, float(two.pairs[0, 1, 0]))),
-            (two, _scaled(one.second, float(one.pairs[0, 1, 0]))),
+            (x, _scaled(y.second, float(y.pairs[0, 1, 0]))),
+            (y, _scaled(x.second, float(x.pairs[0, 1, 0]))),
         ),
-        measured=one.origin.measured or two.origin.measured,
+        measured=x.origin.measured or y.origin.measured,
     )
 
 
-def _is_drawn(*signals: Signal) -> bool:
+def _is_random(*signals: Signal) -> bool:
     """Say whether some signal is a function that chance has a part in."""
     return any(
         s.origin.function is not None and bool(s.origin.function.cases) for s in signals
     )
 
 
-def largest(one: Signal, two: Signal, sign: float = 1.0) -> Signal:
+def largest(x: Signal, y: Signal, sign: float = 1.0) -> Signal:
     """Return max(x, y) (min for sign = -1), as h ± |d|, h = (x + y)/2, d = (x - y)/2.
 
     Of Gaussians, E[h |d'|] - E[h] E[|d'|] = E[sign d] Cov(h, d') (Stein's lemma).
 
     Source: Clark 1961, "The greatest of a finite set of random variables".
     """
-    half = add([one, two], [0.5, 0.5])
-    gap = add([one, two], [0.5, -0.5])
+    half = add([x, y], [0.5, 0.5])
+    gap = add([x, y], [0.5, -0.5])
     size = apply_function(
         gap.amend(base=None, function=None), Function(np.abs, np.sign)
     )
-    made = add([half, size], [1.0, sign])
+    greatest = add([half, size], [1.0, sign])
     units, shared = half.units, np.zeros((2, 2, 2))
     ours, theirs = half.origins(), gap.origins()
     for key in ours.keys() & theirs.keys():
         (factor, origin), (other, _) = ours[key], theirs[key]
-        known = relabelled(origin, units) if origin.units != units else origin.pairs
-        shared += factor * other * (known - _squares(origin, origin))
+        own_pairs = relabelled(origin, units) if origin.units != units else origin.pairs
+        shared += factor * other * (own_pairs - _squares(origin, origin))
     deviation = math.sqrt(gap.variance)
     lean = math.erf(gap.mean / (deviation * math.sqrt(2))) if deviation else 0.0
     chance = (1 + sign * lean) / 2  # that the first is what is taken
-    return made.evolve(
-        pairs=made.pairs + 2 * sign * lean * shared,
-        parents=((one, _scaled(chance)), (two, _scaled(1 - chance))),
+    return greatest.evolve(
+        pairs=greatest.pairs + 2 * sign * lean * shared,
+        parents=((x, _scaled(chance)), (y, _scaled(1 - chance))),
     )

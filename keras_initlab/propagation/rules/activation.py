@@ -48,7 +48,7 @@ def softmax_layer(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> 
 def softmax_operation(
     operation: Operation, x: Signal, *, context: RuleContext
 ) -> Signal:
-    """Return the softmax_operation along the operation's axes."""
+    """Return the softmax along the operation's axes."""
     return softmax(x.with_units(axes_of(operation.axis, len(x.shape))))
 
 
@@ -68,19 +68,19 @@ def activate(x: Signal, function: Any) -> Signal:
         UnknownLayer: nothing is known of φ.
     """
     try:
-        known = activations.resolve(function)
+        resolved = activations.resolve(function)
     except (TypeError, ValueError):
         raise UnknownLayer(repr(function)) from None
-    if known.name == "softmax":
+    if resolved.name == "softmax":
         return softmax(x.with_units((len(x.shape) - 1,)))
-    if known.name == "glu":
+    if resolved.name == "glu":
         half = (x.shape[-1] or 2) // 2
-        # Two halves of the units know no more of each other than any two units.
+        # Units of two halves are as correlated as any two units.
         left, right = take(x, -1, 0, half), take(x, -1, half, 2 * half)
         return multiply(left, apply(right, "sigmoid"))
-    if known.function is None:
-        raise UnknownLayer(known.name)
-    return apply(x, known)
+    if resolved.function is None:
+        raise UnknownLayer(resolved.name)
+    return apply(x, resolved)
 
 
 # Logits of such a variance are no Gaussian's: some are set far below the others.
@@ -93,7 +93,7 @@ def softmax(x: Signal) -> Signal:
     What the units of one input and position share shifts all logits, and is lost.
 
     Raises:
-        UnknownLayer: some logits are masked; nobody knows which.
+        UnknownLayer: some logits are masked, and it is not known which.
     """
     count = x.size(x.units)
     centred = x.pairs[0] - x.pairs[1]

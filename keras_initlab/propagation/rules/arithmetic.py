@@ -11,7 +11,7 @@ from keras.layers import Layer
 
 from keras_initlab.propagation.algebra.elementwise import affine, apply, apply_function
 from keras_initlab.propagation.algebra.mirrors import mirror_of_function, sum_of_mirrors
-from keras_initlab.propagation.algebra.multivariate import are_of_one, jointly
+from keras_initlab.propagation.algebra.multivariate import multivariate, share_gaussian
 from keras_initlab.propagation.algebra.sums import add, largest, multiply
 from keras_initlab.propagation.arguments import Operand, lifted, pair, signals_in
 from keras_initlab.propagation.context import RuleContext, UnknownLayer
@@ -48,7 +48,7 @@ def multiply_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
 
 @layer_rule("Maximum")
 def maximum_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
-    """Return the maximum_layer of several tensors."""
+    """Return the maximum of several tensors."""
     result = xs[0]
     for x in xs[1:]:
         result = largest(result, x)
@@ -57,20 +57,20 @@ def maximum_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
 
 @layer_rule("Minimum")
 def minimum_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
-    """Return the minimum_layer of several tensors."""
+    """Return the minimum of several tensors."""
     result = xs[0]
     for x in xs[1:]:
         result = largest(result, x, -1.0)
     return result
 
 
-def sum_of_operands(one: Operand, two: Operand, sign: float) -> Signal:
+def sum_of_operands(x: Operand, y: Operand, sign: float) -> Signal:
     """Return x + y or, for sign = -1, x - y."""
-    if isinstance(one, Signal) and isinstance(two, float):
-        return affine(one, 1.0, sign * two)
-    if isinstance(two, Signal) and isinstance(one, float):
-        return affine(two, sign, one)
-    return add(lifted([one, two]), [1.0, sign])
+    if isinstance(x, Signal) and isinstance(y, float):
+        return affine(x, 1.0, sign * y)
+    if isinstance(y, Signal) and isinstance(x, float):
+        return affine(y, sign, x)
+    return add(lifted([x, y]), [1.0, sign])
 
 
 @operation_rule("Add")
@@ -93,12 +93,12 @@ def negative(operation: Operation, x: Signal, *, context: RuleContext) -> Signal
     return affine(x, -1.0)
 
 
-def _product(one: Operand, two: Operand) -> Signal:
-    if isinstance(one, Signal) and isinstance(two, float):
-        return affine(one, two)
-    if isinstance(two, Signal) and isinstance(one, float):
-        return affine(two, one)
-    x, y = lifted([one, two])
+def _product(x: Operand, y: Operand) -> Signal:
+    if isinstance(x, Signal) and isinstance(y, float):
+        return affine(x, y)
+    if isinstance(y, Signal) and isinstance(x, float):
+        return affine(y, x)
+    x, y = lifted([x, y])
     return multiply(x, y)
 
 
@@ -113,18 +113,18 @@ def multiply_operation(
 @operation_rule("Divide", "TrueDivide")
 def divide(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return x / y, as x · (1 / y) for a y that keeps clear of 0."""
-    one, two = pair(context)
-    if not isinstance(two, Signal):
-        if not np.all(two):
+    x1, x2 = pair(context)
+    if not isinstance(x2, Signal):
+        if not np.all(x2):
             raise UnknownLayer("a division by 0")
-        inverse = 1.0 / np.asarray(two, np.float64)
-        return _product(one, inverse if inverse.ndim else float(inverse))
-    if isinstance(one, Signal) and are_of_one(one, two):
-        if not _clear_of_zero(two):
+        inverse = 1.0 / np.asarray(x2, np.float64)
+        return _product(x1, inverse if inverse.ndim else float(inverse))
+    if isinstance(x1, Signal) and share_gaussian(x1, x2):
+        if not _clear_of_zero(x2):
             raise UnknownLayer("a division by what may be 0")
         slopes = [lambda x, y: 1 / y, lambda x, y: -x / y**2]
-        return jointly([one, two], np.divide, slopes)
-    return _product(one, reciprocal(two))
+        return multivariate([x1, x2], np.divide, slopes)
+    return _product(x1, reciprocal(x2))
 
 
 # In deviations: beyond, a Gaussian's values are too rare to tell.
@@ -179,7 +179,7 @@ def _elementwise(operation: Operation, context: RuleContext) -> Signal:
 
     def function(values: Any) -> Any:
         args, kwargs = keras.tree.map_structure(
-            lambda one: values if one is x else one, arguments
+            lambda argument: values if argument is x else argument, arguments
         )
         return operation.call(*args, **kwargs)
 
@@ -190,29 +190,29 @@ def _elementwise(operation: Operation, context: RuleContext) -> Signal:
 
 
 def _extreme(operation: Operation, context: RuleContext, sign: float) -> Signal:
-    one, two = pair(context)
-    if isinstance(one, float) or isinstance(two, float):
+    x1, x2 = pair(context)
+    if isinstance(x1, float) or isinstance(x2, float):
         return _elementwise(operation, context)
-    x, y = lifted([one, two])
-    if not are_of_one(x, y):
+    x, y = lifted([x1, x2])
+    if not share_gaussian(x, y):
         return largest(x, y, sign)
 
     def first(x: Array, y: Array) -> Array:
         return np.asarray(sign * x >= sign * y, np.float64)
 
     pick = np.maximum if sign > 0 else np.minimum
-    return jointly([x, y], pick, [first, lambda x, y: 1 - first(x, y)])
+    return multivariate([x, y], pick, [first, lambda x, y: 1 - first(x, y)])
 
 
 @operation_rule("Maximum", "Fmax")
 def maximum_operation(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
-    """Return the maximum_operation of two."""
+    """Return the maximum of two."""
     return _extreme(operation, context, 1.0)
 
 
 @operation_rule("Minimum", "Fmin")
 def minimum_operation(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
-    """Return the minimum_operation of two."""
+    """Return the minimum of two."""
     return _extreme(operation, context, -1.0)
 
 

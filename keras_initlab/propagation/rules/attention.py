@@ -137,8 +137,8 @@ def _attention(layer: Layer, heads: _Heads, context: RuleContext) -> Signals:
 
 def _dot_pairs(q: Signal, k: Signal, depth: int) -> Array:
     """Return the covariance over keys of Σ q k, for two queries."""
-    found: Array = depth * q.pairs[0] * (k.pairs[0, 0] - k.pairs[0, 1])
-    return found
+    covariance: Array = depth * q.pairs[0] * (k.pairs[0, 0] - k.pairs[0, 1])
+    return covariance
 
 
 def _apart(k: Signal) -> float:
@@ -218,8 +218,8 @@ def _additive(
     depth = query.size((len(query.shape) - 1,))
     variance = max(inner**2 * (query.variance + key.variance), 1e-300)
     mean = np.array([inner * (query.mean + key.mean)])
-    found = expansion(function_of(activations.resolve("tanh")), mean, variance)
-    values = found.coefficients[0] ** 2
+    tanh = expansion(function_of(activations.resolve("tanh")), mean, variance)
+    values = tanh.coefficients[0] ** 2
     slopes = values[1:] * np.arange(1, len(values)) / variance
 
     def alike(powers: Array, place: int) -> Array:
@@ -227,7 +227,7 @@ def _additive(
         both = query.pairs[0] - query.mean**2 + key.pairs[0, place] - key.mean**2
         return correlated(inner**2 * both / variance, powers)
 
-    slope, square = float(found.slope_second[0]), outer.second_moment * inner**2
+    slope, square = float(tanh.slope_second[0]), outer.second_moment * inner**2
     direction = alike(slopes, 1)
     return Logits(
         outer.second_moment * depth * (alike(values, 0) - alike(values, 1)),
@@ -236,7 +236,7 @@ def _additive(
         to_query=square * max(0.0, slope - float(direction[0, 0])),
         to_key=square * slope,
         tilt=square * direction * _apart(key) * (value is key),
-        slope=outer.mean * inner * float(found.slope_mean[0]) * (value is key),
+        slope=outer.mean * inner * float(tanh.slope_mean[0]) * (value is key),
     )
 
 
@@ -253,7 +253,7 @@ def _bare(layer: Layer, logits: Logits, value: Signal, context: RuleContext) -> 
     rate = float(layer.dropout) if context.training else 0.0
     scores = scores_signal(weights, (*query.shape[:-1], value.shape[axis]), keys)
     asked = bool(named.get("return_attention_scores", False))
-    made = attend(
+    output = attend(
         value.with_units((last,)),
         logits,
         weights,
@@ -264,4 +264,4 @@ def _bare(layer: Layer, logits: Logits, value: Signal, context: RuleContext) -> 
         profile_axis=axis,
         scores=(scores,) if asked else (),
     )
-    return (made, scores) if asked else made
+    return (output, scores) if asked else output

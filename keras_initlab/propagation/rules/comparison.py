@@ -9,7 +9,7 @@ import numpy as np
 from keras import Operation
 
 from keras_initlab.propagation.algebra.elementwise import affine, apply_function
-from keras_initlab.propagation.algebra.multivariate import are_of_one, jointly
+from keras_initlab.propagation.algebra.multivariate import multivariate, share_gaussian
 from keras_initlab.propagation.algebra.sums import add, aligned, multiply
 from keras_initlab.propagation.arguments import (
     Operand,
@@ -32,8 +32,8 @@ def stepped(x: Signal, function: Step) -> Signal:
     def value(z: Array) -> Array:
         return np.asarray(function(z), np.float64)
 
-    made = apply_function(x, Function(value, np.zeros_like))
-    return made.amend(parents=(), notes=())
+    output = apply_function(x, Function(value, np.zeros_like))
+    return output.amend(parents=(), notes=())
 
 
 _COMPARED: dict[str, Step] = {
@@ -88,46 +88,50 @@ def cast(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
 def where(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return x where a condition holds, y elsewhere."""
     values = operands(context, "condition", "x1", "x2")
-    signals = [one for one in values if isinstance(one, Signal)]
-    if not any(isinstance(one, np.ndarray) for one in values) and are_of_one(*signals):
-        return _chosen_of_one(values, signals)
+    signals = [value for value in values if isinstance(value, Signal)]
+    if not any(isinstance(value, np.ndarray) for value in values) and share_gaussian(
+        *signals
+    ):
+        return _chosen_by_function(values, signals)
     condition, x, y = aligned(lifted(values))
     fails = affine(condition, -1.0, 1.0)
     if isinstance(values[0], np.ndarray):
         fails = constant(values[0] == 0, x)
-    if are_of_one(condition, x) or are_of_one(condition, y):
+    if share_gaussian(condition, x) or share_gaussian(condition, y):
         raise UnknownLayer("a choice by what is where among")
     return choose(condition, fails, x, y)
 
 
-def _chosen_of_one(values: list[Operand], signals: list[Signal]) -> Signal:
-    places = [index for index, one in enumerate(values) if isinstance(one, Signal)]
+def _chosen_by_function(values: list[Operand], signals: list[Signal]) -> Signal:
+    places = [
+        index for index, argument in enumerate(values) if isinstance(argument, Signal)
+    ]
 
-    def filled(found: tuple[Array, ...]) -> tuple[Any, Any, Any]:
+    def filled(arrays: tuple[Array, ...]) -> tuple[Any, Any, Any]:
         whole: list[Any] = list(values)
-        for place, array in zip(places, found, strict=True):
+        for place, array in zip(places, arrays, strict=True):
             whole[place] = array
         return whole[0], whole[1], whole[2]
 
-    def value(*found: Array) -> Array:
-        condition, x, y = filled(found)
+    def value(*arrays: Array) -> Array:
+        condition, x, y = filled(arrays)
         return np.asarray(np.where(np.asarray(condition) != 0, x, y), np.float64)
 
     def partial(place: int) -> Callable[..., Array]:
-        def slope(*found: Array) -> Array:
-            holds = np.asarray(filled(found)[0]) != 0
+        def slope(*arrays: Array) -> Array:
+            holds = np.asarray(filled(arrays)[0]) != 0
             taken = [np.zeros_like(holds), holds, ~holds][place]
-            return np.broadcast_to(taken, np.shape(found[0])).astype(np.float64)
+            return np.broadcast_to(taken, np.shape(arrays[0])).astype(np.float64)
 
         return slope
 
-    return jointly(signals, value, [partial(place) for place in places])
+    return multivariate(signals, value, [partial(place) for place in places])
 
 
 def choose(condition: Signal, fails: Signal, x: Signal, y: Signal) -> Signal:
     """Return c x + (1 - c) y for a c of zeros and ones that x and y do not know."""
-    made = add([multiply(condition, x), multiply(fails, y)])
+    choice = add([multiply(condition, x), multiply(fails, y)])
     # E[c (1 - c')] is what they have not in common; add takes them for independent.
     across = x.mean * y.mean * (condition.mean - condition.pairs)
     pairs = condition.pairs * x.pairs + fails.pairs * y.pairs + 2 * across
-    return made.evolve(pairs=pairs, parents=made.edges.parents)
+    return choice.evolve(pairs=pairs, parents=choice.edges.parents)

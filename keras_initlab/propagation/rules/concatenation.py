@@ -57,10 +57,11 @@ def _operands(context: RuleContext) -> list[Any]:
 
 
 def _concatenated(row: list[Any], axis: int) -> Signal:
-    like = next(one for one in row if isinstance(one, Signal))
+    like = next(value for value in row if isinstance(value, Signal))
     axis = axis_of(axis, len(like.shape))
     signals = [
-        one if isinstance(one, Signal) else _piece(one, like, axis) for one in row
+        value if isinstance(value, Signal) else _piece(value, like, axis)
+        for value in row
     ]
     return concatenate(signals, axis)
 
@@ -78,7 +79,7 @@ def _piece(value: Any, like: Signal, axis: int) -> Signal:
 def stack(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return the tensors in a row along an axis of their own."""
     row = _operands(context)
-    if not all(isinstance(one, Signal) for one in row):
+    if not all(isinstance(signal, Signal) for signal in row):
         raise UnknownLayer("a constant among what is stack")
     rank = len(row[0].shape) + 1
     axis = axis_of(operation.axis, rank)
@@ -86,7 +87,7 @@ def stack(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     shape.insert(axis, 1)
     units = row[0].units
     kept = tuple(a + (a >= axis) for a in units) or (rank - 1,)
-    lifted = [reshaped(one, tuple(shape)).with_units(kept) for one in row]
+    lifted = [reshaped(signal, tuple(shape)).with_units(kept) for signal in row]
     return concatenate(lifted, axis)
 
 
@@ -101,7 +102,7 @@ def split(
         raise UnknownLayer("a split of unknown length")
     where = operation.indices_or_sections
     if not isinstance(where, int):
-        where = [int(one) for one in np.asarray(array_of(where)).reshape(-1)]
+        where = [int(place) for place in np.asarray(array_of(where)).reshape(-1)]
     sections = np.array_split(np.arange(length), where)
     return tuple(
         take(x, axis, int(part[0]), int(part[-1]) + 1) for part in sections if len(part)

@@ -20,15 +20,15 @@ from keras_initlab.propagation.signal import Signal
 def dot_layer(layer: Layer, x: Signal, y: Signal, *, context: RuleContext) -> Signal:
     """Return products summed along an axis of each."""
     axes = layer.axes if isinstance(layer.axes, list | tuple) else [layer.axes] * 2
-    one, two = axes[0] % len(x.shape), axes[1] % len(y.shape)
+    axis_x, axis_y = axes[0] % len(x.shape), axes[1] % len(y.shape)
     left, right = "bcdefgh"[: len(x.shape)], "b" + "ijklmno"[: len(y.shape) - 1]
-    right = right[:two] + left[one] + right[two + 1 :]
-    made = left.replace(left[one], "") + right[1:].replace(left[one], "")
-    result = product(context, x, y, (left, right, made))
-    if len(made) == 1:
+    right = right[:axis_y] + left[axis_x] + right[axis_y + 1 :]
+    of_result = left.replace(left[axis_x], "") + right[1:].replace(left[axis_x], "")
+    result = product(context, x, y, (left, right, of_result))
+    if len(of_result) == 1:
         result = reshape(result, (*result.shape, 1))
     if layer.normalize:
-        scale = x.second * y.second * x.size((one,)) ** 2
+        scale = x.second * y.second * x.size((axis_x,)) ** 2
         result = result.evolve(
             mean=result.mean / scale**0.5,
             pairs=result.pairs / scale,
@@ -45,39 +45,43 @@ def product(
     Raises:
         UnknownLayer: the batch axis is not alone in front; x and y are one tensor.
     """
-    one, two, made = letters
+    of_x, of_y, of_result = letters
     if isinstance(x, Signal) and isinstance(y, Signal):
-        if one[:1] != two[:1] or one[:1] != made[:1] or one[0] in one[1:] + two[1:]:
+        if (
+            of_x[:1] != of_y[:1]
+            or of_x[:1] != of_result[:1]
+            or of_x[0] in of_x[1:] + of_y[1:]
+        ):
             raise UnknownLayer("a product along the batch axis")
         if context.origin(x) is context.origin(y):
             raise UnknownLayer("a product of a tensor with itself")
         return contract(x, y, letters)
     if isinstance(y, Signal):
-        return product(context, y, x, (two, one, made))
-    if one[:1] != made[:1] or one[0] in two:
+        return product(context, y, x, (of_y, of_x, of_result))
+    if of_x[:1] != of_result[:1] or of_x[0] in of_y:
         raise UnknownLayer("a product along the batch axis")
     array = array_of(y)
     like = Signal.independent((None, *array.shape))
     given = constant(array, like)
-    return contract(x, given, (one, one[0] + two, made))
+    return contract(x, given, (of_x, of_x[0] + of_y, of_result))
 
 
 @operation_rule("Matmul")
 def matmul(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     """Return the matrix product of the last two axes of each."""
     x, y = named(context, "x1", "x2")
-    ranks = [len(one.shape) for one in (x, y)]
+    ranks = [len(of_x.shape) for of_x in (x, y)]
     if min(ranks) < 2:
         raise UnknownLayer("a product with a vector")
-    signals = [isinstance(one, Signal) for one in (x, y)]
+    signals = [isinstance(of_x, Signal) for of_x in (x, y)]
     if (all(signals) and min(ranks) < 3) or ranks[0] < 2 or not signals[0]:
         raise UnknownLayer("a product along the batch axis")
     front = "abcdefghij"[: max(ranks) - 2]
-    one = front[len(front) - ranks[0] + 2 :] + "mk"
-    two = front[len(front) - ranks[1] + 2 :] + "kn"
+    of_x = front[len(front) - ranks[0] + 2 :] + "mk"
+    of_y = front[len(front) - ranks[1] + 2 :] + "kn"
     if not front:  # (batch, k) times (k, n)
         return product(context, x, y, ("mk", "kn", "mn"))
-    return product(context, x, y, (one, two, front + "mn"))
+    return product(context, x, y, (of_x, of_y, front + "mn"))
 
 
 @operation_rule("Einsum")
@@ -87,11 +91,11 @@ def einsum(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     equation = operation.subscripts.replace(" ", "")
     if len(operands) != 2 or "->" not in equation or "..." in equation:
         raise UnknownLayer(f"einsum {equation!r}")
-    read, made = equation.split("->")
-    one, two = read.split(",")
-    if any(len(set(part)) != len(part) for part in (one, two, made)):
+    read, of_result = equation.split("->")
+    of_x, of_y = read.split(",")
+    if any(len(set(part)) != len(part) for part in (of_x, of_y, of_result)):
         raise UnknownLayer("a diagonal")
-    return product(context, operands[0], operands[1], (one, two, made))
+    return product(context, operands[0], operands[1], (of_x, of_y, of_result))
 
 
 @operation_rule("Dot")
@@ -115,10 +119,10 @@ def tensordot(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
         mine, its = range(rank - axes, rank), range(axes)
     else:
         mine, its = (  # type: ignore[assignment]
-            [one] if isinstance(one, int) else list(one) for one in axes
+            [of_x] if isinstance(of_x, int) else list(of_x) for of_x in axes
         )
-    one, two = "abcdefgh"[:rank], list("ijklmnop"[: array.ndim])
+    of_x, of_y = "abcdefgh"[:rank], list("ijklmnop"[: array.ndim])
     for axis, other in zip(mine, its, strict=True):
-        two[other] = one[axis]
-    kept = [a for a in one if a not in two] + [a for a in two if a not in one]
-    return product(context, x, y, (one, "".join(two), "".join(kept)))
+        of_y[other] = of_x[axis]
+    kept = [a for a in of_x if a not in of_y] + [a for a in of_y if a not in of_x]
+    return product(context, x, y, (of_x, "".join(of_y), "".join(kept)))

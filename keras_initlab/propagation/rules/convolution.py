@@ -24,9 +24,9 @@ def _spatial(layer: Layer, x: Signal) -> tuple[tuple[int, ...], int]:
 
 def _windows(layer: Layer, x: Signal, places: tuple[int, ...]) -> dict[int, Window]:
     centred = False
-    found = {}
+    windows = {}
     for index, axis in enumerate(places):
-        found[axis] = Window(
+        windows[axis] = Window(
             x.shape[axis],
             layer.kernel_size[index],
             layer.strides[index],
@@ -34,7 +34,7 @@ def _windows(layer: Layer, x: Signal, places: tuple[int, ...]) -> dict[int, Wind
             layer.padding,
             centred,
         )
-    return found
+    return windows
 
 
 def convolve(

@@ -15,8 +15,8 @@ from keras_initlab.propagation.signal import Gradient, Signal
 def activated(layer: Layer, signal: Signal, context: RuleContext) -> Signal:
     """Return the signal behind the layer's own activation."""
     function = getattr(layer, "activation", None)
-    made: Signal = signal if function is None else context.activate(signal, function)
-    return made
+    output: Signal = signal if function is None else context.activate(signal, function)
+    return output
 
 
 @layer_rule("Dense")
@@ -41,12 +41,12 @@ def dense(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
 @layer_rule("EinsumDense")
 def einsum_dense(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal behind an EinsumDense layer, axes by its equation."""
-    source, kernel, made = _equation(layer.equation, len(x.shape))
+    source, kernel, result = _equation(layer.equation, len(x.shape))
     sizes = dict(zip(source, x.shape, strict=True))
     sizes |= dict(zip(kernel, layer.kernel.shape, strict=True))
-    summed = [axis for axis in source if axis in kernel and axis not in made]
-    fresh = [axis for axis in made if axis not in source]
-    own = [axis for axis in kernel if axis in source and axis in made]
+    summed = [axis for axis in source if axis in kernel and axis not in result]
+    fresh = [axis for axis in result if axis not in source]
+    own = [axis for axis in kernel if axis in source and axis in result]
     # Where nothing new is made, those that each have a kernel of their own are units.
     numbered = fresh or own
     before = tuple(source.index(axis) for axis in summed if sizes[axis] != 1)
@@ -54,46 +54,46 @@ def einsum_dense(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
         before = tuple(source.index(axis) for axis in summed or own)
     x = x.with_units(before or x.units)
     kept = {
-        source.index(a): made.index(a)
+        source.index(a): result.index(a)
         for a in source
-        if a in made and a != source[0] and a not in numbered
+        if a in result and a != source[0] and a not in numbered
     }
     z = weighted(
         x,
         context.kernel(layer, "kernel"),
         context.structure(layer, "kernel", x),
-        axes=(len(x.shape) - 1, len(made) - 1),
-        shape=tuple(sizes[axis] for axis in made),
-        units=tuple(made.index(axis) for axis in numbered) or (len(made) - 1,),
+        axes=(len(x.shape) - 1, len(result) - 1),
+        shape=tuple(sizes[axis] for axis in result),
+        units=tuple(result.index(axis) for axis in numbered) or (len(result) - 1,),
         fan=math.prod(sizes[axis] or 1 for axis in summed),
         copies=math.prod(sizes[axis] or 1 for axis in fresh),
         bias=context.optional_weight(layer, "bias"),
         kept=kept,
         per_unit=not fresh,
-        own_positions=_share_apart(source, made, own, sizes) if fresh else 0.0,
+        own_positions=_share_apart(source, result, own, sizes) if fresh else 0.0,
     )
     return activated(layer, z, context)
 
 
 def _share_apart(
-    source: str, made: str, own: list[str], sizes: dict[str, int | None]
+    source: str, result: str, own: list[str], sizes: dict[str, int | None]
 ) -> float:
     """Return the share of pairs of positions that are apart along the axes `own`."""
-    places = [a for a in source[1:] if a in made]
+    places = [a for a in source[1:] if a in result]
     every = math.prod(sizes[a] or 64 for a in places)
     alike = math.prod(sizes[a] or 64 for a in places if a not in own)
     return (every - alike) / (every - 1) if every > 1 else 0.0
 
 
 def _equation(equation: str, rank: int) -> tuple[str, str, str]:
-    read, made = equation.replace(" ", "").split("->")
+    read, result = equation.replace(" ", "").split("->")
     source, kernel = read.split(",")
     if "..." in source:
         free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
         filling = "".join(free[: rank - len(source.replace("...", ""))])
         source = source.replace("...", filling)
-        made = made.replace("...", filling)
-    return source, kernel, made
+        result = result.replace("...", filling)
+    return source, kernel, result
 
 
 @layer_rule("Embedding", "ReversibleEmbedding")
@@ -101,14 +101,14 @@ def embedding(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal of looked-up rows; tokens are taken for different."""
     moments = context.weight(layer, "embeddings")
     shape = (*x.shape, layer.output_dim)
-    made = Signal.independent(shape, moments.mean, moments.variance)
+    rows = Signal.independent(shape, moments.mean, moments.variance)
     alike = 1.0 / max(int(layer.input_dim), 1)
-    made.pairs[0, 1, :] += moments.variance * alike
-    made.pairs[0, 0, 1] += moments.variance * alike
+    rows.pairs[0, 1, :] += moments.variance * alike
+    rows.pairs[0, 0, 1] += moments.variance * alike
     places = x.size(x.axes)
 
     def rule(gradient: Gradient) -> float:
         met = (places - 1) * gradient.position + places * gradient.inputs
         return places * alike * (gradient.second + alike * met)
 
-    return made.evolve(weights=((layer, "embeddings", rule),))
+    return rows.evolve(weights=((layer, "embeddings", rule),))

@@ -35,7 +35,7 @@ from keras_initlab.propagation.weights.moments import WeightMoments
 def _axes(layer: Layer, x: Signal) -> tuple[int, ...]:
     axis = layer.axis
     axes = axis if isinstance(axis, list | tuple) else [axis]
-    return tuple(sorted(one % len(x.shape) for one in axes))
+    return tuple(sorted(index % len(x.shape) for index in axes))
 
 
 def _scale_and_shift(
@@ -57,8 +57,8 @@ def batch_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Sig
             raise UnknownLayer("BatchNormalization(renorm=True)")
         return normalise(x, positions=True, inputs=True, epsilon=layer.epsilon, **rest)
     mean, variance = (
-        keras.ops.convert_to_numpy(one)
-        for one in (layer.moving_mean, layer.moving_variance)
+        keras.ops.convert_to_numpy(statistic)
+        for statistic in (layer.moving_mean, layer.moving_variance)
     )
     return from_statistics(x, mean, variance, epsilon=layer.epsilon, **rest)
 
@@ -113,8 +113,8 @@ def unit_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Sign
 def normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal behind statistics that were adapted or given."""
     mean, variance = (
-        np.asarray(keras.ops.convert_to_numpy(one), np.float64)
-        for one in (layer.mean, layer.variance)
+        np.asarray(keras.ops.convert_to_numpy(statistic), np.float64)
+        for statistic in (layer.mean, layer.variance)
     )
     deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
     if getattr(layer, "invert", False):
@@ -125,7 +125,9 @@ def normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
 @layer_rule("Rescaling")
 def rescaling(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return scale · x + offset."""
-    scale, offset = (np.asarray(one, float) for one in (layer.scale, layer.offset))
+    scale, offset = (
+        np.asarray(setting, float) for setting in (layer.scale, layer.offset)
+    )
     if scale.size == offset.size == 1:
         return affine(x, float(scale.ravel()[0]), float(offset.ravel()[0]))
     scale, offset = np.broadcast_arrays(scale, offset)

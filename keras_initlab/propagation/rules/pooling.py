@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -53,7 +52,7 @@ def average(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
 
 
 def _averaged(x: Signal, means: dict[int, AlongAxis]) -> Signal:
-    """Return means along several axes; what a signal comes from stays known."""
+    """Return means along several axes; the signal keeps its lineage."""
     y = x
     for axis, mean in means.items():
         y = along(y, axis, mean)
@@ -69,13 +68,13 @@ def greatest(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
 
 def _adaptive(layer: Layer, x: Signal) -> dict[int, Window]:
     places, _ = spatial_axes(layer, x)
-    found = {}
+    windows = {}
     for i, axis in enumerate(places):
         length, outputs = x.shape[axis] or layer.output_size[i], layer.output_size[i]
         size = max(1, -(-length // outputs))
         stride = max(1, length // outputs)
-        found[axis] = Window(x.shape[axis], size, stride)
-    return found
+        windows[axis] = Window(x.shape[axis], size, stride)
+    return windows
 
 
 @layer_rule(*(f"AdaptiveAveragePooling{rank}" for rank in _RANKS))
@@ -126,38 +125,48 @@ def global_greatest(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     return pooled if layer.keepdims else collapse(pooled, places)
 
 
-def _pooled(operation: Operation, x: Signal, **sizes: Any) -> Any:
-    """Return what a pooling layer of the operation's settings would be asked for."""
+@dataclass(frozen=True)
+class _Settings:
+    """The settings of an operation, as a layer of its kind has them."""
+
+    data_format: str
+    padding: str
+    pool_size: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    output_size: tuple[int, ...] = ()
+
+
+def _settings_of(operation: Operation, x: Signal) -> _Settings:
+    """Return what a pooling layer of the operation's settings would hold."""
     rank = len(x.shape) - 2
-    several = {
-        name: tuple(size) if isinstance(size, list | tuple) else (size,) * rank
-        for name, size in sizes.items()
-    }
-    return SimpleNamespace(
-        data_format=operation.data_format or keras.config.image_data_format(),
-        padding=getattr(operation, "padding", "valid"),
-        **several,
+
+    def sizes(name: str, default: int | tuple[int, ...] = 1) -> tuple[int, ...]:
+        given = getattr(operation, name, None)
+        size = default if given is None else given
+        if isinstance(size, list | tuple):
+            return tuple(size)
+        return (int(size),) * rank
+
+    pool_size = getattr(operation, "pool_size", 1)
+    return _Settings(
+        operation.data_format or keras.config.image_data_format(),
+        getattr(operation, "padding", "valid"),
+        sizes("pool_size"),
+        sizes("strides", pool_size),
+        sizes("output_size"),
     )
-
-
-def _windowed(operation: Operation, x: Signal) -> Any:
-    strides = operation.strides
-    strides = operation.pool_size if strides is None else strides
-    return _pooled(operation, x, pool_size=operation.pool_size, strides=strides)
 
 
 @operation_rule("MaxPool")
 def max_pool(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the max_operation value of each window."""
-    made: Signal = greatest(_windowed(operation, x), x, context=context)
-    return made
+    """Return the greatest value of each window."""
+    return greatest(_settings_of(operation, x), x, context=context)
 
 
 @operation_rule("AveragePool")
 def average_pool(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return the mean of each window."""
-    made: Signal = average(_windowed(operation, x), x, context=context)
-    return made
+    return average(_settings_of(operation, x), x, context=context)
 
 
 @operation_rule("AdaptiveAveragePool")
@@ -165,19 +174,15 @@ def adaptive_average_pool(
     operation: Operation, x: Signal, *, context: RuleContext
 ) -> Signal:
     """Return the means of as many windows as are asked for."""
-    like = _pooled(operation, x, output_size=operation.output_size)
-    made: Signal = adaptive_average(like, x, context=context)
-    return made
+    return adaptive_average(_settings_of(operation, x), x, context=context)
 
 
 @operation_rule("AdaptiveMaxPool")
 def adaptive_max_pool(
     operation: Operation, x: Signal, *, context: RuleContext
 ) -> Signal:
-    """Return the max_operation values of as many windows as are asked for."""
-    like = _pooled(operation, x, output_size=operation.output_size)
-    made: Signal = adaptive_greatest(like, x, context=context)
-    return made
+    """Return the greatest values of as many windows as are asked for."""
+    return adaptive_greatest(_settings_of(operation, x), x, context=context)
 
 
 mirror_rule(

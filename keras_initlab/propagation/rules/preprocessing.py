@@ -95,7 +95,7 @@ def _vocabulary(layer: Layer) -> int:
 
 def _input_shape(layer: Layer, xs: tuple[Signal, ...]) -> Any:
     if type(layer).__name__ == "HashedCrossing":
-        return [one.shape for one in xs]
+        return [signal.shape for signal in xs]
     return xs[0].shape
 
 
@@ -106,9 +106,9 @@ def _numbers(shape: Shape, number: int) -> Signal:
 
 def _one_hot(shape: Shape, number: int) -> Signal:
     """Return a single 1 among zeros for each token."""
-    made = Signal.independent(shape, 1 / number, (1 - 1 / number) / number)
-    made.pairs[1, 0, 0] = 0.0
-    return made
+    signal = Signal.independent(shape, 1 / number, (1 - 1 / number) / number)
+    signal.pairs[1, 0, 0] = 0.0
+    return signal
 
 
 @operation_rule("OneHot")

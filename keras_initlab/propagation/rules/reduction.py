@@ -19,11 +19,11 @@ from keras_initlab.propagation.signal import Signal
 
 @operation_rule("Mean", "Average")
 def mean(
-    operation: Operation, x: Signal, *others: Signal, context: RuleContext
+    operation: Operation, x: Signal, *weights: Signal, context: RuleContext
 ) -> Signal:
     """Return the mean over some axes."""
     args, kwargs = context.arguments
-    if others or len(args) > 1 or kwargs.get("weights") is not None:
+    if weights or len(args) > 1 or kwargs.get("weights") is not None:
         raise UnknownLayer("a weighted mean")
     axes = axes_of(operation.axis, len(x.shape))
     return collapse(x, axes, keepdims=getattr(operation, "keepdims", False))
@@ -38,7 +38,7 @@ def sum_operation(operation: Operation, x: Signal, *, context: RuleContext) -> S
 
 @operation_rule("Max", "Amax")
 def max_operation(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the max_operation value along some axes."""
+    """Return the greatest value along some axes."""
     if getattr(operation, "initial", None) is not None:
         raise UnknownLayer("a maximum with an initial value")
     return _maximum_along(x, axes_of(operation.axis, len(x.shape)), operation.keepdims)
@@ -46,7 +46,7 @@ def max_operation(operation: Operation, x: Signal, *, context: RuleContext) -> S
 
 @operation_rule("Min", "Amin")
 def min_operation(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the min_operation value along some axes."""
+    """Return the least value along some axes."""
     return affine(max_operation(operation, affine(x, -1.0), context=context), -1.0)
 
 
@@ -58,10 +58,10 @@ def _maximum_along(x: Signal, axes: tuple[int, ...], keepdims: bool) -> Signal:
         rest = (len(x.shape) - 1,)
     units = tuple(axis for axis in x.units if axis in rest) or rest[-1:]
     windows = {axis: Window(x.shape[axis], x.shape[axis] or 64) for axis in axes}
-    made = maximum(x.with_units(units), windows)
+    greatest = maximum(x.with_units(units), windows)
     if bare:
-        made = dropped(made, rest)
-    return made if keepdims else dropped(made, axes)
+        greatest = dropped(greatest, rest)
+    return greatest if keepdims else dropped(greatest, axes)
 
 
 def _length(operation: Operation, x: Signal) -> tuple[int, int]:

@@ -42,7 +42,7 @@ def repeat_operation(
 @operation_rule("Tile")
 def tile(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x several times in a row."""
-    times = [int(one) for one in np.ravel(array_of(operation.repeats))]
+    times = [int(number) for number in np.ravel(array_of(operation.repeats))]
     if len(times) > len(x.shape):
         raise UnknownLayer("a repetition along the batch")
     times = [1] * (len(x.shape) - len(times)) + times

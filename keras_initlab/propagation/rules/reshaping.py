@@ -41,7 +41,7 @@ def reshaped(x: Signal, shape: Shape) -> Signal:
         UnknownLayer: the batch is merged with another axis, or split.
     """
     before, after = (
-        [size for size in one[1:] if size is not None] for one in (x.shape, shape)
+        [size for size in sizes[1:] if size is not None] for sizes in (x.shape, shape)
     )
     whole = len(before) == len(x.shape) - 1 and len(after) == len(shape) - 1
     if shape[:1] != x.shape[:1] or (whole and math.prod(before) != math.prod(after)):
@@ -58,15 +58,15 @@ def reshape_operation(
     rest = wanted[1:]
     if not wanted or (wanted[0] not in (-1, x.shape[0])):
         raise UnknownLayer("a reshape of the batch axis")
-    known = [int(size) for size in x.shape[1:] if size is not None]
+    fixed = [int(size) for size in x.shape[1:] if size is not None]
     if -1 in rest:
         if wanted[0] == -1:
             raise UnknownLayer("a reshape of two unknown axes")
         open_size: int | None = None
-        if len(known) == len(x.shape) - 1:
-            open_size = math.prod(known) // max(math.prod(s for s in rest if s > 0), 1)
+        if len(fixed) == len(x.shape) - 1:
+            open_size = math.prod(fixed) // max(math.prod(s for s in rest if s > 0), 1)
         sizes = [open_size if size == -1 else size for size in rest]
-    elif len(known) < len(x.shape) - 1:
+    elif len(fixed) < len(x.shape) - 1:
         raise UnknownLayer("a reshape of the batch axis")
     else:
         sizes = list(rest)
@@ -133,8 +133,8 @@ def transpose_operation(
 def swapaxes(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return x with two axes exchanged."""
     order = list(range(len(x.shape)))
-    one, two = operation.axis1, operation.axis2
-    order[one], order[two] = order[two], order[one]
+    first, second = operation.axis1, operation.axis2
+    order[first], order[second] = order[second], order[first]
     return reordered(x, order)
 
 
@@ -143,8 +143,8 @@ def moveaxis(operation: Operation, x: Signal, *, context: RuleContext) -> Signal
     """Return x with some axes elsewhere, as NumPy counts them."""
     rank = len(x.shape)
     source, target = (
-        [int(a) % rank for a in (one if isinstance(one, list | tuple) else [one])]
-        for one in (operation.source, operation.destination)
+        [int(a) % rank for a in (given if isinstance(given, list | tuple) else [given])]
+        for given in (operation.source, operation.destination)
     )
     rest = [axis for axis in range(rank) if axis not in source]
     for place, axis in sorted(zip(target, source, strict=True)):

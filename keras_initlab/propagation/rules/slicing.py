@@ -20,7 +20,7 @@ def get_item(operation: Operation, x: Signal, *, context: RuleContext) -> Signal
     args, kwargs = context.arguments
     key = args[1] if len(args) > 1 else kwargs["key"]
     keys = list(key) if isinstance(key, list | tuple) else [key]
-    taking = sum(one is not None and one is not Ellipsis for one in keys)
+    taking = sum(index is not None and index is not Ellipsis for index in keys)
     missing = [slice(None)] * (len(x.shape) - taking)
     at = keys.index(Ellipsis) if Ellipsis in keys else len(keys)
     keys = [*keys[:at], *missing, *keys[at + 1 :]]
@@ -28,19 +28,19 @@ def get_item(operation: Operation, x: Signal, *, context: RuleContext) -> Signal
         raise UnknownLayer("a slice of the batch")
     axis, gone = 0, False
     shape: list[int | None] = []
-    for one in keys:
-        if one is None:
+    for index in keys:
+        if index is None:
             shape.append(1)
             continue
-        if isinstance(one, slice):
-            x = _sliced(x, axis, one)
+        if isinstance(index, slice):
+            x = _sliced(x, axis, index)
             shape.append(x.shape[axis])
-        elif isinstance(one, int | np.integer):
+        elif isinstance(index, int | np.integer):
             length = x.shape[axis]
             if length is None:
-                x = take(x, axis, int(one), int(one) + 1)
+                x = take(x, axis, int(index), int(index) + 1)
             else:
-                x = take(x, axis, int(one) % length, int(one) % length + 1)
+                x = take(x, axis, int(index) % length, int(index) % length + 1)
             gone = True
         else:
             raise UnknownLayer("an index that is an array")
@@ -53,7 +53,7 @@ def _sliced(x: Signal, axis: int, key: slice) -> Signal:
         return x
     length = x.shape[axis]
     if length is None:
-        return take(x, axis, 0, 0)  # nobody knows how many are left
+        return take(x, axis, 0, 0)  # of unknown length
     if (key.step or 1) < 0:
         return along(x, axis, AlongAxis.of_places(np.arange(length)[key], length))
     return take(x, axis, *key.indices(length))
@@ -64,9 +64,9 @@ def slice_operation(operation: Operation, x: Signal, *, context: RuleContext) ->
     """Return a block of x that starts at given places."""
     args, kwargs = context.arguments
     starts = args[1] if len(args) > 1 else kwargs["start_indices"]
-    if any(isinstance(one, Signal) for one in np.ravel([starts])):
+    if any(isinstance(place, Signal) for place in np.ravel([starts])):
         raise UnknownLayer("a slice from a computed place")
-    places = [int(one) for one in np.ravel(array_of(starts))]
+    places = [int(place) for place in np.ravel(array_of(starts))]
     sizes = [int(size) for size in operation.shape]
     if places[0] or sizes[0] not in (-1, x.shape[0]):
         raise UnknownLayer("a slice of the batch")
@@ -82,13 +82,13 @@ def slice_operation(operation: Operation, x: Signal, *, context: RuleContext) ->
 
 @operation_rule("Take")
 def take_operation(
-    operation: Operation, x: Signal, *others: Signal, context: RuleContext
+    operation: Operation, x: Signal, *computed: Signal, context: RuleContext
 ) -> Signal:
     """Return what stands at given places along an axis."""
     args, kwargs = context.arguments
     source = args[0] if args else kwargs["x"]
     indices = args[1] if len(args) > 1 else kwargs["indices"]
-    if others or not isinstance(source, Signal) or operation.axis is None:
+    if computed or not isinstance(source, Signal) or operation.axis is None:
         raise UnknownLayer("a look-up by computed places")
     axis = axis_of(operation.axis, len(x.shape))
     index = np.asarray(array_of(indices)).astype(int)
@@ -96,8 +96,8 @@ def take_operation(
     if length is None or index.ndim > 1:
         raise UnknownLayer("a look-up along an axis of unknown length")
     places = np.ravel(index) % length
-    found = along(x, axis, AlongAxis.of_places(places, length))
-    return found if index.ndim else dropped(found, [axis])
+    rows = along(x, axis, AlongAxis.of_places(places, length))
+    return rows if index.ndim else dropped(rows, [axis])
 
 
 @operation_rule("Flip")

@@ -40,19 +40,19 @@ def time_distributed(
     if near is not None and len(near) and x.size(x.positions) > x.size((_TIME,)):
         other_step[0] = near.mean()  # at the same place
     with context.scope(record=False):
-        made = context.call(layer.layer, _step(x, pairs, parent=True))
+        step = context.call(layer.layer, _step(x, pairs, parent=True))
     shapes = [pairs[:, :, 1], np.stack([other_step, pairs[:, 1, 0]], axis=1)]
     shapes.append(np.stack([pairs[:, 1, 1], pairs[:, 1, 1]], axis=1))
-    found = [made]
+    outputs = [step]
     for other in shapes[1:]:
         if np.allclose(other, shapes[0]):
-            found.append(made)
+            outputs.append(step)
             continue
         seen = pairs.copy()
         seen[:, :, 1] = other
         with context.scope(record=False, design=False):
-            found.append(context.call(layer.layer, _step(x, seen)))
-    return _steps_of(x, *found)
+            outputs.append(context.call(layer.layer, _step(x, seen)))
+    return _steps_of(x, *outputs)
 
 
 _LIKE_POSITIONS = (
@@ -88,33 +88,33 @@ def _step(x: Signal, pairs: Array, *, parent: bool = False) -> Signal:
     )
 
 
-def _steps_of(x: Signal, made: Signal, other_step: Signal, both: Signal) -> Signal:
+def _steps_of(x: Signal, this_step: Signal, other_step: Signal, both: Signal) -> Signal:
     """Return the signal of all steps.
 
     Args:
         x: the input, with its steps.
-        made: the output of one step.
+        this_step: the output of one step.
         other_step, both: the same, but what differs in input there differs in step,
             or in step and input.
     """
     steps = x.size((_TIME,))
-    places = made.size(made.positions)
+    places = this_step.size(this_step.positions)
     counts = np.array([places - 1, steps - 1, (places - 1) * (steps - 1)], float)
     total = max(counts.sum(), 1.0)
-    pairs = made.pairs.copy()
+    pairs = this_step.pairs.copy()
     for index, step in ((0, other_step), (1, both)):
         kinds = np.stack(
-            [made.pairs[:, 1, index], step.pairs[:, 0, 1], step.pairs[:, 1, 1]]
+            [this_step.pairs[:, 1, index], step.pairs[:, 0, 1], step.pairs[:, 1, 1]]
         )
         pairs[:, 1, index] = counts @ kinds / total
-    near = {axis + 1: v for axis, v in made.near.items()}
+    near = {axis + 1: v for axis, v in this_step.near.items()}
     own, far = x.near.get(_TIME), float(x.pairs[0, 1, 0])
     spread = x.second - far
     if own is not None and spread > 1e-12 * x.second:
         # As a share of what two steps have in common: moved as the mean of all is.
         level = float(other_step.pairs[0, 0, 1])
-        near[_TIME] = level + (own - far) / spread * (made.second - level)
-    profile = {axis + 1: v for axis, v in made.profile.items()}
+        near[_TIME] = level + (own - far) / spread * (this_step.second - level)
+    profile = {axis + 1: v for axis, v in this_step.profile.items()}
     if _TIME in x.profile:
         profile[_TIME] = x.profile[_TIME]
 
@@ -122,13 +122,13 @@ def _steps_of(x: Signal, made: Signal, other_step: Signal, both: Signal) -> Sign
         rest = {a - 1: v for a, v in gradient.profile.items() if a != _TIME}
         return replace(gradient.times(steps), profile=rest)
 
-    return made.evolve(
-        shape=(x.shape[0], x.shape[_TIME], *made.shape[1:]),
-        units=tuple(axis + 1 for axis in made.units),
+    return this_step.evolve(
+        shape=(x.shape[0], x.shape[_TIME], *this_step.shape[1:]),
+        units=tuple(axis + 1 for axis in this_step.units),
         pairs=pairs,
         near=near,
         profile=profile,
-        parents=((made, pull),),
+        parents=((this_step, pull),),
     )
 
 
@@ -137,9 +137,9 @@ def bidirectional(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> 
     """Return the two directions' signals, merged; their weights are independent."""
     args, named = context.arguments
     states = [
-        one
-        for one in keras.tree.flatten((args[1:], named.get("initial_state")))
-        if isinstance(one, Signal)
+        state
+        for state in keras.tree.flatten((args[1:], named.get("initial_state")))
+        if isinstance(state, Signal)
     ]
     half = len(states) // 2
     ahead, *ahead_states = context.outputs(layer.forward_layer, x, *states[:half])
@@ -151,14 +151,14 @@ def bidirectional(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> 
     return packed((*merged, *rest))
 
 
-def _merged(mode: str | None, one: Signal, two: Signal) -> tuple[Signal, ...]:
+def _merged(mode: str | None, ahead: Signal, behind: Signal) -> tuple[Signal, ...]:
     if mode is None:
-        return one, two
+        return ahead, behind
     if mode == "concat":
-        return (concatenate([one, two], -1),)
+        return (concatenate([ahead, behind], -1),)
     if mode == "mul":
-        return (multiply(one, two),)
-    return (add([one, two], [0.5, 0.5] if mode == "ave" else None),)
+        return (multiply(ahead, behind),)
+    return (add([ahead, behind], [0.5, 0.5] if mode == "ave" else None),)
 
 
 @layer_rule("SpectralNormalization")
@@ -173,22 +173,26 @@ def spectral_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> 
     if not context.training:
         return packed(context.outputs(inner, x))
     weight = next(
-        one.name
-        for one in own_variables(inner)
-        if one.name in ("kernel", "embeddings") or one is layer.kernel
+        variable.name
+        for variable in own_variables(inner)
+        if variable.name in ("kernel", "embeddings") or variable is layer.kernel
     )
-    known = context.weight(inner, weight)
+    drawn_moments = context.weight(inner, weight)
     columns = int(layer.kernel.shape[-1])
     rows = math.prod(layer.kernel.shape) // max(columns, 1)
-    square = known.second_moment * _stretch(rows, columns, layer.power_iterations)
+    square = drawn_moments.second_moment * _stretch(
+        rows, columns, layer.power_iterations
+    )
     if context.from_values:
         _, kernel = layer.normalized_weights()
         values = keras.ops.convert_to_numpy(kernel).astype(np.float64)
-        square = known.second_moment / max(float((values**2).mean()), 1e-300)
+        square = drawn_moments.second_moment / max(float((values**2).mean()), 1e-300)
     if not square > 0:
         return packed(context.outputs(inner, x))
     scaled = WeightMoments(
-        known.mean / math.sqrt(square), known.second_moment / square, known.centred
+        drawn_moments.mean / math.sqrt(square),
+        drawn_moments.second_moment / square,
+        drawn_moments.centred,
     )
     with context.scope(fixed={(inner, weight): scaled}):
         return packed(context.outputs(inner, x))

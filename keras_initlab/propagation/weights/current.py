@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.layers import Layer
 from numpy.typing import NDArray
 
 from keras_initlab.model import fans
@@ -17,7 +18,7 @@ _PIECE = 2**16
 
 
 def current_moments(
-    values: Any, layer: Any = None, weight: str | None = None
+    values: Any, layer: Layer | None = None, weight: str | None = None
 ) -> WeightMoments:
     """Return the moments of a weight's values as they are now.
 
@@ -57,7 +58,7 @@ def _pieces(flat: NDArray[Any]) -> Iterator[tuple[int, float, float]]:
         yield piece.size, float(mean), float(piece @ piece)
 
 
-def _is_centred(array: NDArray[Any], layer: Any, weight: str | None) -> bool:
+def _is_centred(array: NDArray[Any], layer: Layer | None, weight: str | None) -> bool:
     if array.ndim < 2:
         return False
     field = fans.kernel_layout(layer, weight, array.shape).field
@@ -71,18 +72,18 @@ def _is_centred(array: NDArray[Any], layer: Any, weight: str | None) -> bool:
 
 
 def _is_paired(
-    array: NDArray[Any], layer: Any, weight: str | None
+    array: NDArray[Any], layer: Layer | None, weight: str | None
 ) -> tuple[bool, bool]:
     """Say on which sides of a kernel neighbours have opposite signs."""
     if layer is None or array.ndim < 2:
         return False, False
-    found = []
+    sides = []
     for axis in fans.kernel_layout(layer, weight, array.shape).unit_axes:
         values = None if axis is None else np.moveaxis(array, axis, 0)
-        found.append(
+        sides.append(
             values is not None
             and len(values) % 2 == 0
             and bool(np.any(values[0]))
             and bool((values[0::2] == -values[1::2]).all())
         )
-    return found[0], found[1]
+    return sides[0], sides[1]

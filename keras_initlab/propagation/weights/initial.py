@@ -5,11 +5,13 @@ for each, registered where it is defined.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import singledispatch
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
+from keras.initializers import Initializer
 
 from keras_initlab import initializers
 from keras_initlab.initializers import base, bias, draws
@@ -19,32 +21,35 @@ from keras_initlab.model.fans import Shape
 from keras_initlab.propagation.weights.current import current_moments
 from keras_initlab.propagation.weights.moments import WeightMoments
 
-Known = Construction | None
+# What `keras.initializers.get` takes: a callable, a name, a config.
+InitializerLike: TypeAlias = Initializer | Callable[..., Any] | str | dict[str, Any]
 
 # The methods that draw: Keras's, and the one that `initlab>` initializers write.
 _DRAWING = ("__call__", "values")
 
 
-def moments_of_draw(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+def moments_of_draw(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
     """Return the moments of what `initializer` draws for a weight of `shape`.
 
     By its class's rule in `initializer_moments`. A subclass that draws in a way of its
-    own does not inherit that: it is called once, as is what nobody registered.
+    own does not inherit that: it is called once, as is a type without a rule.
 
     Args:
         initializer: an initializer, or any callable as Keras takes for one.
         shape: the weight's shape.
-        known: what is known of the weight: its layer, name and parents.
+        construction: what is known of the weight: its layer, name and parents.
     """
     if _draws_as_registered(type(initializer)):
-        return initializer_moments(initializer, shape, known)
-    return _sampled(initializer, shape, known)
+        return initializer_moments(initializer, shape, construction)
+    return _sampled(initializer, shape, construction)
 
 
 def _draws_as_registered(kind: type) -> bool:
     """Say whether a class draws as the registered one that it is derived from."""
     registered = initializer_moments.registry
-    nearest = next(one for one in kind.__mro__ if one in registered)
+    nearest = next(base for base in kind.__mro__ if base in registered)
     return all(
         getattr(kind, name, None) is getattr(nearest, name, None) for name in _DRAWING
     )
@@ -52,31 +57,35 @@ def _draws_as_registered(kind: type) -> bool:
 
 @singledispatch
 def initializer_moments(
-    initializer: Any, shape: Shape, known: Construction | None
+    initializer: Initializer, shape: Shape, construction: Construction | None
 ) -> WeightMoments:
-    """Return the moments of one initializer's draw; here, of a type nobody registered.
+    """Return the moments of one initializer's draw; here, of a type without a rule.
 
     Register a type of your own in a line or two:
 
     >>> class Half(keras.initializers.Initializer):
     ...     "Every entry 0.5."
     >>> @initializer_moments.register(Half)
-    ... def _half(initializer, shape, known):
+    ... def _half(initializer, shape, construction):
     ...     return WeightMoments(mean=0.5, second_moment=0.25)
     >>> moments_of_draw(Half(), (3, 3), None).variance
     0.0
     """
-    return _sampled(initializer, shape, known)
+    return _sampled(initializer, shape, construction)
 
 
-def _sampled(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+def _sampled(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
     """Return the moments of one draw, made as for the weight under construction."""
-    if known is None:
-        drawn = initializer(shape, dtype="float32")
-        return replace(current_moments(drawn), sampled=True)
-    with constructing(known):
-        drawn = initializer(shape, dtype="float32")
-    return replace(current_moments(drawn, known.layer, known.weight), sampled=True)
+    if construction is None:
+        draw = initializer(shape, dtype="float32")
+        return replace(current_moments(draw), sampled=True)
+    with constructing(construction):
+        draw = initializer(shape, dtype="float32")
+    return replace(
+        current_moments(draw, construction.layer, construction.weight), sampled=True
+    )
 
 
 def _constant(value: float) -> WeightMoments:
@@ -84,18 +93,24 @@ def _constant(value: float) -> WeightMoments:
 
 
 @initializer_moments.register(keras.initializers.Zeros)
-def _zeros(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+def _zeros(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
     return _constant(0.0)
 
 
 @initializer_moments.register(keras.initializers.Ones)
-def _ones(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+def _ones(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
     return _constant(1.0)
 
 
 @initializer_moments.register(keras.initializers.Constant)
 @initializer_moments.register(initializers.ConstantBias)
-def _value(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+def _value(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
     value = initializer.value
     if isinstance(value, (int, float)):
         return _constant(float(value))
@@ -105,19 +120,25 @@ def _value(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
 
 @initializer_moments.register(bias.ClassPriorBias)
 @initializer_moments.register(bias.ForgetGateBias)
-def _fixed(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+def _fixed(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
     # Few, short, and nothing is drawn: what it sets is what it is.
-    return current_moments(initializer.values(shape, "float32", known))
+    return current_moments(initializer.values(shape, "float32", construction))
 
 
 @initializer_moments.register(keras.initializers.RandomNormal)
-def _normal(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+def _normal(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
     mean, deviation = float(initializer.mean), float(initializer.stddev)
     return WeightMoments(mean, mean**2 + deviation**2)
 
 
 @initializer_moments.register(keras.initializers.TruncatedNormal)
-def _truncated_normal(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+def _truncated_normal(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
     # Keras cuts off at two of `stddev`, and does not widen what is left to have it.
     mean = float(initializer.mean)
     deviation = float(initializer.stddev) * draws.TRUNCATED_STD
@@ -125,18 +146,28 @@ def _truncated_normal(initializer: Any, shape: Shape, known: Known) -> WeightMom
 
 
 @initializer_moments.register(keras.initializers.RandomUniform)
-def _uniform(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+def _uniform(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
     low, high = float(initializer.minval), float(initializer.maxval)
     return WeightMoments((low + high) / 2, (low**2 + low * high + high**2) / 3)
 
 
 @initializer_moments.register(keras.initializers.VarianceScaling)
-def _variance_scaling(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
-    fan = _keras_layout(initializer, shape, known).fans(shape).over(initializer.mode)
+def _variance_scaling(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
+    fan = (
+        _keras_layout(initializer, shape, construction)
+        .fans(shape)
+        .over(initializer.mode)
+    )
     return WeightMoments(0.0, initializer.scale / max(1.0, fan))
 
 
-def _keras_layout(initializer: Any, shape: Shape, known: Known) -> fans.KernelLayout:
+def _keras_layout(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> fans.KernelLayout:
     """Return the axes that Keras's initializers count fans over, right or wrong."""
     # Keras 3.12 has no such attributes.
     inputs = getattr(initializer, "input_axes", None)
@@ -144,55 +175,67 @@ def _keras_layout(initializer: Any, shape: Shape, known: Known) -> fans.KernelLa
     if inputs is not None and outputs is not None:
         return fans.KernelLayout(tuple(inputs), tuple(outputs))
     if (
-        known is not None
-        and known.weight == "kernel"
-        and isinstance(known.layer, keras.layers.EinsumDense)
+        construction is not None
+        and construction.weight == "kernel"
+        and isinstance(construction.layer, keras.layers.EinsumDense)
         and hasattr(initializer, "input_axes")
     ):
         # It draws with a copy that is told its axes, and keeps the one that is not.
         # Every axis that is not summed over is an output there, a shared one too.
-        inputs = fans.kernel_layout(known.layer, "kernel", shape).inputs
+        inputs = fans.kernel_layout(construction.layer, "kernel", shape).inputs
         outputs = (axis for axis in range(len(shape)) if axis not in inputs)
         return fans.KernelLayout(inputs, tuple(outputs))
     return fans.kernel_layout(None, None, shape)
 
 
 @initializer_moments.register(keras.initializers.Orthogonal)
-def _keras_orthogonal(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+def _keras_orthogonal(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
     # Columns of length 1, or rows where there are fewer of these.
     longer = max(math.prod(shape[:-1]), shape[-1])
     return WeightMoments(0.0, float(initializer.gain) ** 2 / longer)
 
 
 @initializer_moments.register(keras.initializers.Identity)
-def _keras_identity(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+def _keras_identity(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
     gain, longer = float(initializer.gain), max(shape)
     return WeightMoments(gain / longer, gain**2 / longer)
 
 
 @initializer_moments.register(base.VarianceScaled)
-def _variance_scaled(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
-    return WeightMoments(0.0, initializer.variance(shape, known))
+def _variance_scaled(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
+    return WeightMoments(0.0, initializer.variance(shape, construction))
 
 
 @initializer_moments.register(initializers.Orthogonal)
 @initializer_moments.register(initializers.Sparse)
-def _as_if_scaled(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
+def _as_if_scaled(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
     # Both are made to have the second moment of a scaled draw, to the last digit.
-    fan_in = base.layout_of(shape, known).fans(shape).fan_in
+    fan_in = base.layout_of(shape, construction).fans(shape).fan_in
     return WeightMoments(0.0, initializer._gain**2 / fan_in)
 
 
 @initializer_moments.register(initializers.DeltaOrthogonal)
-def _delta_orthogonal(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
-    layout = base.layout_of(shape, known)
+def _delta_orthogonal(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
+    layout = base.layout_of(shape, construction)
     _, rows, _ = layout.stack(shape, with_field=False)
     return _at_centre(0.0, initializer._gain**2 / rows, layout, shape)
 
 
 @initializer_moments.register(initializers.Identity)
-def _identity(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
-    layout = base.layout_of(shape, known)
+def _identity(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
+    layout = base.layout_of(shape, construction)
     _, rows, columns = layout.stack(shape, with_field=False)
     gain = initializer._gain
     if columns <= rows:
@@ -205,8 +248,10 @@ def _identity(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
 
 
 @initializer_moments.register(initializers.Mirrored)
-def _mirrored(initializer: Any, shape: Shape, known: Known) -> WeightMoments:
-    layout = base.layout_of(shape, known)
+def _mirrored(
+    initializer: Initializer, shape: Shape, construction: Construction | None
+) -> WeightMoments:
+    layout = base.layout_of(shape, construction)
     second = initializer.second_moment(shape, layout)
     paired = (initializer.inputs, initializer.outputs)
     if initializer.is_centred(shape, layout):

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import keras
+from keras.initializers import Initializer
+from keras.layers import Layer
 
 from keras_initlab.model.construction import Construction
 from keras_initlab.model.fans import Shape
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.propagation.weights.current import current_moments
-from keras_initlab.propagation.weights.initial import moments_of_draw
+from keras_initlab.propagation.weights.initial import (
+    InitializerLike,
+    moments_of_draw,
+)
 from keras_initlab.propagation.weights.moments import WeightMoments
 
 
 def weight_moments(
-    layer: Any,
+    layer: Layer,
     weight: str,
-    variable: Any = None,
+    variable: keras.Variable | None = None,
     *,
     from_values: bool = False,
-    parents: tuple[Any, ...] = (),
+    parents: tuple[Layer, ...] = (),
 ) -> WeightMoments:
     """Return the moments of the weight called `weight` of a built layer.
 
@@ -54,11 +58,11 @@ def weight_moments(
 
 
 def initial_moments(
-    initializer: Any,
+    initializer: InitializerLike,
     shape: Shape,
-    layer: Any = None,
+    layer: Layer = None,
     weight: str | None = None,
-    parents: tuple[Any, ...] = (),
+    parents: tuple[Layer, ...] = (),
 ) -> WeightMoments:
     """Return the moments of what `initializer` draws for a weight.
 
@@ -88,21 +92,21 @@ centred=True, sampled=False)
     """
     if not callable(initializer) or isinstance(initializer, type):
         initializer = _resolved(initializer)
-    known = None if layer is None else Construction(layer, weight, parents)
+    construction = None if layer is None else Construction(layer, weight, parents)
     if weight == "bias" and getattr(layer, "unit_forget_bias", False):
         # Keras asks for the other gates' biases in two calls, and sets ones itself.
         units = shape[0] // 4
-        before = moments_of_draw(initializer, (units,), known)
-        after = moments_of_draw(initializer, (2 * units,), known)
+        before = moments_of_draw(initializer, (units,), construction)
+        after = moments_of_draw(initializer, (2 * units,), construction)
         return replace(
             after,
             mean=(before.mean + 1 + 2 * after.mean) / 4,
             second_moment=(before.second_moment + 1 + 2 * after.second_moment) / 4,
         )
-    return moments_of_draw(initializer, shape, known)
+    return moments_of_draw(initializer, shape, construction)
 
 
-def _resolved(identifier: Any) -> Any:
+def _resolved(identifier: InitializerLike) -> Initializer:
     """Return the initializer that a name, config, class or array stands for."""
     initializer = keras.initializers.get(identifier)
     if initializer is None:
@@ -113,7 +117,7 @@ def _resolved(identifier: Any) -> Any:
     return initializer
 
 
-def _variable_of(layer: Any, weight: str) -> Any:
+def _variable_of(layer: Layer, weight: str) -> keras.Variable:
     held = own_variables(layer)
     for variable in held:
         if variable.name == weight:
@@ -131,7 +135,7 @@ def _variable_of(layer: Any, weight: str) -> Any:
     )
 
 
-def _initializer_of(layer: Any, weight: str) -> Any:
+def _initializer_of(layer: Layer, weight: str) -> Initializer | None:
     """Return the initializer that `layer` keeps for a weight; None if there is none."""
     names = [weight]
     if weight == "kernel":
@@ -142,7 +146,7 @@ def _initializer_of(layer: Any, weight: str) -> Any:
         names.append(weight.removeprefix("reverse_"))
     for private in ("", "_"):
         for name in names:
-            found = getattr(layer, f"{private}{name}_initializer", None)
-            if found is not None:
-                return found
+            initializer = getattr(layer, f"{private}{name}_initializer", None)
+            if initializer is not None:
+                return initializer
     return None
