@@ -234,7 +234,7 @@ class Origin:
         parts, joint: the signals that were concatenated, and along which axis.
         lineage: the weights between the model's input and here; None where other
             things, too, tell this signal from others.
-        mirror: the other of each pair of units, where units come in pairs.
+        mirror: how units mirror each other, where they come in pairs.
         measured: whether a sample was measured on the way, for want of a rule.
     """
 
@@ -327,7 +327,7 @@ class Signal(Moments):
 
     @property
     def mirror(self) -> Mirror | None:
-        """The other of each pair of units, where units come in pairs."""
+        """How units mirror each other, where they come in pairs."""
         return self.origin.mirror
 
     def evolve(self, **changes: Unpack[Changes]) -> Signal:

@@ -156,7 +156,7 @@ def along(signal: Signal, axis: int, sums: AlongAxis) -> Signal:
     if in_units:
         lagged = lagged[:0]
     met = _sum_of_pairs(sums.by_input(weights), decay) - size * alike
-    # What `near` tells of is left out.
+    # Pairs that `near` describes are left out.
     gaps = 2 * (size - np.arange(1, len(lagged) + 1))
     met = (met - gaps @ lagged) / max(size * (size - 1) - gaps.sum(), 1)
     pairs = np.empty((2, 2, 2))
@@ -175,9 +175,8 @@ def along(signal: Signal, axis: int, sums: AlongAxis) -> Signal:
         if a != axis
     }
     if len(lagged):
-        lags = range(1, len(lagged) + 1)
-        products = np.array([(roots[:-lag] * roots[lag:]).mean() for lag in lags])
-        near[axis] = far[0, 0] * products + spread[0, 0] * lagged
+        near[axis] = far[0, 0] * _lagged_products(roots, len(lagged))
+        near[axis] = near[axis] + spread[0, 0] * lagged
     shape = list(signal.shape)
     shape[axis] = sums.size
     return signal.evolve(
@@ -187,6 +186,13 @@ def along(signal: Signal, axis: int, sums: AlongAxis) -> Signal:
         near=near,
         profile=_with_profile(signal.profile, axis, levels),
         parents=((signal, _pull(axis, sums, across, in_units)),),
+    )
+
+
+def _lagged_products(values: Array, lags: int) -> Array:
+    """Return the mean product of two values 1, 2, … places apart."""
+    return np.array(
+        [float((values[:-lag] * values[lag:]).mean()) for lag in range(1, lags + 1)]
     )
 
 
@@ -280,9 +286,7 @@ def _decay(own: Array | None, root: Array, far: float, spread: float) -> Array:
         return np.array([1.0, 0.0])
     own = own[: len(root) - 1]
     # Neighbours are of like level: that much of it is no likeness of their own.
-    levels = np.array(
-        [float((root[:-lag] * root[lag:]).mean()) for lag in range(1, len(own) + 1)]
-    )
+    levels = _lagged_products(root, len(own))
     alike = (own - far * levels) / np.maximum(spread * levels, 1e-300)
     return np.concatenate([[1.0], np.clip(alike, -1.0, 1.0), [0.0]])
 

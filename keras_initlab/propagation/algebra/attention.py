@@ -238,26 +238,14 @@ def attend(
     """
     keys = value.size(value.positions) / groups
     kept = 1 - dropout
-    pairs = np.empty((2, 2, 2))
-    own, far = value.pairs[0, 0], value.pairs[0, 1]
-    spread = float(own[0] - far[0])
-    pairs[0] = far + (own - far) * weights.across
-    by_query = far[0] + (own[0] / kept - far[0]) * weights.squares
-    pairs[0, 0, 0] = by_query.mean()
-    shift = spread * logits.slope * weights.free
-    moved = spread * logits.tilt * weights.free**2 + 2 * value.mean * shift
-    # A query's own value lies along the slope, where the query is that value.
-    along = weights.free * math.sqrt(max(float(logits.tilt[0, 0]), 0.0))
-    moved[0, 0] += 2 * spread * weights.own * along
-    pairs[0] += moved
-    by_query = by_query + moved[0, 0]
     positions = math.prod(
         shape[axis] or 64 for axis in range(1, len(shape)) if axis not in units
     )
+    number = math.prod(shape[axis] or 64 for axis in units)
+    by_query, pairs, shift = _sums_of_a_head(value, logits, weights, kept)
     # Two positions of different groups share no key.
     inside = (positions / groups - 1) / max(positions - 1, 1)
-    pairs[0, 1] = inside * pairs[0, 1] + (1 - inside) * far
-    number = math.prod(shape[axis] or 64 for axis in units)
+    pairs[0, 1] = inside * pairs[0, 1] + (1 - inside) * value.pairs[0, 1]
     same_head = (number / heads - 1) / max(number - 1, 1)
     alike = same_head * weights.across + (1 - same_head) * weights.even[:, None]
     pairs[1] = value.pairs[1, 1] + (value.pairs[1, 0] - value.pairs[1, 1]) * alike
@@ -294,6 +282,30 @@ def attend(
             signal.origin.measured for signal in (value, logits.query, logits.key)
         ),
     )
+
+
+def _sums_of_a_head(
+    value: Signal, logits: Logits, weights: Weights, kept: float
+) -> tuple[Array, Array, float]:
+    """Return moments of Σ a v for one unit.
+
+    Returns:
+        The second moment of each query; the second moments of pairs of one unit (those
+        of two are left open); and the mean less that of v.
+    """
+    pairs = np.empty((2, 2, 2))
+    own, far = value.pairs[0, 0], value.pairs[0, 1]
+    spread = float(own[0] - far[0])
+    pairs[0] = far + (own - far) * weights.across
+    by_query = far[0] + (own[0] / kept - far[0]) * weights.squares
+    pairs[0, 0, 0] = by_query.mean()
+    shift = spread * logits.slope * weights.free
+    moved = spread * logits.tilt * weights.free**2 + 2 * value.mean * shift
+    # A query's own value lies along the slope, where the query is that value.
+    along = weights.free * math.sqrt(max(float(logits.tilt[0, 0]), 0.0))
+    moved[0, 0] += 2 * spread * weights.own * along
+    pairs[0] += moved
+    return by_query + moved[0, 0], pairs, shift
 
 
 def _profile_of_queries(

@@ -81,19 +81,7 @@ def apply_function(
     rho = np.ones(law.vector().size)
     if variance > 0:
         rho = (_even(law, law.vector()) - mean**2) / variance
-    vector = answer.correlated(rho)
-    second, slope = answer.second, answer.slope_second
-    if seen.cases:
-        responses = [(p, respond(f, mean, variance, None)) for p, f in seen.cases]
-        second = sum(p * case.second for p, case in responses)
-        slope = sum(p * case.slope_second for p, case in responses)
-        if not seen.by_position:
-            # One draw for all positions of a unit and input, near ones too.
-            for alike in (slice(2, 3), slice(8, None)):
-                vector[alike] = sum(
-                    p * case.correlated(rho[alike]) for p, case in responses
-                )
-    vector[0] = second
+    vector, slope = _second_moments(seen, answer, rho, mean, variance)
     profile, level = _profile(law, seen, activation, mean, variance)
     vector *= level
     out = replace(law, profile=profile)
@@ -122,6 +110,25 @@ def apply_function(
     here = _mean_square_of_slope(function, signal.origin.function, mean, variance)
     note = ((signal, lambda gradient: gradient.times(here)),)
     return result.amend(notes=note)
+
+
+def _second_moments(
+    function: Function, answer: Response, rho: Array, mean: float, variance: float
+) -> tuple[Array, float]:
+    """Return E[f f'] at correlations `rho`, of f with itself first, and E[f'(x)²]."""
+    vector = answer.correlated(rho)
+    vector[0], slope = answer.second, answer.slope_second
+    if function.cases:
+        responses = [(p, respond(f, mean, variance, None)) for p, f in function.cases]
+        vector[0] = sum(p * case.second for p, case in responses)
+        slope = sum(p * case.slope_second for p, case in responses)
+        if not function.by_position:
+            # One draw for all positions of a unit and input, near ones too.
+            for alike in (slice(2, 3), slice(8, None)):
+                vector[alike] = sum(
+                    p * case.correlated(rho[alike]) for p, case in responses
+                )
+    return vector, slope
 
 
 def _slope_pull(factors: tuple[float, ...], steepness: dict[int, Array]) -> Pull:
@@ -346,6 +353,30 @@ def noisy(
                 cases=cases,
             ),
         )
+    noise = _noise(signal, variance, shared, same_position=same_position)
+    function = None
+    if cases:
+        function = mixture(cases, by_position=not same_position)
+        if signal.origin.function is not None:
+            function = compose(function, signal.origin.function)
+        if len(function.cases) > _MOST_CASES:
+            function = None
+    across = slope_second if same_position else 1.0
+    return signal.evolve(
+        pairs=signal.pairs + noise.pairs,
+        near={axis: values + noise.near[axis] for axis, values in signal.near.items()},
+        terms={**signal.origins(), noise.serial: (1.0, noise)},
+        base=None if function is None else signal.origin.base or signal,
+        function=function,
+        parents=((signal, lambda gradient: gradient.times(slope_second, across, 1.0)),),
+        lineage=signal.origin.lineage,
+    )
+
+
+def _noise(
+    signal: Signal, variance: float, shared: Array | None, *, same_position: bool
+) -> Signal:
+    """Return the noise that `noisy` adds to a signal."""
     near = {axis: np.zeros(len(values)) for axis, values in signal.near.items()}
     if same_position:
         # Noise that scales what positions have in common, or the same for all of them.
@@ -359,24 +390,7 @@ def noisy(
         shared[0, 1, 0] = variance * signal.unevenness if same_position else 0.0
     shared = shared.copy()
     shared[0, 0, 0] = variance
-    noise = signal.evolve(mean=0.0, pairs=shared, near=near)
-    function = None
-    if cases:
-        function = mixture(cases, by_position=not same_position)
-        if signal.origin.function is not None:
-            function = compose(function, signal.origin.function)
-        if len(function.cases) > _MOST_CASES:
-            function = None
-    across = slope_second if same_position else 1.0
-    return signal.evolve(
-        pairs=signal.pairs + shared,
-        near={axis: values + near[axis] for axis, values in signal.near.items()},
-        terms={**signal.origins(), noise.serial: (1.0, noise)},
-        base=None if function is None else signal.origin.base or signal,
-        function=function,
-        parents=((signal, lambda gradient: gradient.times(slope_second, across, 1.0)),),
-        lineage=signal.origin.lineage,
-    )
+    return signal.evolve(mean=0.0, pairs=shared, near=near)
 
 
 def _even(signal: Signal, vector: Array, *, undo: bool = False) -> Array:

@@ -48,16 +48,7 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
     common = float(np.clip(_window_covariance(law, windows), 0.0, law.variance))
     number = math.prod(float(values.mean()) for values in counts.values())
     top = _greatest(function, law.mean, law.variance, common, number)
-    if common > 0:
-        nodes = _outer()[0]
-        full = np.interp(gaussian_grid().nodes, nodes, top.smooth)
-        spread = float(_outer()[1] @ top.smooth**2)
-        answer = response(full, top.mean, spread, spread)
-        covariance = (law.vector() - law.mean**2) / common
-        vector = answer.correlated(np.clip(covariance, -1.0, 1.0))
-    else:
-        vector = np.full(law.vector().size, top.mean**2)
-    vector[0] = max(top.second, top.mean**2)
+    vector = _second_moments(top, law, common)
     alike = common / law.variance if law.variance > 0 else 1.0
     levels = _levels(signal, windows, alike)
     for axis, values in counts.items():
@@ -66,12 +57,6 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
             levels[axis] = levels.get(axis, np.ones(len(edges))) * edges
     level = math.prod(float(values.mean()) for values in levels.values())
     pairs, _ = law.split(vector * level)
-    near = {}
-    for axis, window in windows.items():
-        overlap = np.arange(window.stride, window.size, window.stride)
-        if len(overlap):
-            share = 1 - overlap / window.size
-            near[axis] = pairs[0, 1, 0] + (pairs[0, 0, 0] - pairs[0, 1, 0]) * share
     profile = {
         **{a: v for a, v in signal.profile.items() if a not in windows},
         **{a: v / v.mean() for a, v in levels.items() if np.ptp(v) > 1e-9},
@@ -79,7 +64,7 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
     result = signal.evolve(
         shape=tuple(shape),
         pairs=pairs.copy(),
-        near=near,
+        near=_near(pairs, windows),
         profile=profile,
         lineage=signal.origin.lineage,
     )
@@ -94,6 +79,32 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
         parents=((base, to_base),),
         notes=((signal, _pull(windows, 1.0, 1.0)),),
     )
+
+
+def _second_moments(top: _Greatest, law: Signal, common: float) -> Array:
+    """Return the greatest values' second moments, laid out as `Signal.vector`."""
+    if common > 0:
+        nodes, mass = _outer()
+        full = np.interp(gaussian_grid().nodes, nodes, top.smooth)
+        spread = float(mass @ top.smooth**2)
+        answer = response(full, top.mean, spread, spread)
+        covariance = (law.vector() - law.mean**2) / common
+        vector = answer.correlated(np.clip(covariance, -1.0, 1.0))
+    else:
+        vector = np.full(law.vector().size, top.mean**2)
+    vector[0] = max(top.second, top.mean**2)
+    return vector
+
+
+def _near(pairs: Array, windows: dict[int, Window]) -> dict[int, Array]:
+    """Return the second moments of neighbours, whose windows overlap."""
+    near = {}
+    for axis, window in windows.items():
+        overlap = np.arange(window.stride, window.size, window.stride)
+        if len(overlap):
+            share = 1 - overlap / window.size
+            near[axis] = pairs[0, 1, 0] + (pairs[0, 0, 0] - pairs[0, 1, 0]) * share
+    return near
 
 
 def _rising(base: Signal, function: Function | None) -> tuple[Signal, Function | None]:

@@ -17,7 +17,7 @@ _IDENTITY = Function(lambda z: z, np.ones_like, (1.0, 0.0))
 def shared_gaussian(signals: Sequence[Signal]) -> Signal | None:
     """Return the signal that all of `signals` are functions of, None if there is none.
 
-    Functions are told from signals that only have its moments by what they remember.
+    What a signal was computed from says so, not its moments.
     """
     roots = {
         (signal.origin.base or signal).serial: signal.origin.base or signal

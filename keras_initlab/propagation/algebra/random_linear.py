@@ -87,8 +87,7 @@ def random_linear(
     if kept is None:
         kept = {axis: axis for axis in signal.positions}
     field = math.prod(window.size for window in windows.values())
-    even = signal.unevenness or 1.0
-    far = signal.pairs[:, 1] / even
+    far = signal.pairs[0, 1] / (signal.unevenness or 1.0)
     diagonal, across, profile = _seen(signal, windows, kept)
     if per_unit:
         profile.update(_profile_of_units(signal, shape, units[-1]))
@@ -98,12 +97,10 @@ def random_linear(
     variance = moments.variance
     pairs = np.zeros((2, 2, 2))
     pairs[0, 0] = variance * count * diagonal * signal.pairs[0, 0]
-    pairs[0, 1] = variance * count * across * far[0] * (1 - own_positions)
+    pairs[0, 1] = variance * count * across * far * (1 - own_positions)
     mean, near = 0.0, {}
-    for axis, to in kept.items():
-        moved = None if own_positions else _near(signal, axis, windows, even)
-        if moved is not None:
-            near[to] = variance * count * moved
+    if not own_positions:
+        near = _near_of_outputs(signal, windows, kept, variance * count)
     if moments.mean:
         level, common = _common(
             signal, moments.mean, fan, windows, kept, diagonal, per_unit
@@ -132,6 +129,18 @@ def random_linear(
             parents=((signal, back),), weights=((kernel.layer, kernel.weight, rule),)
         ),
     )
+
+
+def _near_of_outputs(
+    signal: Signal, windows: dict[int, Window], kept: dict[int, int], factor: float
+) -> dict[int, Array]:
+    """Return the second moments of neighbours behind entries of mean 0."""
+    even, near = signal.unevenness or 1.0, {}
+    for axis, to in kept.items():
+        moved = _near(signal, axis, windows, even)
+        if moved is not None:
+            near[to] = factor * moved
+    return near
 
 
 def _with_bias(
