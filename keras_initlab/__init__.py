@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from keras_initlab.measurement import measure
     from keras_initlab.monitor import VarianceMonitor
     from keras_initlab.plan import Plan
-    from keras_initlab.propagation import propagate
+    from keras_initlab.propagation.propagate import propagate
     from keras_initlab.report import Inspection
     from keras_initlab.rewrite import rewrite_initializers
     from keras_initlab.schemes import Activation, Isometric, Variance

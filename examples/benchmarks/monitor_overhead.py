@@ -16,9 +16,8 @@ transformer encoder of two blocks at batch 32, all with Adam. Beside the monitor
   timed by `monitor_twin.py`, on a twin of the MLP in a plain loop.
 
 Also: the time of a first step (trace and compile), of Keras's own, the measured one and
-both; the memory of a process at its peak, in steps that are not measured and in those
-that are; the cost per layer of plain networks of 10 to 500 layers; and the memory of
-a process over 100,000 measured steps of a tiny model.
+both; and the cost per layer of plain networks of 10 to 500 layers. What it costs in
+memory is in `monitor_memory.py`.
 
     KERAS_BACKEND=jax python examples/benchmarks/monitor_overhead.py [--quick]
         [--parts PART …] [--workloads NAME …] [--out FOLDER]
@@ -27,11 +26,8 @@ a process over 100,000 measured steps of a tiny model.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import datetime
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -50,7 +46,7 @@ import keras_initlab as il
 from keras_initlab.tables import render_table
 
 BACKEND = keras.backend.backend()
-PARTS = ("steps", "compile", "memory", "layers", "long")
+PARTS = ("steps", "compile", "layers")
 # Given a batch, a callback to train with, or None.
 Callback = Callable[[Any], Any]
 
@@ -364,71 +360,6 @@ def run_compile(quick: bool, names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-# Whose peak is taken: "none" measures the first step of `fit` alone, before the peak is
-# forgotten.
-MEMORY: dict[str, Callable[[], Any] | None] = {
-    "plain": None,
-    "plain again": None,
-    "none": lambda: il.VarianceMonitor(datetime.timedelta(hours=1), gradients=True),
-    "every=1": lambda: il.VarianceMonitor(1),
-    "every=1, gradients": lambda: il.VarianceMonitor(1, gradients=True),
-}
-
-
-def run_memory(quick: bool, names: Sequence[str]) -> dict[str, Any]:
-    """Take the peak memory of processes that train."""
-    found: dict[str, Any] = {}
-    if not Path("/proc/self/clear_refs").exists():
-        print("Memory is measured on Linux alone.", end="\n\n")
-        return found
-    for name in names[: 1 if quick else None]:
-        for variant in MEMORY:
-            command = [sys.executable, __file__, "--memory", name, variant]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found.setdefault(name, {})[variant] = int(done.stdout.split()[-1])
-    rows = [
-        [f"{name}, {variant}", f"{kib / 1024:.0f}", f"{kib / one['plain']:.3f}"]
-        for name, one in found.items()
-        for variant, kib in one.items()
-    ]
-    columns: list[tuple[str, Any]] = [
-        ("", "left"),
-        ("peak, MiB", "right"),
-        ("of plain", "right"),
-    ]
-    print(render_table(f"Memory on {BACKEND}", columns, rows), end="\n\n")
-    return found
-
-
-def print_peak(name: str, variant: str) -> None:
-    """Train, and print the process's peak memory in KiB, that of compiling left out."""
-    peak = Path("/proc/self/clear_refs")
-
-    class FromNowOn(keras.callbacks.Callback):  # type: ignore[misc]
-        """Forget the peak when the second epoch begins."""
-
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            if epoch == 1 and peak.exists():
-                # What compiling has used, and the allocator still holds.
-                ctypes.CDLL(None).malloc_trim(0)
-                peak.write_text("5")
-
-    workload = WORKLOADS[name]
-    x, y = data_of(workload, 10)
-    make = MEMORY[variant]
-    own = [] if make is None else [make()]
-    compiled(workload).fit(
-        x,
-        y,
-        batch_size=workload.batch,
-        verbose=0,
-        callbacks=[*own, FromNowOn()],
-        epochs=3,
-    )
-    status = Path("/proc/self/status").read_text()
-    print(next(line.split()[1] for line in status.splitlines() if "VmHWM" in line))
-
-
 def run_layers(quick: bool, _: Sequence[str]) -> dict[str, Any]:
     """Time plain networks of more and more layers."""
     found = {}
@@ -456,35 +387,6 @@ def run_layers(quick: bool, _: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def run_long(quick: bool, _: Sequence[str]) -> dict[str, Any]:
-    """Take the memory of a process over many measured steps of a tiny model."""
-    found: dict[str, Any] = {}
-    status = Path("/proc/self/status")
-    if not status.exists():
-        print("Memory is measured on Linux alone.", end="\n\n")
-        return found
-
-    class Look(keras.callbacks.Callback):  # type: ignore[misc]
-        """Take the resident memory every so many steps."""
-
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            """Look, ten times."""
-            if (batch + 1) % (steps // 10) == 0:
-                line = next(x for x in status.read_text().splitlines() if "VmRSS" in x)
-                found[f"{batch + 1:,} steps"] = int(line.split()[1])
-
-    steps = 1_000 if quick else 100_000
-    model = mlp(1, 4, 4)
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    x = np.zeros((steps, 4), "float32")
-    monitor = il.VarianceMonitor(1, gradients=True, on_finding="ignore")
-    model.fit(x, np.zeros(steps), batch_size=1, verbose=0, callbacks=[monitor, Look()])
-    columns: list[tuple[str, Any]] = [("measured", "right"), ("resident, MiB", "right")]
-    rows = [[name, f"{kib / 1024:.1f}"] for name, kib in found.items()]
-    print(render_table(f"Memory on {BACKEND}", columns, rows), end="\n\n")
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -494,17 +396,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS)
     )
     parser.add_argument("--out", type=Path, help="a folder for monitor_overhead.json")
-    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.memory:
-        print_peak(*arguments.memory)
-        return 0
     runs = {
         "steps": run_steps,
         "compile": run_compile,
-        "memory": run_memory,
         "layers": run_layers,
-        "long": run_long,
     }
     found = {
         part: runs[part](arguments.quick, arguments.workloads)

@@ -14,7 +14,7 @@ from keras_initlab.model import graph, nonlinearity
 from keras_initlab.model.kernels import Kernel, kernels_of
 from keras_initlab.model.layers import every_place, is_closed, main_weight, places
 from keras_initlab.model.roles import NORMALISING, Roles, roles_of
-from keras_initlab.propagation.forward import Forward, run_forward
+from keras_initlab.propagation.propagate import Forward, run_forward
 from keras_initlab.stats import LayerStats
 
 # Their inner kernels feed a softmax, or are added up by one: their scale is a

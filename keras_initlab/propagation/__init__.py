@@ -5,12 +5,13 @@ signals; the rules stand in `rules/`, one file a family.
 """
 
 from keras_initlab.propagation import rules as rules
-from keras_initlab.propagation.combining import add, concatenate, multiply
-from keras_initlab.propagation.dispatch import UnknownLayer, output_moments
-from keras_initlab.propagation.elementwise import affine, apply
-from keras_initlab.propagation.forward import propagate
-from keras_initlab.propagation.predict import PropagationError
+from keras_initlab.propagation.algebra.elementwise import affine, apply
+from keras_initlab.propagation.algebra.sums import add, concatenate, multiply
+from keras_initlab.propagation.context import UnknownLayer
+from keras_initlab.propagation.dispatch import output_moments
+from keras_initlab.propagation.propagate import propagate
 from keras_initlab.propagation.signal import Signal
+from keras_initlab.propagation.walk import PropagationError
 
 __all__ = [
     "PropagationError",

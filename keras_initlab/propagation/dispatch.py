@@ -1,29 +1,37 @@
-"""Which rule predicts a layer's output: `output_moments`, one function a layer type."""
+"""Which rule predicts a layer's or an operation's output.
+
+Rules register here and stand in `rules/`, one file a family.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
 import keras
+from keras import Operation
+from keras.layers import Layer
 
-from keras_initlab.propagation.signal import Signal
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.signal import Mirror, Signal, Signals
 
-Rule = Callable[..., Any]
+Rule = Callable[..., Signals]
+MirrorRule = Callable[..., Mirror | None]
+R = TypeVar("R", bound=Rule)
+M = TypeVar("M", bound=MirrorRule)
+
 _operation_rules: dict[str, Rule] = {}
-
-
-class UnknownLayer(LookupError):
-    """No rule says what a layer does to a signal."""
+_layer_mirrors: dict[type, MirrorRule] = {}
+_operation_mirrors: dict[str, MirrorRule] = {}
 
 
 @functools.singledispatch
-def _by_type(layer: Any, *inputs: Signal, context: Any) -> Any:
+def _by_type(layer: Layer, *inputs: Signal, context: RuleContext) -> Signals:
     raise UnknownLayer(type(layer).__name__)
 
 
-def output_moments(layer: Any, *inputs: Signal, context: Any) -> Any:
+def output_moments(layer: Layer, *inputs: Signal, context: RuleContext) -> Signals:
     """Return the signal (or a tuple of them) that `layer` makes of `inputs`.
 
     A rule holds for the class that it is registered for and for subclasses that leave
@@ -39,7 +47,7 @@ def output_moments(layer: Any, *inputs: Signal, context: Any) -> Any:
     Args:
         layer: a layer; a rule is found by its class.
         inputs: the signals of the tensors that it is called on.
-        context: the propagation, which knows `training` and the layer's weights.
+        context: the prediction; see `RuleContext`.
 
     Raises:
         UnknownLayer: no rule is registered for it.
@@ -47,7 +55,7 @@ def output_moments(layer: Any, *inputs: Signal, context: Any) -> Any:
     return rule_of(layer)(layer, *inputs, context=context)
 
 
-def rule_of(layer: Any) -> Rule:
+def rule_of(layer: Layer) -> Rule:
     """Return the rule for a layer.
 
     Raises:
@@ -65,7 +73,7 @@ def rule_of(layer: Any) -> Rule:
     return rule
 
 
-def register(kind: type, rule: Rule | None = None) -> Any:
+def register(kind: type, rule: Rule | None = None) -> Callable[..., Rule] | Rule:
     """Register a rule for a class of layers; see `output_moments`."""
     return _by_type.register(kind, rule) if rule else _by_type.register(kind)
 
@@ -73,29 +81,28 @@ def register(kind: type, rule: Rule | None = None) -> Any:
 output_moments.register = register  # type: ignore[attr-defined]
 
 
-def layer_rule(*names: str) -> Callable[[Rule], Rule]:
+def layer_rule(*names: str) -> Callable[[R], R]:
     """Register a rule for the layers of those names in `keras.layers`.
 
     A name that this version of Keras has not got yet is passed over.
     """
 
-    def decorate(rule: Rule) -> Rule:
-        for kind in _known(names):
+    def decorate(rule: R) -> R:
+        for kind in _layers_named(names):
             _by_type.register(kind, rule)
         return rule
 
     return decorate
 
 
-def _known(names: Iterable[str]) -> list[type]:
-    found = [getattr(keras.layers, name, None) for name in names]
-    return [kind for kind in found if kind is not None]
+def _layers_named(names: tuple[str, ...]) -> list[type]:
+    return [kind for name in names if (kind := getattr(keras.layers, name, None))]
 
 
-def operation_rule(*names: str) -> Callable[[Rule], Rule]:
+def operation_rule(*names: str) -> Callable[[R], R]:
     """Register a rule for bare operations, by the name of their class ("Add")."""
 
-    def decorate(rule: Rule) -> Rule:
+    def decorate(rule: R) -> R:
         for name in names:
             _operation_rules[name] = rule
         return rule
@@ -103,7 +110,7 @@ def operation_rule(*names: str) -> Callable[[Rule], Rule]:
     return decorate
 
 
-def operation_rule_of(operation: Any) -> Rule:
+def operation_rule_of(operation: Operation) -> Rule:
     """Return the rule for a bare operation.
 
     Raises:
@@ -113,3 +120,32 @@ def operation_rule_of(operation: Any) -> Rule:
     if rule is None:
         raise UnknownLayer(type(operation).__name__)
     return rule
+
+
+def mirror_rule(*layers: str, operations: tuple[str, ...] = ()) -> Callable[[M], M]:
+    """Register what layers (and operations) do to units that come in pairs.
+
+    Such a rule stands beside the rule for the layer. It is called as
+    `rule(layer, inputs, output, context)`, where all inputs have mirrors, and returns
+    the output's mirror, or None where its units are no pairs.
+    """
+
+    def decorate(rule: M) -> M:
+        for kind in _layers_named(layers):
+            _layer_mirrors[kind] = rule
+        for name in operations:
+            _operation_mirrors[name] = rule
+        return rule
+
+    return decorate
+
+
+def mirror_rule_of(operation: Layer | Operation | None) -> MirrorRule | None:
+    """Return the rule for pairs of a layer or an operation, None where there is none.
+
+    It holds for subclasses, too.
+    """
+    if not isinstance(operation, Layer):
+        return _operation_mirrors.get(type(operation).__name__)
+    rules = (_layer_mirrors.get(kind) for kind in type(operation).__mro__)
+    return next((rule for rule in rules if rule is not None), None)

@@ -1,473 +1,98 @@
-"""Units in pairs that mirror each other: where they are made, carried and read.
-
-A kernel whose outputs come in pairs makes z and −z of every unit; behind an activation
-these are φ(z) and φ(−z), and a kernel that reads pairs with opposite signs sees their
-difference alone. So beside a tensor of pairs the differences are followed as a signal
-of their own, forward and back: a network of half the width, with the odd parts of its
-activations. See `initlab>mirrored`.
-"""
+"""What becomes of units that come in pairs, layer by layer."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
+from keras import Operation
+from keras.layers import Layer
 
-from keras_initlab.propagation.combining import add, concatenate
-from keras_initlab.propagation.dispatch import output_moments
-from keras_initlab.propagation.elementwise import (
-    affine,
-    apply_function,
-    mean_square,
-    respond,
+from keras_initlab.propagation.algebra.mirrors import (
+    mirror_behind_function,
+    mirror_behind_parts,
+    mirror_of_function,
+    mirror_of_parts,
+    moved_mirror,
 )
-from keras_initlab.propagation.hermite import gaussian_grid
-from keras_initlab.propagation.mixing import mix
-from keras_initlab.propagation.normalizing import ONES, rescaled
-from keras_initlab.propagation.shaping import reshape
-from keras_initlab.propagation.signal import (
-    Array,
-    Function,
-    Gradient,
-    Mirror,
-    Signal,
+from keras_initlab.propagation.context import RuleContext
+from keras_initlab.propagation.dispatch import (
+    mirror_rule_of,
+    operation_rule_of,
+    rule_of,
 )
-from keras_initlab.propagation.weights import WeightMoments
-
-# Windows that stand for all, where the greatest of each member of a pair is taken.
-_WINDOWS = 4096
+from keras_initlab.propagation.signal import Mirror, Signal, Signals
 
 
-def weighted(
-    x: Signal,
-    context: Any,
-    layer: Any,
-    weight: str,
-    structure: WeightMoments,
-    *,
-    axes: tuple[int, int],
-    fan: int,
-    copies: float,
-    bias: WeightMoments | None = None,
-    **rest: Any,
-) -> Signal:
-    """Return what a kernel makes of x, as `mix`, whose sides may come in pairs.
-
-    Args:
-        x: the input.
-        context, layer, weight: the kernel.
-        structure: what is known of the kernel before its scale is.
-        axes: those along which the pairs of x, and of the result, are neighbours.
-        fan, copies, bias, rest: as in `mix`.
-    """
-    reads, makes = structure.paired
-    draw = context.draw(layer, weight)
-    if not (reads or makes):
-        return mix(x, draw, fan=fan, copies=copies, bias=bias, **rest)
-    read = difference(x, axes[0]) if reads else x
-    shape = list(rest.pop("shape"))
-    if makes:
-        shape[axes[1]] = int(shape[axes[1]] or 2) // 2
-    half = mix(
-        read,
-        draw,
-        shape=tuple(shape),
-        fan=fan // 2 if reads else fan,
-        copies=copies / 2 if makes else copies,
-        bias=None if makes else bias,
-        read=x,
-        **rest,
-    )
-    met = x.mirror if reads and x.mirror and x.mirror.axis == axes[0] else None
-    if met is not None and not met.whole:
-        half = replace(half, echoes=((x, half.parents[0][1]),))
-    if not makes:
-        return half
-    sources = frozenset({(id(layer), weight)})
-    made = _in_pairs(half, axes[1], sources)
-    if bias is not None and bias.second_moment and made.mirror is not None:
-        # It shifts both alike: they mirror no more, but for their difference.
-        apart = replace(made.mirror, base=None)
-        return replace(rescaled(made, ONES, bias), mirror=apart)
-    return made
-
-
-def _in_pairs(half: Signal, axis: int, sources: frozenset[tuple[int, str]]) -> Signal:
-    """Return the tensor of z and −z, next to each other along `axis`."""
-    shape = list(half.shape)
-    shape[axis] = 2 * int(shape[axis] or 1)
-    number = 2 * half.size(half.units)
-    pairs = half.pairs.copy()
-    pairs[1] = ((number - 2) * half.pairs[1] - half.pairs[0]) / (number - 1)
-    plain = replace(half, weights=(), echoes=half.echoes)
-    return half.evolve(
-        shape=tuple(shape),
-        mean=0.0,
-        pairs=pairs,
-        profile={a: v for a, v in half.profile.items() if a not in half.units},
-        parents=((plain, lambda gradient: gradient.times(2.0)),),
-        weights=half.weights,
-        lineage=half.lineage,
-        mirror=Mirror(affine(plain, 2.0), axis, plain, None, sources),
-    )
-
-
-def difference(x: Signal, axis: int) -> Signal:
-    """Return x₂ₖ − x₂ₖ₊₁ of neighbours along an axis, be they mirrors or not."""
-    if x.mirror is not None and x.mirror.axis == axis:
-        return x.mirror.odd.with_units(x.units)
-    shape = list(x.shape)
-    shape[axis] = int(shape[axis] or 2) // 2
-    apart = float(x.pairs[1, 1, 0])
-    return x.evolve(
-        shape=tuple(shape),
-        mean=0.0,
-        pairs=np.stack([2 * (x.pairs[0] - x.pairs[1]), np.zeros((2, 2))]),
-        near={a: 2 * (values - apart) for a, values in x.near.items()},
-        profile={a: v for a, v in x.profile.items() if a != axis},
-        parents=((x, lambda gradient: gradient),),
-    )
-
-
-def carried(operation: Any, inputs: tuple[Any, ...], made: Any, context: Any) -> Any:
-    """Return what an operation made, with what is known of its pairs.
+def with_mirror(
+    operation: Layer | Operation | None,
+    inputs: tuple[Signal, ...],
+    output: Signals,
+    context: RuleContext,
+) -> Signals:
+    """Return an output with its mirror, where the inputs' units come in pairs.
 
     Args:
         operation: a layer or bare operation, None for a layer's own activation.
-        inputs: what it was called on.
-        made: what its rule returned: a signal, or a tuple of them.
-        context: the propagation.
+        inputs: the signals that it was called on.
+        output: what its rule returned.
+        context: the prediction.
     """
-    if not isinstance(made, Signal) or made.mirror is not None:
-        return made
-    name = type(operation).__name__
-    carry = next((f for kind, f in _CARRIERS if name.startswith(kind)), None)
-    mirror = None
-    if carry is None or not inputs:
-        mirror = _of_a_function(made) or _of_parts(made)
-    if mirror is None and inputs and all(_is_paired(one) for one in inputs):
-        if carry is not None:
-            mirror = carry(operation, inputs, made, context)
-        elif len(inputs) == 1 and made.parts:
-            mirror = _of_joined(inputs[0], made)
-        elif len(inputs) == 1:
-            mirror = _of_gaussians(inputs[0], made)
-    if mirror is not None and mirror.whole:
-        odd = replace(mirror.odd, parents=((made, lambda gradient: gradient),))
-        mirror = replace(mirror, odd=odd)
-    return made if mirror is None else replace(made, mirror=mirror)
-
-
-def _is_paired(one: Any) -> bool:
-    return isinstance(one, Signal) and one.mirror is not None
-
-
-def _of_a_function(made: Signal) -> Mirror | None:
-    """Return the mirror of f(z), elementwise, of pairs z and −z."""
-    function, whole = made.function, made.base
-    if function is None or whole is None or whole.mirror is None:
-        return None
-    mirror = whole.mirror.with_units(made.units)
-    if mirror is None or mirror.base is None or mirror.function is not None:
-        return None
-    odd = apply_function(mirror.base, _odd_part(function))
-    if function.cases:
-        if not function.by_position and made.size(made.positions) > 1:
-            return None
-        odd = _drawn_apart(odd, made, function, mirror.base)
-    return replace(mirror, odd=odd, function=function, back=None)
-
-
-def _drawn_apart(odd: Signal, made: Signal, function: Function, base: Signal) -> Signal:
-    """Return the difference of two of a pair of which each has a draw of its own.
-
-    `odd` is the difference of the means over draws.
-    """
-    mean = Function(function.value, function.slope)
-    x = base.mean + math.sqrt(base.variance) * gaussian_grid().nodes
-    pairs = odd.pairs.copy()
-    pairs[0, 0, 0] += 2 * (mean_square(function, x) - mean_square(mean, x))
-    steeper = mean_square(function, x, slope=True) - mean_square(mean, x, slope=True)
-    alone = (base, lambda gradient: gradient.times(2 * steeper, 0.0))
-    return odd.evolve(
-        pairs=pairs, base=None, function=None, parents=(*odd.parents, alone)
-    )
-
-
-def _odd_part(function: Function) -> Function:
-    return Function(
-        lambda x: function.value(x) - function.value(-x),
-        lambda x: function.slope(x) + function.slope(-x),
-    )
-
-
-def _of_parts(made: Signal) -> Mirror | None:
-    """Return the mirror of parts that are pairs, each by itself, joined."""
-    mirrors = [part.mirror or _of_a_function(part) for part in made.parts]
-    found = [mirror for mirror in mirrors if mirror is not None]
-    if not found or len(found) < len(mirrors) or len({m.axis for m in found}) > 1:
-        return None
-    return _joined(found, made.joint)
-
-
-def _of_joined(x: Signal, made: Signal) -> Mirror | None:
-    """Return the mirror of f(x) for pairs x and −x that were joined of parts."""
-    mirror = x.mirror
-    if mirror is None or mirror.base is None or mirror.function is not None:
-        return None
-    below, halves = x.parts, mirror.base.parts
-    if not len(made.parts) == len(below) == len(halves):
-        return None
-    odd = []
-    for part, whole, half in zip(made.parts, below, halves, strict=True):
-        direct = part.base is not None and part.base.serial == whole.serial
-        if part.function is None or part.function.cases or not direct:
-            return None
-        odd.append(apply_function(half, _odd_part(part.function)))
-    joined = concatenate(odd, made.joint)
-    return Mirror(joined, mirror.axis, sources=mirror.sources)
-
-
-def _joined(mirrors: list[Mirror], axis: int) -> Mirror:
-    sources = frozenset[tuple[int, str]]().union(*(m.sources for m in mirrors))
-    bases = [m.base for m in mirrors if m.base is not None and m.function is None]
-    if len(bases) == len(mirrors):
-        base = concatenate(bases, axis)
-        return Mirror(affine(base, 2.0), mirrors[0].axis, base, None, sources)
-    odd = concatenate([m.odd for m in mirrors], axis)
-    return Mirror(odd, mirrors[0].axis, sources=sources)
-
-
-def _of_gaussians(x: Signal, made: Signal) -> Mirror | None:
-    """Return the mirror of f(x) for pairs of which only the difference is known.
-
-    The two of a pair are taken for Gaussian; how much they have in common follows from
-    their difference.
-    """
-    function, mirror = made.function, x.mirror
-    if function is None or function.cases or made.base is None or mirror is None:
-        return None
-    if made.base.serial != x.serial or x.parts:
-        return None
-    # E[x₀ x₁'] = E[x₀ x₀'] − E[(x₀ − x₁)(x₀' − x₁')] / 2, for each kind of pair.
-    across = x.pairs[0] - mirror.odd.pairs[0] / 2
-    # What differs in unit is the other of the pair here.
-    apart = x.evolve(pairs=np.stack([x.pairs[0], across]), near={}, profile={})
-    answer = apply_function(apart, function)
-    pairs = np.stack([2 * (answer.pairs[0] - answer.pairs[1]), np.zeros((2, 2))])
-    # What x₀ and x₁ get of their difference's gradient is odd in part, and goes on to
-    # their difference; the rest is the same for both.
-    variance = x.variance or 1.0
-    slopes = respond(function, x.mean, variance)
-    alike = slopes.slopes_correlated((float(across[0, 0]) - x.mean**2) / variance)
-    odd, even = (
-        (slopes.slope_second + sign * alike) / (2 * variance) for sign in (1, -1)
-    )
-    parents = ((mirror.odd, lambda gradient: gradient.times(odd)),)
-    made_odd = replace(_wholly(made, mirror, pairs).odd, parents=parents)
-    back = ((x, lambda gradient: gradient.times(odd + even)),)
-    return Mirror(made_odd, mirror.axis, sources=mirror.sources, back=back)
-
-
-def _wholly(made: Signal, mirror: Mirror, pairs: Array) -> Mirror:
-    """Return a mirror whose gradient goes to the tensor of pairs itself."""
-    shape = list(made.shape)
-    shape[mirror.axis] = int(shape[mirror.axis] or 2) // 2
-    odd = made.evolve(
-        shape=tuple(shape),
-        mean=0.0,
-        pairs=pairs,
-        near={},
-        profile={a: v for a, v in made.profile.items() if a != mirror.axis},
-        parents=((made, lambda gradient: gradient),),
-    )
-    return Mirror(odd, mirror.axis, sources=mirror.sources, whole=True)
-
-
-Again = Callable[[Signal], Signal]
-
-
-def _again(mirror: Mirror, axis: int, move: Again) -> Mirror:
-    """Return the mirror of what moves or averages pairs: their differences likewise."""
-    if mirror.base is not None and mirror.function is None:
-        base = move(mirror.base)
-        return Mirror(affine(base, 2.0), axis, base, None, mirror.sources)
-    odd = move(mirror.odd)
-    return Mirror(odd, axis, sources=mirror.sources, whole=mirror.whole)
-
-
-def _by_rule(operation: Any, inputs: Any, made: Signal, context: Any) -> Mirror | None:
-    (x,) = inputs
-    axis = x.mirror.axis
-    if len(made.shape) < len(x.shape):  # positions are gone, units are left
-        axis = 1
-    return _again(
-        x.mirror, axis, lambda one: output_moments(operation, one, context=context)
-    )
-
-
-def _flattened(operation: Any, inputs: Any, made: Signal, context: Any) -> Any:
-    (x,) = inputs
-    last = len(made.shape) - 1
-    size = made.shape[last]
-    innermost = x.mirror.axis == len(x.shape) - 1 or (
-        type(operation).__name__ == "Flatten"  # which puts channels last
-    )
-    if not innermost or size is None or size % 2:
-        return None
-    shape = (*made.shape[:last], size // 2)
-    return _again(x.mirror, last, lambda one: reshape(one, shape))
-
-
-def _permuted(operation: Any, inputs: Any, made: Signal, context: Any) -> Mirror:
-    (x,) = inputs
-    axis = operation.dims.index(x.mirror.axis) + 1
-    return _again(
-        x.mirror, axis, lambda one: output_moments(operation, one, context=context)
-    )
-
-
-def _added(operation: Any, inputs: Any, made: Signal, context: Any) -> Mirror | None:
-    mirrors = [x.mirror for x in inputs]
-    if len({m.axis for m in mirrors}) > 1 or len({x.shape for x in inputs}) > 1:
-        return None
-    name, count = type(operation).__name__, len(inputs)
-    factors = [1 / count] * count if name == "Average" else [1.0] * count
-    if name == "Subtract":
-        factors[1] = -1.0
-    sources = frozenset[tuple[int, str]]().union(*(m.sources for m in mirrors))
-    bases = [m.base for m in mirrors if m.base is not None and m.function is None]
-    if len(bases) == count:
-        base = add(bases, factors)
-        return Mirror(affine(base, 2.0), mirrors[0].axis, base, None, sources)
-    odd = add([m.odd for m in mirrors], factors)
-    whole = all(m.whole for m in mirrors)
-    return Mirror(odd, mirrors[0].axis, sources=sources, whole=whole)
-
-
-def _concatenated(
-    operation: Any, inputs: Any, made: Signal, context: Any
-) -> Mirror | None:
-    mirrors = [x.mirror for x in inputs]
-    if len({m.axis for m in mirrors}) > 1:
-        return None
-    return _joined(mirrors, operation.axis % len(made.shape))
-
-
-def _dropped(operation: Any, inputs: Any, made: Signal, context: Any) -> Mirror | None:
-    """Return the mirror behind noise that the two of a pair do not share."""
-    (x,) = inputs
-    mirror, back = x.mirror, made.parents[0][1]
-    pairs = mirror.odd.pairs.copy()
-    pairs[0] += 2 * (made.pairs[0] - x.pairs[0])
-
-    def apart(gradient: Gradient) -> Gradient:
-        # What noise adds reaches each of a pair by itself.
-        every = back(gradient)
-        return replace(
-            every,
-            second=every.second - gradient.second,
-            position=every.position - gradient.position,
-            inputs=0.0,
-        )
-
-    odd = mirror.odd.evolve(
-        pairs=pairs,
-        near={
-            axis: values + 2 * (made.near[axis] - x.near[axis])
-            for axis, values in mirror.odd.near.items()
-            if axis in made.near and axis in x.near
-        },
-        parents=((mirror.odd, lambda gradient: gradient), (x, apart)),
-    )
-    return Mirror(
-        odd,
-        mirror.axis,
-        sources=mirror.sources,
-        whole=mirror.whole,
-        back=((x, lambda gradient: gradient),),
-    )
-
-
-def _normalised(
-    operation: Any, inputs: Any, made: Signal, context: Any
-) -> Mirror | None:
-    """Return the mirror behind statistics, which the two of a pair share."""
-    (x,) = inputs
-    mirror = x.mirror.with_units(made.units)
+    # Of parts each may be pairs, and the whole not.
+    if not any(x.mirror or x.origin.parts for x in inputs):
+        return output
+    if not isinstance(output, Signal) or output.mirror is not None:
+        return output
+    mirror = _mirror_of(operation, inputs, output, context)
     if mirror is None:
+        return output
+    if mirror.whole:
+        odd = mirror.odd.amend(parents=((output, lambda gradient: gradient),))
+        mirror = replace(mirror, odd=odd)
+    return output.amend(mirror=mirror)
+
+
+def _mirror_of(
+    operation: Layer | Operation | None,
+    inputs: tuple[Signal, ...],
+    output: Signal,
+    context: RuleContext,
+) -> Mirror | None:
+    rule = mirror_rule_of(operation)
+    if rule is None:
+        mirror = mirror_of_function(output) or mirror_of_parts(output)
+        if mirror is not None:
+            return mirror
+    if not all(x.mirror is not None for x in inputs):
         return None
-
-    def again(one: Signal) -> Signal:
-        return output_moments(operation, one, context=context)  # type: ignore[no-any-return]
-
-    if mirror.base is not None and mirror.function is None:
-        return _again(mirror, mirror.axis, again)
-    odd, seen = again(mirror.odd), x.with_units(made.units)
-    before, after = (_spread(operation, one) for one in (seen, mirror.odd))
-    ratio = math.sqrt(after / before) if before > 0 else 0.0
-    return Mirror(affine(odd, ratio), mirror.axis, sources=mirror.sources)
+    if rule is not None:
+        return rule(operation, inputs, output, context)
+    if len(inputs) != 1:
+        return None
+    if output.origin.parts:
+        return mirror_behind_parts(inputs[0], output)
+    return mirror_behind_function(inputs[0], output)
 
 
-def _spread(operation: Any, x: Signal) -> float:
-    """Return what a normalisation divides by, squared."""
-    name = type(operation).__name__
-    if name.startswith(("RMS", "Unit")):
-        return x.second
-    place = int(x.size(x.positions) > 1)
-    if name.startswith("Batch"):
-        return x.second - float(x.pairs[0, place, 1])
-    return x.second - float(x.pairs[1, 0 if name.startswith("Layer") else place, 0])
+def moved_by_rule(
+    layer: Layer | Operation,
+    inputs: tuple[Signal, ...],
+    output: Signal,
+    context: RuleContext,
+) -> Mirror | None:
+    """Return the mirror behind a layer that moves or averages positions.
 
-
-def _greatest(operation: Any, inputs: Any, made: Signal, context: Any) -> Mirror | None:
-    """Return the mirror behind windows' greatest values, of which a sample is drawn."""
+    It does to differences what it does to the units themselves.
+    """
     (x,) = inputs
-    mirror = x.mirror
-    if mirror.base is None or not mirror.base.second > 0:
-        return None
-    axis = mirror.axis if len(made.shape) == len(x.shape) else 1
-    size = x.size(x.positions) / max(made.size(made.positions), 1)
-    taps = getattr(operation, "pool_size", None)
-    count = int(min(np.prod(taps) if taps is not None else size, 256))
-    base = mirror.base
-    spread = base.second
-    common = min(max(float(base.pairs[0, 1, 0]) / spread, 0.0), 1.0)
-    draws = np.random.default_rng(0).standard_normal((_WINDOWS, count + 1))
-    z = math.sqrt(common) * draws[:, :1] + math.sqrt(1 - common) * draws[:, 1:]
-    z = z * math.sqrt(spread)
-    value = (lambda v: v) if mirror.function is None else mirror.function.value
-    one, two = (np.asarray(value(side)).max(axis=1) for side in (z, -z))
-    level = float(np.mean((one - two) ** 2) / np.mean((one**2 + two**2) / 2))
-    pairs = mirror.odd.pairs / (mirror.odd.second or 1.0) * level * made.second
-    return _wholly(made, replace(mirror, axis=axis), pairs)
+    assert x.mirror is not None
+    find = rule_of if isinstance(layer, Layer) else operation_rule_of
+    rule = find(layer)
+    # Where positions are gone units are left.
+    axis = x.mirror.axis if len(output.shape) == len(x.shape) else 1
 
+    def move(signal: Signal) -> Signal:
+        moved = rule(layer, signal, context=context)
+        assert isinstance(moved, Signal)
+        return moved
 
-_CARRIERS: tuple[tuple[str, Callable[..., Mirror | None]], ...] = (
-    *(
-        (name, _by_rule)
-        for name in (
-            "AveragePooling",
-            "GlobalAveragePooling",
-            "AdaptiveAveragePooling",
-            "ZeroPadding",
-            "Cropping",
-            "UpSampling",
-            "RepeatVector",
-        )
-    ),
-    ("Flatten", _flattened),
-    ("Reshape", _flattened),
-    ("Permute", _permuted),
-    *((name, _added) for name in ("Add", "Subtract", "Average")),
-    ("Concatenate", _concatenated),
-    *((name, _dropped) for name in ("Dropout", "SpatialDropout", "Gaussian")),
-    *(
-        (f"{name}Normalization", _normalised)
-        for name in ("Batch", "Layer", "Group", "RMS", "Unit")
-    ),
-    *((name, _greatest) for name in ("MaxPooling", "GlobalMaxPooling")),
-)
+    return moved_mirror(x.mirror, axis, move)

@@ -9,19 +9,20 @@ borders that padding has thinned and parts that were joined, is kept as a profil
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Shape = tuple[int | None, ...]
+# Weights by the id of their layer and their name, from the model's input on.
+Lineage = tuple[tuple[int, str], ...]
 
 # Stands for a size that is not known when pairs are counted: most pairs differ.
 _MANY = 64
@@ -38,7 +39,7 @@ class Gradient:
         position: E[g g'] of two elements of one unit and input at two positions.
         profile: g's second moment along an axis relative to its mean, by axis.
         inputs: Σ E[g g'] over all other inputs of the batch, g' at any position. Only
-            where inputs meet, in batch statistics, do their gradients know each other.
+            where inputs meet, in batch statistics, are their gradients correlated.
     """
 
     second: float
@@ -71,14 +72,14 @@ class Gradient:
         return self.position / (uneven or 1.0)
 
     def plus(self, other: Gradient) -> Gradient:
-        """Return the sum of two gradients that do not know each other."""
+        """Return the sum of two independent gradients."""
         total = self.second + other.second
         profile = {}
         if total > 0:
             for axis in {*self.profile, *other.profile}:
-                one = self.profile.get(axis, np.float64(1.0))
-                two = other.profile.get(axis, np.float64(1.0))
-                mixed = (self.second * one + other.second * two) / total
+                own = self.profile.get(axis, np.float64(1.0))
+                its = other.profile.get(axis, np.float64(1.0))
+                mixed = (self.second * own + other.second * its) / total
                 profile[axis] = np.asarray(mixed)
         return Gradient(
             total,
@@ -112,16 +113,16 @@ class Function:
 
 @dataclass(frozen=True, eq=False)
 class Mirror:
-    """What is known of units that come in pairs: one is f(z), the other f(−z).
+    """Units in pairs that mirror each other: f(z) and f(−z) for one z.
 
     Attributes:
-        odd: f(z) − f(−z), of half as many units.
+        odd: f(z) − f(−z), with half as many units.
         axis: the axis along which the two of a pair are neighbours.
         base: z, where the tensor is a function of it still, elementwise.
         function: that function f; None for z itself.
         sources: the kernels that made the pairs, by the id of their layer and name.
         whole: whether the gradient at `odd` finds its way to the tensor itself.
-        back: the way of a gradient that is only told of, where it is not `parents`.
+        back: where gradients go that are asked for alone, if not to `parents`.
     """
 
     odd: Signal
@@ -141,8 +142,8 @@ class Mirror:
 
 
 @dataclass(frozen=True, eq=False)
-class Signal:
-    """The moments of one tensor, of shape (batch, ...).
+class Moments:
+    """The first two moments of a tensor of shape (batch, ...).
 
     Attributes:
         shape: sizes, None where unknown; the first axis is the batch.
@@ -153,21 +154,6 @@ class Signal:
         near: E[x x'] at a distance of 1, 2, … along an axis, where it is not
             `pairs[0, 1, 0]`.
         profile: second moment along an axis relative to its mean, where it varies.
-        terms: the signals that this one is a sum of, with their factors, by serial
-            number; empty where it is a term of its own.
-        base, function: the Gaussian signal that this one is a function of.
-        parts, joint: the signals that this one was joined of, and along which axis;
-            empty where nothing was.
-        parents: the signals that it is made of, each with the rule that turns the
-            gradient here into the gradient there.
-        notes: as `parents`, for signals that the gradient passes by on another way.
-        weights: gradient rules of the weights that made it, by layer and name.
-        measured: whether a sample was measured on the way, for want of a rule.
-        lineage: the weights that it went through since the model's input; None where
-            more than these tells it from other signals.
-        mirror: what is known of its units as pairs, where they mirror each other.
-        echoes: signals that are told of the gradient here, and tell what mirrors of
-            them are made of: it reaches these on another way.
     """
 
     shape: Shape
@@ -176,29 +162,6 @@ class Signal:
     pairs: Array
     near: dict[int, Array] = field(default_factory=dict)
     profile: dict[int, Array] = field(default_factory=dict)
-    terms: dict[int, tuple[float, Signal]] = field(default_factory=dict)
-    base: Signal | None = None
-    function: Function | None = None
-    parts: tuple[Signal, ...] = ()
-    joint: int = 0
-    parents: tuple[tuple[Signal, Pull], ...] = ()
-    notes: tuple[tuple[Signal, Pull], ...] = ()
-    weights: tuple[tuple[Any, str, Callable[[Gradient], float]], ...] = ()
-    measured: bool = False
-    lineage: tuple[Any, ...] | None = None
-    mirror: Mirror | None = None
-    echoes: tuple[tuple[Signal, Pull], ...] = ()
-    serial: int = field(default_factory=lambda: next(_serial))
-
-    @staticmethod
-    def independent(
-        shape: Shape, mean: float = 0.0, variance: float = 1.0, **rest: Any
-    ) -> Signal:
-        """Return the signal of independent elements, units along the last axis."""
-        pairs = np.full((2, 2, 2), float(mean) ** 2)
-        pairs[0, 0, 0] += variance
-        units = (len(shape) - 1,) if len(shape) > 1 else ()
-        return Signal(tuple(shape), units, mean, pairs, lineage=(), **rest)
 
     @property
     def second(self) -> float:
@@ -245,27 +208,6 @@ class Signal:
             if axis in self.positions
         )
 
-    def evolve(self, **changes: Any) -> Signal:
-        """Return a signal of its own with `changes`, which remembers nothing else."""
-        fresh: dict[str, Any] = {
-            "terms": {},
-            "base": None,
-            "function": None,
-            "parts": (),
-            "parents": (),
-            "notes": (),
-            "weights": (),
-            "lineage": None,
-            "mirror": None,
-            "echoes": (),
-            "serial": next(_serial),
-        }
-        return replace(self, **{**fresh, **changes})
-
-    def origins(self) -> dict[int, tuple[float, Signal]]:
-        """Return the signals that this one is a sum of; itself where it is none."""
-        return self.terms or {self.serial: (1.0, self)}
-
     def vector(self) -> Array:
         """Return all second moments in a row: pairs, then near ones by axis."""
         near = [self.near[axis] for axis in sorted(self.near)]
@@ -280,6 +222,144 @@ class Signal:
             start = end
         return vector[:8].reshape(2, 2, 2), near
 
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """What a tensor was computed from, as far as that says more than its moments.
+
+    Attributes:
+        terms: the signals that it is a sum of, with their factors, by serial number;
+            empty where it is a term of its own.
+        base, function: the Gaussian signal that it is an elementwise function of.
+        parts, joint: the signals that were concatenated, and along which axis.
+        lineage: the weights between the model's input and here; None where other
+            things, too, tell this signal from others.
+        mirror: how units mirror each other, where they come in pairs.
+        measured: whether a sample was measured on the way, for want of a rule.
+    """
+
+    terms: dict[int, tuple[float, Signal]] = field(default_factory=dict)
+    base: Signal | None = None
+    function: Function | None = None
+    parts: tuple[Signal, ...] = ()
+    joint: int = 0
+    lineage: Lineage | None = None
+    mirror: Mirror | None = None
+    measured: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """Where a gradient at a tensor goes.
+
+    Attributes:
+        parents: signals that receive it, each with the rule that turns the gradient
+            here into the gradient there.
+        notes: likewise, signals between here and a parent: the gradient at the parent
+            is already complete, but theirs is asked for.
+        echoes: likewise, signals whose gradient is asked for while it reaches what
+            their mirrors are computed from by another way.
+        weights: rules for the gradients of the weights that were used, with the layer
+            and the weight's name.
+    """
+
+    parents: tuple[tuple[Signal, Pull], ...] = ()
+    notes: tuple[tuple[Signal, Pull], ...] = ()
+    echoes: tuple[tuple[Signal, Pull], ...] = ()
+    weights: tuple[tuple[object, str, Callable[[Gradient], float]], ...] = ()
+
+
+class _MomentChanges(TypedDict, total=False):
+    shape: Shape
+    units: tuple[int, ...]
+    mean: float
+    pairs: Array
+    near: dict[int, Array]
+    profile: dict[int, Array]
+
+
+class _OriginChanges(TypedDict, total=False):
+    terms: dict[int, tuple[float, Signal]]
+    base: Signal | None
+    function: Function | None
+    parts: tuple[Signal, ...]
+    joint: int
+    lineage: Lineage | None
+    mirror: Mirror | None
+    measured: bool
+
+
+class _EdgeChanges(TypedDict, total=False):
+    parents: tuple[tuple[Signal, Pull], ...]
+    notes: tuple[tuple[Signal, Pull], ...]
+    echoes: tuple[tuple[Signal, Pull], ...]
+    weights: tuple[tuple[object, str, Callable[[Gradient], float]], ...]
+
+
+class Changes(_MomentChanges, _OriginChanges, _EdgeChanges, total=False):
+    """Fields of a signal's moments, origin and edges, for `evolve` and `amend`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Signal(Moments):
+    """A tensor's moments, its origin, and the way of gradients back.
+
+    A rule has to know the moments. Origin and edges are what `algebra` keeps, so that
+    x - x is 0, relu(x) · x is one function of x, and gradients find their way.
+
+    Attributes:
+        origin: what it was computed from.
+        edges: where its gradient goes.
+        serial: a number that grows: what a signal is computed from has a smaller one.
+    """
+
+    origin: Origin = field(default_factory=Origin)
+    edges: Edges = field(default_factory=Edges)
+    serial: int = field(default_factory=lambda: next(_serial))
+
+    @staticmethod
+    def independent(shape: Shape, mean: float = 0.0, variance: float = 1.0) -> Signal:
+        """Return the signal of independent elements, units along the last axis."""
+        pairs = np.full((2, 2, 2), float(mean) ** 2)
+        pairs[0, 0, 0] += variance
+        units = (len(shape) - 1,) if len(shape) > 1 else ()
+        return Signal(tuple(shape), units, mean, pairs, origin=Origin(lineage=()))
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """How units mirror each other, where they come in pairs."""
+        return self.origin.mirror
+
+    def evolve(self, **changes: Unpack[Changes]) -> Signal:
+        """Return a new signal with some moments changed.
+
+        Of its origin and its edges it has what is given, and whether it was measured.
+        """
+        origin = Origin(measured=self.origin.measured)
+        return self._with(dict(changes), origin, Edges(), next(_serial))
+
+    def amend(self, **changes: Unpack[Changes]) -> Signal:
+        """Return the same signal, of the same number, with some fields changed."""
+        return self._with(dict(changes), self.origin, self.edges, self.serial)
+
+    def _with(
+        self, changes: dict[str, object], origin: Origin, edges: Edges, serial: int
+    ) -> Signal:
+        def of(kind: type) -> dict[str, Any]:
+            return {k: v for k, v in changes.items() if k in kind.__annotations__}
+
+        return replace(
+            self,
+            **of(Moments),
+            origin=replace(origin, **of(Origin)),
+            edges=replace(edges, **of(Edges)),
+            serial=serial,
+        )
+
+    def origins(self) -> dict[int, tuple[float, Signal]]:
+        """Return the signals that this one is a sum of; itself where it is none."""
+        return self.origin.terms or {self.serial: (1.0, self)}
+
     def with_units(self, units: tuple[int, ...]) -> Signal:
         """Return the same tensor seen with other axes as its units.
 
@@ -288,17 +368,18 @@ class Signal:
         units = tuple(sorted(axis % len(self.shape) for axis in units))
         if units == self.units:
             return self
-        pairs = relabelled(self, units)
+        pairs, origin, mirror = relabelled(self, units), self.origin, self.mirror
         return self.evolve(
             units=units,
             pairs=pairs,
             near={},
-            terms=self.terms,
-            base=self.base,
-            function=self.function,
-            parts=tuple(part.with_units(units) for part in self.parts),
-            lineage=self.lineage,
-            mirror=None if self.mirror is None else self.mirror.with_units(units),
+            terms=origin.terms,
+            base=origin.base,
+            function=origin.function,
+            parts=tuple(part.with_units(units) for part in origin.parts),
+            joint=origin.joint,
+            lineage=origin.lineage,
+            mirror=None if mirror is None else mirror.with_units(units),
             parents=((self, _relabelling(self, units)),),
         )
 
@@ -306,7 +387,7 @@ class Signal:
 def _relabelling(signal: Signal, units: tuple[int, ...]) -> Pull:
     """Return a gradient's way back to a signal that was seen with other units.
 
-    Gradients of different units do not know each other: of two positions that are
+    Gradients of different units are independent: of two positions that are
     apart along an axis of units nothing is left.
     """
     places = signal.size(signal.positions)
@@ -319,7 +400,7 @@ def _relabelling(signal: Signal, units: tuple[int, ...]) -> Pull:
     return pull
 
 
-def relabelled(signal: Signal, units: tuple[int, ...]) -> Array:
+def relabelled(signal: Moments, units: tuple[int, ...]) -> Array:
     """Return the pairs of `signal` with other axes as its units."""
     axes = signal.axes
     total = np.zeros((2, 2, 2))
@@ -347,77 +428,10 @@ def relabelled(signal: Signal, units: tuple[int, ...]) -> Array:
     return pairs
 
 
-def gradients(outputs: list[Signal], start: Gradient) -> dict[int, Gradient]:
-    """Return the gradient at every signal that `outputs` are made of, by serial.
-
-    Each output starts with the gradient `start`; where several paths lead to a signal
-    their gradients are taken for independent.
-    """
-    found: dict[int, Gradient] = {}
-    noted: dict[int, Gradient] = {}
-    echoed: dict[int, Gradient] = {}
-    known: dict[int, Signal] = {}
-    heap: list[int] = []
-
-    def reached(signal: Signal, gradient: Gradient, into: dict[int, Gradient]) -> None:
-        _add(into, signal.serial, gradient)
-        if signal.serial not in known:
-            known[signal.serial] = signal
-            heapq.heappush(heap, -signal.serial)
-
-    for output in outputs:
-        reached(output, start, found)
-    # A signal's parents are older than it is: all that comes to it has come.
-    while heap:
-        signal = known[-heapq.heappop(heap)]
-        if signal.serial in found:
-            for parent, pull in signal.parents:
-                reached(parent, pull(found[signal.serial]), found)
-            for parent, pull in signal.notes:
-                reached(parent, pull(found[signal.serial]), noted)
-            for parent, pull in signal.echoes:
-                reached(parent, pull(found[signal.serial]), echoed)
-        if signal.serial in noted:
-            for parent, pull in signal.notes:
-                reached(parent, pull(noted[signal.serial]), noted)
-            for parent, pull in signal.parents:
-                if _is_passed_by(signal, parent):
-                    reached(parent, pull(noted[signal.serial]), noted)
-        if signal.serial in echoed:
-            for parent, pull in _way_of_echo(signal):
-                reached(parent, pull(echoed[signal.serial]), echoed)
-    for told in (noted, echoed):
-        for serial, gradient in told.items():
-            _add(found, serial, gradient)
-    return found
+# What a rule returns: one signal, or several where a layer has several outputs.
+Signals = Signal | tuple[Signal, ...]
 
 
-def _way_of_echo(signal: Signal) -> list[tuple[Signal, Pull]]:
-    """Return who else is told of a gradient that a signal was told of.
-
-    What pairs are made of, back to where they were made; but not pairs that the
-    gradient itself finds its way to.
-    """
-    mirror, way = signal.mirror, signal.parents
-    if mirror is not None and mirror.back is not None:
-        way = mirror.back
-    base = -1 if mirror is None or mirror.base is None else mirror.base.serial
-    return [
-        (parent, pull)
-        for parent, pull in way
-        if parent.serial != base and not (parent.mirror and parent.mirror.whole)
-    ]
-
-
-def _is_passed_by(signal: Signal, parent: Signal) -> bool:
-    """Say whether a gradient that passes a signal by passes by its parent, too.
-
-    From a function of a Gaussian it goes to that one, from a tensor that was joined to
-    the parts: these it does reach.
-    """
-    return bool(parent.parts) if signal.parts else parent.function is not None
-
-
-def _add(found: dict[int, Gradient], serial: int, gradient: Gradient) -> None:
-    before = found.get(serial)
-    found[serial] = gradient if before is None else before.plus(gradient)
+def packed(signals: Sequence[Signal]) -> Signals:
+    """Return a single signal as itself, several as a tuple."""
+    return signals[0] if len(signals) == 1 else tuple(signals)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_initlab.model.kernels import Kernel
-from keras_initlab.propagation.forward import Forward
+from keras_initlab.propagation.propagate import Forward
 from keras_initlab.propagation.signal import Signal
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes.kernels import layout_of

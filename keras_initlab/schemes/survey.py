@@ -11,9 +11,9 @@ import numpy as np
 
 from keras_initlab.model.kernels import Kernel
 from keras_initlab.model.roles import NORMALISING, Branch, roles_of
-from keras_initlab.propagation.forward import Forward, run_forward
-from keras_initlab.propagation.predict import Designer
+from keras_initlab.propagation.propagate import Forward, run_forward
 from keras_initlab.propagation.weights import WeightMoments
+from keras_initlab.propagation.weights.book import Designer
 from keras_initlab.schemes.base import Choice, SchemeContext, Selection
 from keras_initlab.schemes.kernels import fans_of
 from keras_initlab.schemes.options import InputMoment, Residual

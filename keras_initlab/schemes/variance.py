@@ -12,7 +12,7 @@ import numpy as np
 from keras_initlab import activations
 from keras_initlab.initializers import Scaled
 from keras_initlab.model.kernels import Kernel
-from keras_initlab.propagation.forward import Forward
+from keras_initlab.propagation.propagate import Forward
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes.activation import auto_choice
 from keras_initlab.schemes.base import Choice, SchemeContext, Selection

@@ -17,10 +17,6 @@ from tests.helpers import ROOT
 
 PACKAGE = ROOT / "keras_initlab"
 HOME = "model/keras_internals.py"
-# Files whose private names have yet to move.
-EXCEPTIONS = {
-    "propagation/rules/attention.py",
-}
 # Of NamedTuple, Python, PyTorch and TensorFlow.
 OF_OTHERS = {"_replace", "_asdict", "_fields", "_getframe", "_C", "_functorch"}
 OF_OTHERS |= {"_current_graph_task_id", "_in_multi_worker_mode"}
@@ -128,7 +124,7 @@ def violations(source):
         elif isinstance(node, ast.Attribute):
             whole = ast.unparse(node)
             foreign = node.attr not in own
-            if node.attr in names_in_keras() and not is_own(node.value):
+                if node.attr in names_in_keras() - OF_OTHERS and not is_own(node.value):
                 foreign = True
             if (is_private(node.attr) and foreign) or is_internal_module(whole):
                 name = whole
@@ -149,15 +145,11 @@ PATHS = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
 @pytest.mark.parametrize("path", [path for path in PATHS if path != HOME])
 def test_a_file_uses_public_names_of_keras_alone(path):
-    found = violations((PACKAGE / path).read_text())
-    if path in EXCEPTIONS:
-        assert found, f"{path} uses none: strike it from EXCEPTIONS"
-    else:
-        assert not found
+    assert not violations((PACKAGE / path).read_text())
 
 
-def test_exceptions_and_the_home_exist():
-    assert {HOME, *EXCEPTIONS} <= set(PATHS)
+def test_the_home_exists():
+    assert HOME in PATHS
     assert violations((PACKAGE / HOME).read_text())
 
 

@@ -58,7 +58,7 @@ def random_bias(mean=0.2, deviation=0.5):
 def check(case):
     model = case.build()
     signal = predicted(model, case.mean, case.variance, case.training)
-    assert not signal.measured
+    assert not signal.origin.measured
     options = {"draws": case.draws, "batch": case.batch}
     found = measured(
         model, signal.units, case.mean, case.variance, case.training, **options

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_initlab.propagation.predict import Propagation
 from keras_initlab.propagation.signal import Signal
+from keras_initlab.propagation.walk import Propagation
 from tests.helpers import as_numpy
 from tests.propagation.simulation import pair_moments, redraw
 

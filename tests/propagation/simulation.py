@@ -11,8 +11,8 @@ from keras_initlab.initializers.haar import haar_stack
 from keras_initlab.measurement import measure
 from keras_initlab.model.construction import Construction, constructing
 from keras_initlab.model.keras_internals import own_variables
-from keras_initlab.propagation.forward import run_forward
-from keras_initlab.propagation.shaping import collapse
+from keras_initlab.propagation.algebra.shape import collapse
+from keras_initlab.propagation.propagate import run_forward
 from keras_initlab.propagation.weights import weight_moments
 
 # What the measured figures are called, the second moment first.

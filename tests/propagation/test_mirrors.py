@@ -6,7 +6,8 @@ import pytest
 from keras import layers as L
 
 import keras_initlab as il
-from keras_initlab.propagation.forward import run_forward
+from keras_initlab.propagation.dispatch import mirror_rule_of
+from keras_initlab.propagation.propagate import run_forward
 from tests.helpers import as_numpy
 from tests.propagation.simulation import inputs_for, redraw
 
@@ -62,6 +63,21 @@ def joined(merge):
     return keras.Model(x, last()(merge(both)))
 
 
+def less_a_number():
+    """Pairs z and −z that are shifted by a bare operation, and read as pairs."""
+    x = keras.Input((32,))
+    y = first(64)(x) - 0.4
+    return keras.Model(x, last()(L.Activation("gelu")(y)))
+
+
+def pooled_by_an_operation():
+    """Pairs on a map that `keras.ops` averages."""
+    x = keras.Input((8, 8, 16))
+    y = conv(32, "gelu", inputs=False)(x)
+    y = keras.ops.average_pool(y, 2, 2)
+    return keras.Model(x, conv(16, outputs=False)(y))
+
+
 def stream(blocks, activation):
     """Branches added to a stream, all of them pairs."""
     x = keras.Input((32,))
@@ -108,6 +124,8 @@ CASES = {
         )
         for name in ("relu", "gelu", "softplus", "tanh", "sigmoid", "relu6", "elu")
     },
+    "less a number": lambda: less_a_number(),
+    "pooled by an operation": lambda: pooled_by_an_operation(),
     "linear": lambda: chain(first(64), dense(32), dense(48), last()),
     "flatten": lambda: chain(
         first(16, "relu"), dense(16, "relu"), L.Flatten(), last(), shape=(5, 16)
@@ -321,3 +339,12 @@ def test_current_weights_are_seen_to_be_mirrored():
     kernel.assign(as_numpy(kernel) + 1e-3)
     moments = run_forward(model, from_weights=True).propagation
     assert moments.weight(model.layers[1], "kernel").paired == (False, False)
+
+
+def test_rules_for_pairs_are_found_by_class():
+    class Halves(L.Add):
+        pass
+
+    assert mirror_rule_of(Halves()) is mirror_rule_of(L.Add())
+    assert mirror_rule_of(L.AdditiveAttention()) is None
+    assert mirror_rule_of(L.Activation("relu")) is None

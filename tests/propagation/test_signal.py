@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_initlab.propagation.combining import add, concatenate, multiply
-from keras_initlab.propagation.elementwise import affine, apply
-from keras_initlab.propagation.sampling import samples, signal_of
-from keras_initlab.propagation.signal import Gradient, Signal, gradients, relabelled
+from keras_initlab.propagation.algebra.elementwise import affine, apply
+from keras_initlab.propagation.algebra.gradients import gradients
+from keras_initlab.propagation.algebra.sampling import samples, signal_of
+from keras_initlab.propagation.algebra.sums import add, concatenate, multiply
+from keras_initlab.propagation.signal import Gradient, Signal, relabelled
 from tests.propagation.simulation import pair_moments
 
 
@@ -139,7 +140,7 @@ def test_a_sample_has_the_signal_it_was_drawn_from(name):
     for seed in range(40):
         drawn = drawn_of([signal], seed)[signal.serial]
         made = signal_of(drawn, signal.shape, signal)
-        assert made.measured
+        assert made.origin.measured
         assert made.units == signal.units
         rows.append([made.mean, *made.pairs.ravel()])
     rows = np.array(rows)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from keras_initlab.propagation.shaping import collapse
+from keras_initlab.propagation.algebra.shape import collapse
 from keras_initlab.propagation.signal import Signal
 from tests.propagation.simulation import pair_moments
 

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import keras
 import numpy as np
+from keras.layers import Layer
 from numpy.typing import NDArray
 
 from keras_initlab import activations
-from keras_initlab.propagation.dispatch import UnknownLayer
-from keras_initlab.propagation.elementwise import function_of
+from keras_initlab.propagation.algebra.elementwise import function_of
+from keras_initlab.propagation.context import UnknownLayer
 
 Values = NDArray[Any]
 States = tuple[Values, ...]
@@ -150,7 +151,7 @@ class SimpleRNN:
 
     gates, states, candidate = 1, 1, 0
 
-    def __init__(self, cell: Any) -> None:
+    def __init__(self, cell: Layer) -> None:
         self.phi = nonlinearity(cell.activation)
 
     def step(self, x: Values, states: States, kernel: RecurrentKernel) -> Any:
@@ -170,7 +171,7 @@ class LSTM:
 
     gates, states, candidate = 4, 2, 2
 
-    def __init__(self, cell: Any) -> None:
+    def __init__(self, cell: Layer) -> None:
         self.phi = nonlinearity(cell.activation)
         gate = nonlinearity(cell.recurrent_activation)
         self._by_gate = (gate, gate, self.phi, gate)
@@ -204,7 +205,7 @@ class GRU:
 
     gates, states, candidate = 3, 1, 2
 
-    def __init__(self, cell: Any) -> None:
+    def __init__(self, cell: Layer) -> None:
         self.phi = nonlinearity(cell.activation)
         self._gate = nonlinearity(cell.recurrent_activation)
         self._after = bool(cell.reset_after)
@@ -247,13 +248,13 @@ def _blocks(state: Values) -> tuple[slice, slice]:
     return slice(0, end), slice(end, None)
 
 
-def is_convolutional(cell: Any) -> bool:
+def is_convolutional(cell: Layer) -> bool:
     """Say whether a cell is that of ConvLSTM, which `keras.layers` does not name."""
     kind = type(cell)
     return kind.__name__ == "ConvLSTMCell" and kind.__module__.startswith("keras.")
 
 
-def equations_of(cell: Any) -> Cell:
+def equations_of(cell: Layer) -> Cell:
     """Return the equations of a Keras cell.
 
     Raises:

@@ -1,29 +1,33 @@
-"""Activation layers, and activations that mix units."""
+"""Activations, elementwise or not: layers and operations."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from keras import Operation
+from keras.layers import Layer
 
 from keras_initlab import activations
-from keras_initlab.propagation.combining import multiply
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
-from keras_initlab.propagation.elementwise import apply
-from keras_initlab.propagation.shaping import take
+from keras_initlab.propagation.algebra.elementwise import apply
+from keras_initlab.propagation.algebra.shape import take
+from keras_initlab.propagation.algebra.softmax import softmax_moments
+from keras_initlab.propagation.algebra.sums import multiply
+from keras_initlab.propagation.arguments import axes_of, axis_of
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule, operation_rule
 from keras_initlab.propagation.signal import Gradient, Signal
-from keras_initlab.propagation.softmax import softmax_moments
 
 
 @layer_rule("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
-def activation(layer: Any, x: Signal, *, context: Any) -> Signal:
+def activation(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal behind an activation layer."""
     function = getattr(layer, "activation", None)
     return activate(x, layer if function is None else function)
 
 
 @layer_rule("Lambda")
-def anonymous(layer: Any, x: Any, *, context: Any) -> Signal:
+def anonymous(layer: Layer, x: Any, *, context: RuleContext) -> Signal:
     """Return the signal behind a function, where that is elementwise."""
     if layer.arguments or not isinstance(x, Signal):
         raise UnknownLayer("Lambda")
@@ -34,10 +38,27 @@ def anonymous(layer: Any, x: Any, *, context: Any) -> Signal:
 
 
 @layer_rule("Softmax")
-def softmax_layer(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
+def softmax_layer(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Signal:
     """Return the signal behind a softmax along the layer's axis."""
     axis = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     return softmax(x.with_units(tuple(axis)))
+
+
+@operation_rule("Softmax")
+def softmax_operation(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
+    """Return the softmax along the operation's axes."""
+    return softmax(x.with_units(axes_of(operation.axis, len(x.shape))))
+
+
+@operation_rule("Glu")
+def glu(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
+    """Return one half of the units times the sigmoid of the other."""
+    axis = axis_of(operation.axis, len(x.shape))
+    half = (x.shape[axis] or 2) // 2
+    left, right = take(x, axis, 0, half), take(x, axis, half, 2 * half)
+    return multiply(left, apply(right, "sigmoid"))
 
 
 def activate(x: Signal, function: Any) -> Signal:
@@ -47,19 +68,19 @@ def activate(x: Signal, function: Any) -> Signal:
         UnknownLayer: nothing is known of φ.
     """
     try:
-        known = activations.resolve(function)
+        resolved = activations.resolve(function)
     except (TypeError, ValueError):
         raise UnknownLayer(repr(function)) from None
-    if known.name == "softmax":
+    if resolved.name == "softmax":
         return softmax(x.with_units((len(x.shape) - 1,)))
-    if known.name == "glu":
+    if resolved.name == "glu":
         half = (x.shape[-1] or 2) // 2
-        # Two halves of the units know no more of each other than any two units.
+        # Units of two halves are as correlated as any two units.
         left, right = take(x, -1, 0, half), take(x, -1, half, 2 * half)
         return multiply(left, apply(right, "sigmoid"))
-    if known.function is None:
-        raise UnknownLayer(known.name)
-    return apply(x, known)
+    if resolved.function is None:
+        raise UnknownLayer(resolved.name)
+    return apply(x, resolved)
 
 
 # Logits of such a variance are no Gaussian's: some are set far below the others.
@@ -72,7 +93,7 @@ def softmax(x: Signal) -> Signal:
     What the units of one input and position share shifts all logits, and is lost.
 
     Raises:
-        UnknownLayer: some logits are masked; nobody knows which.
+        UnknownLayer: some logits are masked, and it is not known which.
     """
     count = x.size(x.units)
     centred = x.pairs[0] - x.pairs[1]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import keras
 import numpy as np
+from keras.layers import Layer
 
 from keras_initlab import activations
-from keras_initlab.propagation.attending import (
+from keras_initlab.model.keras_internals import (
+    AttentionParts,
+    attention_parts,
+    computes_attention_as,
+)
+from keras_initlab.propagation.algebra.attention import (
     Logits,
     Weights,
     attend,
@@ -16,138 +22,123 @@ from keras_initlab.propagation.attending import (
     seen_keys,
     weights_of,
 )
-from keras_initlab.propagation.combining import multiply
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
-from keras_initlab.propagation.elementwise import function_of
-from keras_initlab.propagation.entries import WeightMoments
-from keras_initlab.propagation.expansion import correlated, expansion
-from keras_initlab.propagation.normalizing import ONES
-from keras_initlab.propagation.signal import Array, Signal
+from keras_initlab.propagation.algebra.elementwise import function_of
+from keras_initlab.propagation.algebra.hermite import correlated, expansion
+from keras_initlab.propagation.algebra.normalization import ONES
+from keras_initlab.propagation.algebra.sums import multiply
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule
+from keras_initlab.propagation.signal import Array, Signal, Signals
+from keras_initlab.propagation.weights.moments import WeightMoments
 
 _HEADED = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
+@dataclass(frozen=True)
+class _Heads:
+    """How an attention layer shares its units out among heads.
+
+    Attributes:
+        axes: those that queries, and keys, are numbered along.
+        depth, width: units of a key, and of a value, for each head.
+        number: of heads of queries.
+        repeats: heads of queries that share keys and values.
+    """
+
+    axes: tuple[int, ...]
+    depth: int
+    width: int
+    number: int
+    repeats: int = 1
+
+
 @layer_rule("MultiHeadAttention")
-def multi_head_attention(layer: Any, *_: Signal, context: Any) -> Any:
+def multi_head_attention(layer: Layer, *_: Signal, context: RuleContext) -> Signals:
     """Return the signal behind attention by heads.
 
     Weights count as drawn independently and inputs of one position as Gaussian. Masks
     are ignored but for the causal one and the sliding window.
     """
-    query, value, key = _inputs(context)
     axes = tuple(layer.attention_axes)
-    return _attention(
-        layer,
-        (query, value, key),
-        context,
-        axes=axes,
-        depth=layer.key_dim,
-        width=layer.value_dim,
-        heads=layer.num_heads,
-        window=getattr(layer, "_sliding_window", None),
-        gated=getattr(layer, "_use_gate", False),
-    )
+    heads = _Heads(axes, layer.key_dim, layer.value_dim, layer.num_heads)
+    return _attention(layer, heads, context)
 
 
 @layer_rule("GroupQueryAttention")
-def group_query_attention(layer: Any, *_: Signal, context: Any) -> Any:
+def group_query_attention(layer: Layer, *_: Signal, context: RuleContext) -> Signals:
     """Return the signal behind attention whose heads share keys and values."""
-    return _attention(
-        layer,
-        _inputs(context),
-        context,
-        axes=(1,),
-        depth=layer.head_dim,
-        width=layer.head_dim,
-        heads=layer.num_query_heads,
-        repeats=layer.num_repeats,
-        window=getattr(layer, "sliding_window", None),
-        gated=getattr(layer, "use_gate", False),
-    )
+    depth, number = layer.head_dim, layer.num_query_heads
+    heads = _Heads((1,), depth, depth, number, layer.num_repeats)
+    return _attention(layer, heads, context)
 
 
-def _inputs(context: Any) -> tuple[Signal, Signal, Signal]:
+def _inputs(context: RuleContext) -> tuple[Signal, Signal, Signal]:
     """Return query, value and key as they are passed, by place or by name."""
     args, named = context.arguments
-    found = dict(zip(("query", "value", "key"), args, strict=False)) | named
-    value = found["value"]
-    key = found.get("key")
-    return found["query"], value, value if key is None else key
+    inputs = dict(zip(("query", "value", "key"), args, strict=False)) | named
+    value = inputs["value"]
+    key = inputs.get("key")
+    return inputs["query"], value, value if key is None else key
 
 
-def _attention(
-    layer: Any,
-    inputs: tuple[Signal, Signal, Signal],
-    context: Any,
-    *,
-    axes: tuple[int, ...],
-    depth: int,
-    width: int,
-    heads: int,
-    window: int | None,
-    gated: bool,
-    repeats: int = 1,
-) -> Any:
-    if not any(
-        type(layer)._compute_attention is known._compute_attention for known in _HEADED
-    ):
+def _attention(layer: Layer, heads: _Heads, context: RuleContext) -> Signals:
+    if not computes_attention_as(layer, *_HEADED):
         raise UnknownLayer(type(layer).__name__)  # weighs values in a way of its own
-    query, value, key = inputs
-    named = context.arguments[1]
+    parts = attention_parts(layer)
+    query, value, key = _inputs(context)
     # In the order in which Keras runs them.
-    gate = context.call(layer._gate_dense, query) if gated else None
-    q = context.call(layer._query_dense, query)
-    k = context.call(layer._key_dense, key)
-    v = context.call(layer._value_dense, value)
+    gate = None if parts.gate is None else context.call(parts.gate, query)
+    q = context.call(parts.query, query)
+    k = context.call(parts.key, key)
+    v = context.call(parts.value, value)
     sources = key.size((len(key.shape) - 1,))
     logits = Logits(
-        _dot_pairs(q, k, depth) / depth,
+        _dot_pairs(q, k, heads.depth) / heads.depth,
         q,
         k,
-        to_query=_apart(k) / depth,
-        to_key=q.second / depth,
-        spread=2 / depth + 2 / sources,
+        to_query=_apart(k) / heads.depth,
+        to_key=q.second / heads.depth,
+        spread=2 / heads.depth + 2 / sources,
         tilt=q.pairs[0] * (_apart(k) / sources if value is key else 0.0),
     )
-    causal = bool(named.get("use_causal_mask", False))
-    single = len(axes) == 1
+    named = context.arguments[1]
+    single = len(heads.axes) == 1
     seen = seen_keys(
-        query.size(axes),
-        value.size(axes),
-        causal=causal and single,
-        window=window if single else None,
+        query.size(heads.axes),
+        value.size(heads.axes),
+        causal=bool(named.get("use_causal_mask", False)) and single,
+        window=parts.window if single else None,
     )
     weights = weights_of(logits, seen)
-    rate = float(layer.dropout) if context.training else 0.0
     asked = bool(named.get("return_attention_scores", False))
     scores: tuple[Signal, ...] = ()
     if asked or layer.dropout > 0 or len(q.shape) != 4:
         # Only then does Keras not leave it all to one operation.
-        scores = _scores(layer, weights, query, value, axes, heads, context)
+        scores = _scores(layer, parts, weights, query, value, heads, context)
     rank = len(query.shape)
     out = attend(
         v,
         logits,
         weights,
-        (*query.shape[:-1], heads, width),
+        (*query.shape[:-1], heads.number, heads.width),
         units=(rank - 1, rank),
-        groups=query.size(query.axes[:-1]) // query.size(axes),
-        heads=heads,
-        repeats=repeats,
-        dropout=rate,
-        profile_axis=axes[0] if single else None,
+        groups=query.size(query.axes[:-1]) // query.size(heads.axes),
+        heads=heads.number,
+        repeats=heads.repeats,
+        dropout=float(layer.dropout) if context.training else 0.0,
+        profile_axis=heads.axes[0] if single else None,
         scores=scores,
     )
     if gate is not None:
         out = multiply(out, gate)
-    made = context.call(layer._output_dense, out)
-    return (made, scores[0]) if asked else made
+    output = context.call(parts.output, out)
+    return (output, scores[0]) if asked else output
 
 
 def _dot_pairs(q: Signal, k: Signal, depth: int) -> Array:
     """Return the covariance over keys of Σ q k, for two queries."""
-    found: Array = depth * q.pairs[0] * (k.pairs[0, 0] - k.pairs[0, 1])
-    return found
+    covariance: Array = depth * q.pairs[0] * (k.pairs[0, 0] - k.pairs[0, 1])
+    return covariance
 
 
 def _apart(k: Signal) -> float:
@@ -156,32 +147,33 @@ def _apart(k: Signal) -> float:
 
 
 def _scores(
-    layer: Any,
+    layer: Layer,
+    parts: AttentionParts,
     weights: Weights,
     query: Signal,
     value: Signal,
-    axes: tuple[int, ...],
-    heads: int,
-    context: Any,
+    heads: _Heads,
+    context: RuleContext,
 ) -> tuple[Signal, ...]:
     """Return the weights as signals, recorded as the calls that make them."""
+    axes = heads.axes
     free = tuple(query.shape[axis] for axis in query.axes[:-1] if axis not in axes)
     shape = (
         query.shape[0],
         *free,
-        heads,
+        heads.number,
         *(query.shape[axis] for axis in axes),
         *(value.shape[axis] for axis in axes),
     )
-    made = scores_signal(weights, shape, value.size(axes), heads)
-    context.note(layer._softmax, made)
+    scores = scores_signal(weights, shape, value.size(axes), heads.number)
+    context.note(parts.softmax, scores)
     if layer.dropout > 0:
-        return made, context.call(layer._dropout_layer, made)
-    return (made,)
+        return scores, context.call(parts.dropout, scores)
+    return (scores,)
 
 
 @layer_rule("Attention")
-def attention(layer: Any, *_: Signal, context: Any) -> Any:
+def attention(layer: Layer, *_: Signal, context: RuleContext) -> Signals:
     """Return the signal behind attention without kernels."""
     query, value, key = _listed(context)
     scale = context.weight(layer, "scale") if layer.use_scale else ONES
@@ -206,14 +198,14 @@ def attention(layer: Any, *_: Signal, context: Any) -> Any:
 
 
 @layer_rule("AdditiveAttention")
-def additive_attention(layer: Any, *_: Signal, context: Any) -> Any:
+def additive_attention(layer: Layer, *_: Signal, context: RuleContext) -> Signals:
     """Return the signal behind attention by Σ w tanh(q + k)."""
     query, value, key = _listed(context)
     scale = context.weight(layer, "scale") if layer.use_scale else ONES
     return _bare(layer, _additive(query, value, key, scale, 1.0), value, context)
 
 
-def _listed(context: Any) -> tuple[Signal, Signal, Signal]:
+def _listed(context: RuleContext) -> tuple[Signal, Signal, Signal]:
     args, named = context.arguments
     given = list(args[0] if args else named["inputs"])
     return given[0], given[1], given[2] if len(given) > 2 else given[1]
@@ -226,8 +218,8 @@ def _additive(
     depth = query.size((len(query.shape) - 1,))
     variance = max(inner**2 * (query.variance + key.variance), 1e-300)
     mean = np.array([inner * (query.mean + key.mean)])
-    found = expansion(function_of(activations.resolve("tanh")), mean, variance)
-    values = found.coefficients[0] ** 2
+    tanh = expansion(function_of(activations.resolve("tanh")), mean, variance)
+    values = tanh.coefficients[0] ** 2
     slopes = values[1:] * np.arange(1, len(values)) / variance
 
     def alike(powers: Array, place: int) -> Array:
@@ -235,7 +227,7 @@ def _additive(
         both = query.pairs[0] - query.mean**2 + key.pairs[0, place] - key.mean**2
         return correlated(inner**2 * both / variance, powers)
 
-    slope, square = float(found.slope_second[0]), outer.second_moment * inner**2
+    slope, square = float(tanh.slope_second[0]), outer.second_moment * inner**2
     direction = alike(slopes, 1)
     return Logits(
         outer.second_moment * depth * (alike(values, 0) - alike(values, 1)),
@@ -244,11 +236,11 @@ def _additive(
         to_query=square * max(0.0, slope - float(direction[0, 0])),
         to_key=square * slope,
         tilt=square * direction * _apart(key) * (value is key),
-        slope=outer.mean * inner * float(found.slope_mean[0]) * (value is key),
+        slope=outer.mean * inner * float(tanh.slope_mean[0]) * (value is key),
     )
 
 
-def _bare(layer: Any, logits: Logits, value: Signal, context: Any) -> Any:
+def _bare(layer: Layer, logits: Logits, value: Signal, context: RuleContext) -> Signals:
     named = context.arguments[1]
     query = logits.query
     last = len(query.shape) - 1
@@ -261,7 +253,7 @@ def _bare(layer: Any, logits: Logits, value: Signal, context: Any) -> Any:
     rate = float(layer.dropout) if context.training else 0.0
     scores = scores_signal(weights, (*query.shape[:-1], value.shape[axis]), keys)
     asked = bool(named.get("return_attention_scores", False))
-    made = attend(
+    output = attend(
         value.with_units((last,)),
         logits,
         weights,
@@ -272,4 +264,4 @@ def _bare(layer: Any, logits: Logits, value: Signal, context: Any) -> Any:
         profile_axis=axis,
         scores=(scores,) if asked else (),
     )
-    return (made, scores) if asked else made
+    return (output, scores) if asked else output

@@ -1,36 +1,35 @@
-"""Pooling: neighbours' correlation is what the signal says it is."""
+"""Pooling: layers and operations."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
 
 import keras
+import numpy as np
+from keras import Operation
+from keras.layers import Layer
 
-from keras_initlab.propagation.along_axis import (
+from keras_initlab.propagation.algebra.along_axis import (
     AlongAxis,
     adaptive_means,
     along,
     window_means,
 )
-from keras_initlab.propagation.dispatch import layer_rule
-from keras_initlab.propagation.pooling import maximum
-from keras_initlab.propagation.shaping import collapse
-from keras_initlab.propagation.signal import Signal
-from keras_initlab.propagation.windows import Window
+from keras_initlab.propagation.algebra.maximum import maximum
+from keras_initlab.propagation.algebra.mirrors import mirror_of_maximum
+from keras_initlab.propagation.algebra.shape import collapse
+from keras_initlab.propagation.algebra.windows import Window
+from keras_initlab.propagation.arguments import spatial_axes
+from keras_initlab.propagation.context import RuleContext
+from keras_initlab.propagation.dispatch import layer_rule, mirror_rule, operation_rule
+from keras_initlab.propagation.mirrors import moved_by_rule
+from keras_initlab.propagation.signal import Mirror, Signal
 
 _RANKS = ("1D", "2D", "3D")
 
 
-def _places(layer: Any, x: Signal) -> tuple[tuple[int, ...], int]:
-    rank = len(x.shape)
-    if layer.data_format == "channels_first":
-        return tuple(range(2, rank)), 1
-    return tuple(range(1, rank - 1)), rank - 1
-
-
-def _windows(layer: Any, x: Signal) -> dict[int, Window]:
-    places, _ = _places(layer, x)
+def _windows(layer: Layer, x: Signal) -> dict[int, Window]:
+    places, _ = spatial_axes(layer, x)
     sizes, strides = layer.pool_size, layer.strides
     return {
         axis: Window(x.shape[axis], sizes[i], strides[i], padding=layer.padding)
@@ -39,9 +38,9 @@ def _windows(layer: Any, x: Signal) -> dict[int, Window]:
 
 
 @layer_rule(*(f"AveragePooling{rank}" for rank in _RANKS))
-def average(layer: Any, x: Signal, *, context: Any) -> Signal:
+def average(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the means of windows; padding is not counted in."""
-    x = x.with_units((_places(layer, x)[1],))
+    x = x.with_units((spatial_axes(layer, x)[1],))
     windows = _windows(layer, x)
     # Keras on PyTorch repeats the edge where it cannot pad both ends alike.
     uneven = any(
@@ -53,35 +52,35 @@ def average(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 def _averaged(x: Signal, means: dict[int, AlongAxis]) -> Signal:
-    """Return means along several axes; what a signal comes from stays known."""
+    """Return means along several axes; the signal keeps its lineage."""
     y = x
     for axis, mean in means.items():
         y = along(y, axis, mean)
-    return replace(y, lineage=x.lineage)
+    return y.amend(lineage=x.origin.lineage)
 
 
 @layer_rule(*(f"MaxPooling{rank}" for rank in _RANKS))
-def greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
+def greatest(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the greatest value of each window."""
-    x = x.with_units((_places(layer, x)[1],))
+    x = x.with_units((spatial_axes(layer, x)[1],))
     return maximum(x, _windows(layer, x))
 
 
-def _adaptive(layer: Any, x: Signal) -> dict[int, Window]:
-    places, _ = _places(layer, x)
-    found = {}
+def _adaptive(layer: Layer, x: Signal) -> dict[int, Window]:
+    places, _ = spatial_axes(layer, x)
+    windows = {}
     for i, axis in enumerate(places):
         length, outputs = x.shape[axis] or layer.output_size[i], layer.output_size[i]
         size = max(1, -(-length // outputs))
         stride = max(1, length // outputs)
-        found[axis] = Window(x.shape[axis], size, stride)
-    return found
+        windows[axis] = Window(x.shape[axis], size, stride)
+    return windows
 
 
 @layer_rule(*(f"AdaptiveAveragePooling{rank}" for rank in _RANKS))
-def adaptive_average(layer: Any, x: Signal, *, context: Any) -> Signal:
+def adaptive_average(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the means of as many windows as the layer makes outputs."""
-    places, channel = _places(layer, x)
+    places, channel = spatial_axes(layer, x)
     x = x.with_units((channel,))
     if any(x.shape[axis] is None for axis in places):
         windows = _adaptive(layer, x).items()
@@ -94,15 +93,15 @@ def adaptive_average(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @layer_rule(*(f"AdaptiveMaxPooling{rank}" for rank in _RANKS))
-def adaptive_greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
+def adaptive_greatest(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the greatest value of as many windows as the layer makes outputs."""
-    x = x.with_units((_places(layer, x)[1],))
+    x = x.with_units((spatial_axes(layer, x)[1],))
     return _fitted(layer, maximum(x, _adaptive(layer, x)))
 
 
-def _fitted(layer: Any, x: Signal) -> Signal:
+def _fitted(layer: Layer, x: Signal) -> Signal:
     shape = list(x.shape)
-    for i, axis in enumerate(_places(layer, x)[0]):
+    for i, axis in enumerate(spatial_axes(layer, x)[0]):
         shape[axis] = layer.output_size[i]
     return x.evolve(
         shape=tuple(shape), profile={}, parents=((x, lambda gradient: gradient),)
@@ -110,17 +109,101 @@ def _fitted(layer: Any, x: Signal) -> Signal:
 
 
 @layer_rule(*(f"GlobalAveragePooling{rank}" for rank in _RANKS))
-def global_average(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
+def global_average(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Signal:
     """Return the mean over all positions."""
-    places, channel = _places(layer, x)
+    places, channel = spatial_axes(layer, x)
     return collapse(x.with_units((channel,)), places, keepdims=layer.keepdims)
 
 
 @layer_rule(*(f"GlobalMaxPooling{rank}" for rank in _RANKS))
-def global_greatest(layer: Any, x: Signal, *, context: Any) -> Signal:
+def global_greatest(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the greatest value over all positions."""
-    places, channel = _places(layer, x)
+    places, channel = spatial_axes(layer, x)
     x = x.with_units((channel,))
     windows = {axis: Window(x.shape[axis], x.shape[axis] or 64) for axis in places}
     pooled = maximum(x, windows)
     return pooled if layer.keepdims else collapse(pooled, places)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The settings of an operation, as a layer of its kind has them."""
+
+    data_format: str
+    padding: str
+    pool_size: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    output_size: tuple[int, ...] = ()
+
+
+def _settings_of(operation: Operation, x: Signal) -> _Settings:
+    """Return what a pooling layer of the operation's settings would hold."""
+    rank = len(x.shape) - 2
+
+    def sizes(name: str, default: int | tuple[int, ...] = 1) -> tuple[int, ...]:
+        given = getattr(operation, name, None)
+        size = default if given is None else given
+        if isinstance(size, list | tuple):
+            return tuple(size)
+        return (int(size),) * rank
+
+    pool_size = getattr(operation, "pool_size", 1)
+    return _Settings(
+        operation.data_format or keras.config.image_data_format(),
+        getattr(operation, "padding", "valid"),
+        sizes("pool_size"),
+        sizes("strides", pool_size),
+        sizes("output_size"),
+    )
+
+
+@operation_rule("MaxPool")
+def max_pool(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
+    """Return the greatest value of each window."""
+    return greatest(_settings_of(operation, x), x, context=context)
+
+
+@operation_rule("AveragePool")
+def average_pool(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
+    """Return the mean of each window."""
+    return average(_settings_of(operation, x), x, context=context)
+
+
+@operation_rule("AdaptiveAveragePool")
+def adaptive_average_pool(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
+    """Return the means of as many windows as are asked for."""
+    return adaptive_average(_settings_of(operation, x), x, context=context)
+
+
+@operation_rule("AdaptiveMaxPool")
+def adaptive_max_pool(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
+    """Return the greatest values of as many windows as are asked for."""
+    return adaptive_greatest(_settings_of(operation, x), x, context=context)
+
+
+mirror_rule(
+    *(
+        f"{kind}AveragePooling{rank}"
+        for rank in _RANKS
+        for kind in ("", "Global", "Adaptive")
+    ),
+    operations=("AveragePool", "AdaptiveAveragePool"),
+)(moved_by_rule)
+
+
+@mirror_rule(*(f"{kind}MaxPooling{rank}" for rank in _RANKS for kind in ("", "Global")))
+def maximum_mirror(
+    layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
+) -> Mirror | None:
+    """Return the mirror behind the greatest values of windows."""
+    (x,) = inputs
+    taps = getattr(layer, "pool_size", None)
+    if taps is None:
+        size = x.size(x.positions) / max(output.size(output.positions), 1)
+    else:
+        size = float(np.prod(taps))
+    return mirror_of_maximum(x, output, size)

@@ -1,14 +1,16 @@
-"""Preprocessing layers inside a model: tokens, images, augmentation."""
+"""Preprocessing layers inside a model: tokens and augmentation."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from keras import Operation
+from keras.layers import Layer
 
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule, operation_rule
-from keras_initlab.propagation.rules.operations_reducing import resized
-from keras_initlab.propagation.shaping import take
+from keras_initlab.propagation.algebra.shape import take
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule, operation_rule
 from keras_initlab.propagation.signal import Shape, Signal
 
 # Layers that change images by chance in training, and pass them on in inference. What
@@ -23,7 +25,7 @@ _BY_CHANCE = (
 
 
 @layer_rule(*_BY_CHANCE)
-def augmented(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
+def augmented(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Signal:
     """Return the images themselves in inference; in training they are measured."""
     if context.training:
         raise UnknownLayer(type(layer).__name__)
@@ -31,7 +33,7 @@ def augmented(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
 
 
 @layer_rule("RandomFlip")
-def flipped(layer: Any, x: Signal, *, context: Any) -> Signal:
+def flipped(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return images of the same moments, each turned by chance."""
     if not context.training:
         return x
@@ -39,14 +41,14 @@ def flipped(layer: Any, x: Signal, *, context: Any) -> Signal:
     return x.evolve(profile=profile, parents=((x, lambda gradient: gradient),))
 
 
-def _sides(layer: Any, x: Signal) -> tuple[int, int]:
+def _sides(layer: Layer, x: Signal) -> tuple[int, int]:
     if len(x.shape) != 4:
         raise UnknownLayer("an image without a batch")
     return (2, 3) if layer.data_format == "channels_first" else (1, 2)
 
 
 @layer_rule("CenterCrop", "RandomCrop")
-def cropped(layer: Any, x: Signal, *, context: Any) -> Signal:
+def cropped(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return a part of each image; one that is too small is resized, and measured."""
     sides = _sides(layer, x)
     for axis, size in zip(sides, (layer.height, layer.width), strict=True):
@@ -58,12 +60,6 @@ def cropped(layer: Any, x: Signal, *, context: Any) -> Signal:
     return x
 
 
-@layer_rule("Resizing")
-def resizing(layer: Any, x: Signal, *, context: Any) -> Signal:
-    """Return images at another size."""
-    return resized(x, layer, (layer.height, layer.width), layer.data_format)
-
-
 # Layers that turn what a model is fed with into tokens: strings and ragged rows too.
 @layer_rule(
     "CategoryEncoding",
@@ -73,7 +69,7 @@ def resizing(layer: Any, x: Signal, *, context: Any) -> Signal:
     "StringLookup",
     "TextVectorization",
 )
-def tokens(layer: Any, *xs: Signal, context: Any) -> Signal:
+def tokens(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return tokens, or what encodes them: all are taken for equally likely."""
     if len(xs) > 1 and type(layer).__name__ != "HashedCrossing":
         raise UnknownLayer("tokens with weights")
@@ -90,16 +86,16 @@ def tokens(layer: Any, *xs: Signal, context: Any) -> Signal:
     return _encoded(shape, number, int(row), counted=mode == "count")
 
 
-def _vocabulary(layer: Any) -> int:
+def _vocabulary(layer: Layer) -> int:
     for name in ("num_tokens", "num_bins"):
         if getattr(layer, name, None) is not None:
             return int(getattr(layer, name))
     return int(layer.vocabulary_size())
 
 
-def _input_shape(layer: Any, xs: tuple[Signal, ...]) -> Any:
+def _input_shape(layer: Layer, xs: tuple[Signal, ...]) -> Any:
     if type(layer).__name__ == "HashedCrossing":
-        return [one.shape for one in xs]
+        return [signal.shape for signal in xs]
     return xs[0].shape
 
 
@@ -110,13 +106,13 @@ def _numbers(shape: Shape, number: int) -> Signal:
 
 def _one_hot(shape: Shape, number: int) -> Signal:
     """Return a single 1 among zeros for each token."""
-    made = Signal.independent(shape, 1 / number, (1 - 1 / number) / number)
-    made.pairs[1, 0, 0] = 0.0
-    return made
+    signal = Signal.independent(shape, 1 / number, (1 - 1 / number) / number)
+    signal.pairs[1, 0, 0] = 0.0
+    return signal
 
 
 @operation_rule("OneHot")
-def one_hot(operation: Any, x: Signal, *, context: Any) -> Signal:
+def one_hot(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
     """Return a single 1 among zeros for each token."""
     if operation.axis not in (-1, len(x.shape)):
         raise UnknownLayer("classes along another axis than the last")

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+from keras.layers import Layer
 from numpy.typing import NDArray
 
 from keras_initlab.initializers import ForgetGateBias
 from keras_initlab.initializers import Identity as OwnIdentity
 from keras_initlab.initializers import Orthogonal as OwnOrthogonal
 from keras_initlab.model.construction import Construction
-from keras_initlab.propagation.along_axis import turned
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
-from keras_initlab.propagation.drawn import moments_of_draw
-from keras_initlab.propagation.mixing import mix
+from keras_initlab.propagation.algebra.along_axis import turned
+from keras_initlab.propagation.algebra.random_linear import random_linear
+from keras_initlab.propagation.algebra.windows import Window
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule
 from keras_initlab.propagation.recurrent.cells import (
     Cell,
     RecurrentKernel,
@@ -42,7 +44,7 @@ from keras_initlab.propagation.recurrent.steps import (
     steps_of,
 )
 from keras_initlab.propagation.signal import Array, Gradient, Signal
-from keras_initlab.propagation.windows import Window
+from keras_initlab.propagation.weights.initial import moments_of_draw
 
 _TIME = 1
 # Wider cells are simulated on drawn weights even where the values of theirs count.
@@ -51,7 +53,7 @@ _MOST_UNITS_BY_VALUE = 256
 
 @layer_rule("SimpleRNN", "LSTM", "GRU", "RNN")
 @layer_rule("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
-def recurrent(layer: Any, x: Signal, *_: Signal, context: Any) -> Any:
+def recurrent(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Any:
     """Return the signal of all steps or of the last one, and of the states if asked.
 
     States are zero before the first step, unless they are passed; a stateful layer's
@@ -73,7 +75,7 @@ def recurrent(layer: Any, x: Signal, *_: Signal, context: Any) -> Any:
     return (output, *states) if layer.return_state else output
 
 
-def _cells_of(cell: Any, context: Any) -> list[tuple[Any, Cell]]:
+def _cells_of(cell: Layer, context: RuleContext) -> list[tuple[Any, Cell]]:
     """Return the cells that a layer runs, one on top of the other."""
     if type(cell) is keras.layers.StackedRNNCells:
         return [pair for inner in cell.cells for pair in _cells_of(inner, context)]
@@ -84,7 +86,9 @@ def _cells_of(cell: Any, context: Any) -> list[tuple[Any, Cell]]:
     return [(cell, equations)]
 
 
-def _initial_states(counts: list[int], context: Any) -> list[list[Signal | None]]:
+def _initial_states(
+    counts: list[int], context: RuleContext
+) -> list[list[Signal | None]]:
     """Return the states before the first step, of each cell; None stands for zeros."""
     args, named = context.arguments
     passed = keras.tree.flatten((args[1:], named.get("initial_state")))
@@ -112,7 +116,7 @@ class _Geometry:
         return math.prod(window.size for window in self.inner)
 
 
-def _geometry_of(cell: Any, x: Signal) -> _Geometry:
+def _geometry_of(cell: Layer, x: Signal) -> _Geometry:
     rank = len(x.shape)
     if not is_convolutional(cell):
         shape = (*x.shape[:-1], cell.units)
@@ -135,15 +139,19 @@ def _geometry_of(cell: Any, x: Signal) -> _Geometry:
 
 
 def _run(
-    cell: Any, equations: Cell, x: Signal, start: list[Signal | None], context: Any
+    cell: Layer,
+    equations: Cell,
+    x: Signal,
+    start: list[Signal | None],
+    context: RuleContext,
 ) -> tuple[Signal, list[Signal]]:
     """Return the signal of all steps of a cell, and its last states."""
     geometry = _geometry_of(cell, x)
     x = x.with_units((geometry.channel,))
     x = _masked(x, cell.dropout if context.training else 0.0)
-    z = mix(
+    z = random_linear(
         x,
-        context.draw(cell, "kernel"),
+        context.kernel(cell, "kernel"),
         shape=geometry.shape,
         units=(geometry.channel,),
         fan=int(x.shape[geometry.channel] or 1),
@@ -175,7 +183,12 @@ def _run(
 
 
 def _kernel_of(
-    cell: Any, gates: int, geometry: _Geometry, size: Size, bias: Values, context: Any
+    cell: Layer,
+    gates: int,
+    geometry: _Geometry,
+    size: Size,
+    bias: Values,
+    context: RuleContext,
 ) -> RecurrentKernel:
     """Return the recurrent kernel, of the simulation's size."""
     moments = context.weight(cell, "recurrent_kernel")
@@ -203,7 +216,7 @@ def _kernel_of(
     )
 
 
-def _bias_of(cell: Any, gates: int, size: Size, context: Any) -> Values:
+def _bias_of(cell: Layer, gates: int, size: Size, context: RuleContext) -> Values:
     """Return the biases of the inputs' share and of the recurrent kernel's.
 
     They are of shape (2, draws, 1, 1, gates · units).
@@ -251,7 +264,7 @@ class _GradientAtSteps(Gradient):
 
 def _with_weight_gradient_by_steps(z: Signal, x: Signal) -> Signal:
     """Return z with its kernel's gradient by the moments of each pair of steps."""
-    ((layer, weight, rule),) = z.weights
+    ((layer, weight, rule),) = z.edges.weights
     gain = z.second / x.second if x.second > 0 else 0.0
 
     def by_steps(gradient: Gradient) -> float:
@@ -259,7 +272,7 @@ def _with_weight_gradient_by_steps(z: Signal, x: Signal) -> Signal:
             return gradient.with_inputs / gain
         return rule(gradient)
 
-    return replace(z, weights=((layer, weight, by_steps),))
+    return z.amend(weights=((layer, weight, by_steps),))
 
 
 def _masked(x: Signal, rate: float) -> Signal:
@@ -333,7 +346,7 @@ def _signals(
     states = []
     for state, levels in zip(moments, (at_end, at_carry), strict=False):
         last = signal_of_last(state, like, length)
-        states.append(last.evolve(parents=parents(levels), measured=z.measured))
+        states.append(last.evolve(parents=parents(levels), measured=z.origin.measured))
     return out, states
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from keras.layers import Layer
 
-from keras_initlab.propagation.dispatch import layer_rule
-from keras_initlab.propagation.elementwise import affine, line, noisy
-from keras_initlab.propagation.joining import by_parts
-from keras_initlab.propagation.signal import Array, Function, Signal
+from keras_initlab.propagation.algebra.concatenation import by_parts
+from keras_initlab.propagation.algebra.elementwise import affine, line, noisy
+from keras_initlab.propagation.algebra.mirrors import mirror_behind_noise
+from keras_initlab.propagation.context import RuleContext
+from keras_initlab.propagation.dispatch import layer_rule, mirror_rule
+from keras_initlab.propagation.signal import Array, Function, Mirror, Signal
 
 # SELU's saturation -scale·alpha, which alpha dropout sets dropped units to.
 _ALPHA_PRIME = -1.0507009873554805 * 1.6732632423543772
@@ -21,14 +23,14 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 Cases = list[tuple[float, Function]]
 
 
-def _rate(layer: Any, context: Any) -> float:
+def _rate(layer: Layer, context: RuleContext) -> float:
     """Return the share that is dropped; 0 where nothing is."""
     return float(layer.rate) if context.training else 0.0
 
 
 def _multiplied(x: Signal, odds: float, shared: Array, cases: Cases) -> Signal:
     """Return x n, n of mean 1 and variance `odds`, one for all that is `shared`."""
-    if x.parts:
+    if x.origin.parts:
         return by_parts(x, lambda part: _multiplied(part, odds, shared, cases))
     return noisy(
         x,
@@ -57,7 +59,7 @@ def _shared(x: Signal, alike: tuple[int, ...]) -> Array:
 
 
 @layer_rule("Dropout")
-def dropout(layer: Any, x: Signal, *, context: Any) -> Signal:
+def dropout(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return x b / (1 - p), b of mean 1 - p: E x² grows by 1 / (1 - p)."""
     rate = _rate(layer, context)
     if not rate > 0:
@@ -73,7 +75,7 @@ def dropout(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @layer_rule("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
-def spatial_dropout(layer: Any, x: Signal, *, context: Any) -> Signal:
+def spatial_dropout(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """As dropout, whole maps at a time."""
     rate = _rate(layer, context)
     if not rate > 0:
@@ -86,7 +88,7 @@ def spatial_dropout(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @layer_rule("GaussianDropout")
-def gaussian_dropout(layer: Any, x: Signal, *, context: Any) -> Signal:
+def gaussian_dropout(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return x n, n of mean 1 and variance p / (1 - p)."""
     rate = _rate(layer, context)
     if not 0 < rate < 1:
@@ -98,7 +100,7 @@ def gaussian_dropout(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @layer_rule("GaussianNoise")
-def gaussian_noise(layer: Any, x: Signal, *, context: Any) -> Signal:
+def gaussian_noise(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return x plus noise of the layer's deviation."""
     deviation = float(layer.stddev)
     if not context.training or not deviation > 0:
@@ -111,7 +113,7 @@ def gaussian_noise(layer: Any, x: Signal, *, context: Any) -> Signal:
 
 
 @layer_rule("AlphaDropout")
-def alpha_dropout(layer: Any, x: Signal, *, context: Any) -> Signal:
+def alpha_dropout(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return a (x b + α'(1 - b)) + c, which keeps mean 0 and variance 1.
 
     Source: Klambauer et al. 2017, section 3, "New dropout technique".
@@ -119,7 +121,7 @@ def alpha_dropout(layer: Any, x: Signal, *, context: Any) -> Signal:
     rate = _rate(layer, context)
     if not 0 < rate < 1:
         return x
-    if x.parts:
+    if x.origin.parts:
         return by_parts(x, lambda part: alpha_dropout(layer, part, context=context))
     keep = 1 - rate
     scale = 1 / math.sqrt(keep * (1 + rate * _ALPHA_PRIME**2))
@@ -134,3 +136,18 @@ def alpha_dropout(layer: Any, x: Signal, *, context: Any) -> Signal:
             (keep, line(1 / keep, shift)),
         ],
     )
+
+
+@mirror_rule(
+    "Dropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    *(f"SpatialDropout{n}D" for n in (1, 2, 3)),
+)
+def noise_mirror(
+    layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
+) -> Mirror | None:
+    """Return the mirror behind noise that the two of a pair do not share."""
+    (x,) = inputs
+    assert x.mirror is not None
+    return mirror_behind_noise(x, output, x.mirror)

@@ -1,99 +1,181 @@
-"""Layers that move, cut, pad or repeat values."""
+"""Layers and operations that reshape a tensor or reorder its axes."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+import math
+from collections.abc import Sequence
 
-from keras_initlab.propagation.along_axis import along, interpolation
-from keras_initlab.propagation.dispatch import UnknownLayer, layer_rule
-from keras_initlab.propagation.shaping import pad, repeat, reshape, take, transpose
-from keras_initlab.propagation.signal import Signal
+from keras import Operation, layers
+from keras.layers import Layer
 
-_RANKS = ("1D", "2D", "3D")
+from keras_initlab.propagation.algebra.mirrors import moved_mirror
+from keras_initlab.propagation.algebra.shape import reshape, transpose
+from keras_initlab.propagation.arguments import axes_of, axis_of
+from keras_initlab.propagation.context import RuleContext, UnknownLayer
+from keras_initlab.propagation.dispatch import layer_rule, mirror_rule, operation_rule
+from keras_initlab.propagation.signal import Mirror, Shape, Signal
 
 
 @layer_rule("Flatten")
-def flatten(layer: Any, x: Signal, *, context: Any) -> Signal:
+def flatten_layer(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return all positions and units as units."""
     return reshape(x, tuple(layer.compute_output_shape(x.shape)))
 
 
 @layer_rule("Reshape")
-def reshaped(layer: Any, x: Signal, *, context: Any) -> Signal:
+def reshape_layer(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal in the layer's shape."""
     return reshape(x, tuple(layer.compute_output_shape(x.shape)))
 
 
 @layer_rule("Permute")
-def permuted(layer: Any, x: Signal, *, context: Any) -> Signal:
+def permute_layer(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal with its axes in another order."""
     return transpose(x, (0, *layer.dims))
 
 
-@layer_rule("RepeatVector")
-def repeated(layer: Any, x: Signal, *, context: Any) -> Signal:
-    """Return the vector at each of n positions."""
-    lifted = reshape(x, (x.shape[0], 1, *x.shape[1:]))
-    return repeat(lifted.with_units((2,)), 1, layer.n)
+def reshaped(x: Signal, shape: Shape) -> Signal:
+    """Return x in another shape.
+
+    Raises:
+        UnknownLayer: the batch is merged with another axis, or split.
+    """
+    before, after = (
+        [size for size in sizes[1:] if size is not None] for sizes in (x.shape, shape)
+    )
+    whole = len(before) == len(x.shape) - 1 and len(after) == len(shape) - 1
+    if shape[:1] != x.shape[:1] or (whole and math.prod(before) != math.prod(after)):
+        raise UnknownLayer("a reshape of the batch axis")
+    return reshape(x, tuple(shape))
 
 
-@layer_rule("Identity", "Masking", "ActivityRegularization")
-def unchanged(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
-    """Return the signal itself; masked steps are taken to be few."""
-    return x
+@operation_rule("Reshape")
+def reshape_operation(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
+    """Return x in the operation's shape, the batch left alone."""
+    wanted = [int(size) if size is not None else -1 for size in operation.newshape]
+    rest = wanted[1:]
+    if not wanted or (wanted[0] not in (-1, x.shape[0])):
+        raise UnknownLayer("a reshape of the batch axis")
+    fixed = [int(size) for size in x.shape[1:] if size is not None]
+    if -1 in rest:
+        if wanted[0] == -1:
+            raise UnknownLayer("a reshape of two unknown axes")
+        open_size: int | None = None
+        if len(fixed) == len(x.shape) - 1:
+            open_size = math.prod(fixed) // max(math.prod(s for s in rest if s > 0), 1)
+        sizes = [open_size if size == -1 else size for size in rest]
+    elif len(fixed) < len(x.shape) - 1:
+        raise UnknownLayer("a reshape of the batch axis")
+    else:
+        sizes = list(rest)
+    return reshaped(x, (x.shape[0], *sizes))
 
 
-def _places(layer: Any, x: Signal) -> tuple[int, ...]:
+@operation_rule("Ravel")
+def ravel(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
+    """Leave it to be measured: the batch is merged with all else."""
+    raise UnknownLayer("a reshape of the batch axis")
+
+
+@operation_rule("ExpandDims")
+def expand_dims(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
+    """Return x with axes of size 1 put in."""
+    given = operation.axis
+    given = given if isinstance(given, list | tuple) else [given]
+    rank = len(x.shape) + len(given)
+    axes = {axis_of(int(axis), rank) for axis in given}
+    old = iter(x.shape)
+    return reshaped(x, tuple(1 if axis in axes else next(old) for axis in range(rank)))
+
+
+@operation_rule("Squeeze")
+def squeeze(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
+    """Return x without axes of size 1."""
+    if operation.axis is None:
+        axes = tuple(axis for axis, size in enumerate(x.shape) if size == 1)
+        axes = axes_of(axes, len(x.shape))
+    else:
+        axes = axes_of(operation.axis, len(x.shape))
+    return dropped(x, axes)
+
+
+def dropped(x: Signal, axes: Sequence[int]) -> Signal:
+    """Return x without some axes of size 1."""
+    shape = tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
+    return reshaped(x, shape)
+
+
+def reordered(x: Signal, order: Sequence[int]) -> Signal:
+    """Return x with its axes in another order.
+
+    Raises:
+        UnknownLayer: the batch does not stay in front.
+    """
+    if order[0] != 0:
+        raise UnknownLayer("a transpose of the batch axis")
+    return transpose(x, order)
+
+
+@operation_rule("Transpose")
+def transpose_operation(
+    operation: Operation, x: Signal, *, context: RuleContext
+) -> Signal:
+    """Return x with its axes in another order."""
     rank = len(x.shape)
-    if getattr(layer, "data_format", None) == "channels_first":
-        return tuple(range(2, rank))
-    return tuple(range(1, rank - 1))
+    axes = operation.axes
+    order = range(rank)[::-1] if axes is None else [int(a) % rank for a in axes]
+    return reordered(x, list(order))
 
 
-def _ends(value: Any, count: int) -> list[tuple[int, int]]:
-    """Return what is cut or padded in front of and behind each axis."""
-    values = value if isinstance(value, list | tuple) else [value]
-    if count == 1 and len(values) == 2 and not isinstance(values[0], list | tuple):
-        return [(int(values[0]), int(values[1]))]
-    pairs = [v if isinstance(v, list | tuple) else (v, v) for v in values]
-    return [(int(front), int(behind)) for front, behind in pairs]
+@operation_rule("Swapaxes")
+def swapaxes(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
+    """Return x with two axes exchanged."""
+    order = list(range(len(x.shape)))
+    first, second = operation.axis1, operation.axis2
+    order[first], order[second] = order[second], order[first]
+    return reordered(x, order)
 
 
-@layer_rule(*(f"ZeroPadding{rank}" for rank in _RANKS))
-def padded(layer: Any, x: Signal, *, context: Any) -> Signal:
-    """Return the signal with zeros around it."""
-    places = _places(layer, x)
-    for axis, (front, behind) in zip(
-        places, _ends(layer.padding, len(places)), strict=True
-    ):
-        x = pad(x, axis, front, behind)
-    return x
+@operation_rule("Moveaxis")
+def moveaxis(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
+    """Return x with some axes elsewhere, as NumPy counts them."""
+    rank = len(x.shape)
+    source, target = (
+        [int(a) % rank for a in (given if isinstance(given, list | tuple) else [given])]
+        for given in (operation.source, operation.destination)
+    )
+    rest = [axis for axis in range(rank) if axis not in source]
+    for place, axis in sorted(zip(target, source, strict=True)):
+        rest.insert(place, axis)
+    return reordered(x, rest)
 
 
-@layer_rule(*(f"Cropping{rank}" for rank in _RANKS))
-def cropped(layer: Any, x: Signal, *, context: Any) -> Signal:
-    """Return the signal without its borders."""
-    places = _places(layer, x)
-    for axis, (front, behind) in zip(
-        places, _ends(layer.cropping, len(places)), strict=True
-    ):
-        length = x.shape[axis]
-        x = take(x, axis, front, length - behind if length is not None else 0)
-    return x
+@mirror_rule("Flatten", "Reshape", operations=("Reshape",))
+def reshape_mirror(
+    layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
+) -> Mirror | None:
+    """Return the mirror of pairs that are still neighbours behind a reshape."""
+    (x,) = inputs
+    last = len(output.shape) - 1
+    size = output.shape[last]
+    assert x.mirror is not None
+    # Flatten puts channels last.
+    innermost = x.mirror.axis == len(x.shape) - 1 or isinstance(layer, layers.Flatten)
+    if not innermost or size is None or size % 2:
+        return None
+    shape = (*output.shape[:last], size // 2)
+    return moved_mirror(x.mirror, last, lambda signal: reshape(signal, shape))
 
 
-@layer_rule(*(f"UpSampling{rank}" for rank in _RANKS))
-def upsampled(layer: Any, x: Signal, *, context: Any) -> Signal:
-    """Return each position several times; "bilinear" draws lines between them."""
-    how = getattr(layer, "interpolation", "nearest")
-    if how not in ("nearest", "bilinear"):
-        raise UnknownLayer(f"UpSampling with {how!r}")
-    size = layer.size if isinstance(layer.size, list | tuple) else [layer.size]
-    y = x
-    for axis, times in zip(_places(layer, x), size, strict=True):
-        if how == "nearest":
-            y = repeat(y, axis, times)
-        else:
-            y = along(y, axis, interpolation(x.shape[axis], times))
-    return y if how == "nearest" else replace(y, lineage=x.lineage)
+@mirror_rule("Permute")
+def permute_mirror(
+    layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
+) -> Mirror | None:
+    """Return the mirror of pairs along an axis that moves."""
+    (x,) = inputs
+    assert x.mirror is not None
+    axis = layer.dims.index(x.mirror.axis) + 1
+    order = (0, *layer.dims)
+    return moved_mirror(x.mirror, axis, lambda signal: transpose(signal, order))

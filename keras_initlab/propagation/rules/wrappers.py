@@ -3,55 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
+from keras.layers import Layer
 
 from keras_initlab.model.keras_internals import own_variables
-from keras_initlab.propagation.along_axis import turned
-from keras_initlab.propagation.combining import add, concatenate, multiply
+from keras_initlab.propagation.algebra.along_axis import turned
+from keras_initlab.propagation.algebra.sums import add, concatenate, multiply
+from keras_initlab.propagation.context import RuleContext
 from keras_initlab.propagation.dispatch import layer_rule
-from keras_initlab.propagation.entries import WeightMoments
-from keras_initlab.propagation.mixing import Draw
-from keras_initlab.propagation.signal import Array, Gradient, Signal
+from keras_initlab.propagation.signal import Array, Gradient, Signal, packed
+from keras_initlab.propagation.weights.moments import WeightMoments
 
 _TIME = 1
 
 
 @layer_rule("TimeDistributed")
-def time_distributed(layer: Any, x: Signal, *_: Signal, context: Any) -> Signal:
+def time_distributed(
+    layer: Layer, x: Signal, *_: Signal, context: RuleContext
+) -> Signal:
     """Return the signal behind a layer that is called on each step by itself.
 
     Two steps are to that layer what two inputs are: their moments are found by passing
     them off as such. A layer that acts on all steps as on positions is passed them all.
     """
     if _takes_steps_as_positions(layer.layer):
-        with _unrecorded(context):
-            return _called(layer.layer, x, context)
+        with context.scope(record=False):
+            return context.call(layer.layer, x)
     pairs = x.pairs
     other_step = pairs[:, 1, 0].copy()
     near = x.near.get(_TIME)
     if near is not None and len(near) and x.size(x.positions) > x.size((_TIME,)):
         other_step[0] = near.mean()  # at the same place
-    with _unrecorded(context):
-        made = _called(layer.layer, _step(x, pairs, parent=True), context)
+    with context.scope(record=False):
+        step = context.call(layer.layer, _step(x, pairs, parent=True))
     shapes = [pairs[:, :, 1], np.stack([other_step, pairs[:, 1, 0]], axis=1)]
     shapes.append(np.stack([pairs[:, 1, 1], pairs[:, 1, 1]], axis=1))
-    found = [made]
+    outputs = [step]
     for other in shapes[1:]:
         if np.allclose(other, shapes[0]):
-            found.append(made)
+            outputs.append(step)
             continue
         seen = pairs.copy()
         seen[:, :, 1] = other
-        with _unrecorded(context, designed=False):
-            found.append(_called(layer.layer, _step(x, seen), context))
-    return _steps_of(x, *found)
+        with context.scope(record=False, design=False):
+            outputs.append(context.call(layer.layer, _step(x, seen)))
+    return _steps_of(x, *outputs)
 
 
 _LIKE_POSITIONS = (
@@ -60,35 +61,10 @@ _LIKE_POSITIONS = (
 )
 
 
-def _takes_steps_as_positions(layer: Any) -> bool:
+def _takes_steps_as_positions(layer: Layer) -> bool:
     """Say whether a layer's rule holds for a tensor with an axis of steps in front."""
     last = getattr(layer, "data_format", "channels_last") != "channels_first"
     return type(layer) in _LIKE_POSITIONS and last
-
-
-def _called(layer: Any, x: Signal, context: Any) -> Signal:
-    made = context.call(layer, x, record=False)
-    found: Signal = keras.tree.flatten(made)[0]
-    return found
-
-
-@contextmanager
-def _unrecorded(context: Any, *, designed: bool = True) -> Iterator[None]:
-    """Forget the calls inside: what runs once for each step is no call of the model.
-
-    Without `designed` kernels stay as they were chosen, and nothing else is noted.
-    """
-    records, calls = len(context.records), len(context.calls)
-    designer, outputs = context.designer, context.kernel_outputs
-    if not designed:
-        context.designer, context.kernel_outputs = None, {}
-    try:
-        yield
-    finally:
-        del context.records[records:]
-        if not designed:
-            del context.calls[calls:]
-            context.designer, context.kernel_outputs = designer, outputs
 
 
 def _step(x: Signal, pairs: Array, *, parent: bool = False) -> Signal:
@@ -112,33 +88,33 @@ def _step(x: Signal, pairs: Array, *, parent: bool = False) -> Signal:
     )
 
 
-def _steps_of(x: Signal, made: Signal, other_step: Signal, both: Signal) -> Signal:
+def _steps_of(x: Signal, this_step: Signal, other_step: Signal, both: Signal) -> Signal:
     """Return the signal of all steps.
 
     Args:
         x: the input, with its steps.
-        made: the output of one step.
+        this_step: the output of one step.
         other_step, both: the same, but what differs in input there differs in step,
             or in step and input.
     """
     steps = x.size((_TIME,))
-    places = made.size(made.positions)
+    places = this_step.size(this_step.positions)
     counts = np.array([places - 1, steps - 1, (places - 1) * (steps - 1)], float)
     total = max(counts.sum(), 1.0)
-    pairs = made.pairs.copy()
+    pairs = this_step.pairs.copy()
     for index, step in ((0, other_step), (1, both)):
         kinds = np.stack(
-            [made.pairs[:, 1, index], step.pairs[:, 0, 1], step.pairs[:, 1, 1]]
+            [this_step.pairs[:, 1, index], step.pairs[:, 0, 1], step.pairs[:, 1, 1]]
         )
         pairs[:, 1, index] = counts @ kinds / total
-    near = {axis + 1: v for axis, v in made.near.items()}
+    near = {axis + 1: v for axis, v in this_step.near.items()}
     own, far = x.near.get(_TIME), float(x.pairs[0, 1, 0])
     spread = x.second - far
     if own is not None and spread > 1e-12 * x.second:
         # As a share of what two steps have in common: moved as the mean of all is.
         level = float(other_step.pairs[0, 0, 1])
-        near[_TIME] = level + (own - far) / spread * (made.second - level)
-    profile = {axis + 1: v for axis, v in made.profile.items()}
+        near[_TIME] = level + (own - far) / spread * (this_step.second - level)
+    profile = {axis + 1: v for axis, v in this_step.profile.items()}
     if _TIME in x.profile:
         profile[_TIME] = x.profile[_TIME]
 
@@ -146,50 +122,47 @@ def _steps_of(x: Signal, made: Signal, other_step: Signal, both: Signal) -> Sign
         rest = {a - 1: v for a, v in gradient.profile.items() if a != _TIME}
         return replace(gradient.times(steps), profile=rest)
 
-    return made.evolve(
-        shape=(x.shape[0], x.shape[_TIME], *made.shape[1:]),
-        units=tuple(axis + 1 for axis in made.units),
+    return this_step.evolve(
+        shape=(x.shape[0], x.shape[_TIME], *this_step.shape[1:]),
+        units=tuple(axis + 1 for axis in this_step.units),
         pairs=pairs,
         near=near,
         profile=profile,
-        parents=((made, pull),),
+        parents=((this_step, pull),),
     )
 
 
 @layer_rule("Bidirectional")
-def bidirectional(layer: Any, x: Signal, *_: Signal, context: Any) -> Any:
+def bidirectional(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Any:
     """Return the two directions' signals, merged; their weights are independent."""
     args, named = context.arguments
     states = [
-        one
-        for one in keras.tree.flatten((args[1:], named.get("initial_state")))
-        if isinstance(one, Signal)
+        state
+        for state in keras.tree.flatten((args[1:], named.get("initial_state")))
+        if isinstance(state, Signal)
     ]
     half = len(states) // 2
-    ahead = context.call(layer.forward_layer, x, *states[:half])
-    behind = context.call(layer.backward_layer, x, *states[half:])
-    rest: tuple[Signal, ...] = ()
-    if layer.return_state:
-        rest = (*ahead[1:], *behind[1:])
-        ahead, behind = ahead[0], behind[0]
+    ahead, *ahead_states = context.outputs(layer.forward_layer, x, *states[:half])
+    behind, *behind_states = context.outputs(layer.backward_layer, x, *states[half:])
+    rest = (*ahead_states, *behind_states)
     if layer.return_sequences:
         behind = turned(behind, _TIME)
     merged = _merged(layer.merge_mode, ahead, behind)
-    return (*merged, *rest) if len(merged) + len(rest) > 1 else merged[0]
+    return packed((*merged, *rest))
 
 
-def _merged(mode: str | None, one: Signal, two: Signal) -> tuple[Signal, ...]:
+def _merged(mode: str | None, ahead: Signal, behind: Signal) -> tuple[Signal, ...]:
     if mode is None:
-        return one, two
+        return ahead, behind
     if mode == "concat":
-        return (concatenate([one, two], -1),)
+        return (concatenate([ahead, behind], -1),)
     if mode == "mul":
-        return (multiply(one, two),)
-    return (add([one, two], [0.5, 0.5] if mode == "ave" else None),)
+        return (multiply(ahead, behind),)
+    return (add([ahead, behind], [0.5, 0.5] if mode == "ave" else None),)
 
 
 @layer_rule("SpectralNormalization")
-def spectral_normalization(layer: Any, x: Signal, *, context: Any) -> Any:
+def spectral_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Any:
     """Return the signal behind a layer whose kernel is divided by its greatest stretch.
 
     As the first call in training does it: by a few power iterations from a random
@@ -198,27 +171,31 @@ def spectral_normalization(layer: Any, x: Signal, *, context: Any) -> Any:
     """
     inner = layer.layer
     if not context.training:
-        return context.call(inner, x)
+        return packed(context.outputs(inner, x))
     weight = next(
-        one.name
-        for one in own_variables(inner)
-        if one.name in ("kernel", "embeddings") or one is layer.kernel
+        variable.name
+        for variable in own_variables(inner)
+        if variable.name in ("kernel", "embeddings") or variable is layer.kernel
     )
-    known = context.weight(inner, weight)
+    drawn_moments = context.weight(inner, weight)
     columns = int(layer.kernel.shape[-1])
     rows = math.prod(layer.kernel.shape) // max(columns, 1)
-    square = known.second_moment * _stretch(rows, columns, layer.power_iterations)
+    square = drawn_moments.second_moment * _stretch(
+        rows, columns, layer.power_iterations
+    )
     if context.from_values:
         _, kernel = layer.normalized_weights()
         values = keras.ops.convert_to_numpy(kernel).astype(np.float64)
-        square = known.second_moment / max(float((values**2).mean()), 1e-300)
+        square = drawn_moments.second_moment / max(float((values**2).mean()), 1e-300)
     if not square > 0:
-        return context.call(inner, x)
+        return packed(context.outputs(inner, x))
     scaled = WeightMoments(
-        known.mean / math.sqrt(square), known.second_moment / square, known.centred
+        drawn_moments.mean / math.sqrt(square),
+        drawn_moments.second_moment / square,
+        drawn_moments.centred,
     )
-    with _fixed(context, inner, weight, scaled):
-        return context.call(inner, x)
+    with context.scope(fixed={(inner, weight): scaled}):
+        return packed(context.outputs(inner, x))
 
 
 def _stretch(rows: int, columns: int, iterations: int) -> float:
@@ -244,29 +221,3 @@ def _stretch(rows: int, columns: int, iterations: int) -> float:
     most = 40  # the moments' ratio has long settled at (√rows + √columns)²
     power = 2 * min(iterations, most)
     return rows * moment(power) / moment(power - 1)
-
-
-@contextmanager
-def _fixed(
-    context: Any, layer: Any, weight: str, moments: WeightMoments
-) -> Iterator[None]:
-    """Give a weight of `layer` fixed moments, whoever asks for them."""
-    draw, ask = context.draw, context.weight
-
-    def fixed_draw(one: Any, name: str) -> Draw:
-        found: Draw = draw(one, name)
-        if one is not layer or name != weight:
-            return found
-        return replace(found, moments=lambda response: moments)
-
-    def fixed_weight(one: Any, name: str) -> WeightMoments:
-        if one is layer and name == weight:
-            return moments
-        found: WeightMoments = ask(one, name)
-        return found
-
-    context.draw, context.weight = fixed_draw, fixed_weight
-    try:
-        yield
-    finally:
-        del context.draw, context.weight

@@ -1,0 +1,1 @@
+"""The mathematics of signals: what knows neither Keras nor layers."""

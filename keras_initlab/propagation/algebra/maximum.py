@@ -1,0 +1,293 @@
+"""The greatest of a window."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+
+import numpy as np
+
+from keras_initlab.propagation.algebra.concatenation import by_parts
+from keras_initlab.propagation.algebra.elementwise import affine
+from keras_initlab.propagation.algebra.hermite import gaussian_grid, response
+from keras_initlab.propagation.algebra.windows import Window
+from keras_initlab.propagation.signal import (
+    Array,
+    Function,
+    Gradient,
+    Pull,
+    Signal,
+)
+
+# Nodes for what is common to a window, and for the greatest of what is not.
+_NODES, _STEPS = 65, 97
+
+
+def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
+    """Return the greatest value of each window.
+
+    The window's values are taken for exchangeable: x = φ(√c a + √(v - c) b) with a
+    common to the window and b of each position, c the mean covariance of two of its
+    positions. As activations grow (nearly) monotonically, max φ(z) is φ(max z).
+
+    Source: order statistics of exchangeable normal variables, Owen & Steck 1962.
+    """
+    if signal.origin.parts and signal.origin.joint not in windows:
+        return by_parts(signal, lambda part: maximum(part, windows))
+    shape = list(signal.shape)
+    for axis, window in windows.items():
+        shape[axis] = window.output_length
+    random = signal.origin.function is not None and bool(signal.origin.function.cases)
+    origin = signal.origin
+    base, function = signal, None
+    if origin.base is not None and not random:
+        base, function = _rising(origin.base.with_units(signal.units), origin.function)
+    filled, counts = _filled(base, windows)
+    law = _unpadded(base, filled or 1.0)
+    common = float(np.clip(_window_covariance(law, windows), 0.0, law.variance))
+    number = math.prod(float(values.mean()) for values in counts.values())
+    top = _greatest(function, law.mean, law.variance, common, number)
+    vector = _second_moments(top, law, common)
+    alike = common / law.variance if law.variance > 0 else 1.0
+    levels = _levels(signal, windows, alike)
+    for axis, values in counts.items():
+        edges = _edges(values, number, function, law, common, top.second)
+        if edges is not None:
+            levels[axis] = levels.get(axis, np.ones(len(edges))) * edges
+    level = math.prod(float(values.mean()) for values in levels.values())
+    pairs, _ = law.split(vector * level)
+    profile = {
+        **{a: v for a, v in signal.profile.items() if a not in windows},
+        **{a: v / v.mean() for a, v in levels.items() if np.ptp(v) > 1e-9},
+    }
+    result = signal.evolve(
+        shape=tuple(shape),
+        pairs=pairs.copy(),
+        near=_near(pairs, windows),
+        profile=profile,
+        lineage=signal.origin.lineage,
+    )
+    uneven = result.unevenness
+    result.pairs[:, 1] *= uneven
+    result = replace(result, mean=top.mean * math.sqrt(level * uneven))
+    # Of a window's elements one gets the gradient: the greatest, where φ is steep.
+    to_base = _pull(windows, top.slope_second, top.slopes_together)
+    if function is None:
+        return result.amend(parents=((signal, to_base),))
+    return result.amend(
+        parents=((base, to_base),),
+        notes=((signal, _pull(windows, 1.0, 1.0)),),
+    )
+
+
+def _second_moments(top: _Greatest, law: Signal, common: float) -> Array:
+    """Return the greatest values' second moments, laid out as `Signal.vector`."""
+    if common > 0:
+        nodes, mass = _outer()
+        full = np.interp(gaussian_grid().nodes, nodes, top.smooth)
+        spread = float(mass @ top.smooth**2)
+        answer = response(full, top.mean, spread, spread)
+        covariance = (law.vector() - law.mean**2) / common
+        vector = answer.correlated(np.clip(covariance, -1.0, 1.0))
+    else:
+        vector = np.full(law.vector().size, top.mean**2)
+    vector[0] = max(top.second, top.mean**2)
+    return vector
+
+
+def _near(pairs: Array, windows: dict[int, Window]) -> dict[int, Array]:
+    """Return the second moments of neighbours, whose windows overlap."""
+    near = {}
+    for axis, window in windows.items():
+        overlap = np.arange(window.stride, window.size, window.stride)
+        if len(overlap):
+            share = 1 - overlap / window.size
+            near[axis] = pairs[0, 1, 0] + (pairs[0, 0, 0] - pairs[0, 1, 0]) * share
+    return near
+
+
+def _rising(base: Signal, function: Function | None) -> tuple[Signal, Function | None]:
+    """Return z and φ with φ(z) the same and φ rising: -z for one that falls."""
+    if function is None:
+        return base, None
+    reach = math.sqrt(base.variance)
+    low, high = function.value(base.mean + np.array([-reach, reach]))
+    if high >= low:
+        return base, function
+    turned = affine(base, -1.0).amend(base=None, function=None)
+    falling = function
+    return turned, Function(lambda z: falling.value(-z), lambda z: -falling.slope(-z))
+
+
+@dataclass(frozen=True)
+class _Greatest:
+    """The greatest of a window: moments, by what the window has in common, slopes."""
+
+    mean: float
+    second: float
+    smooth: Array
+    slope_second: float
+    slopes_together: float
+
+
+@cache
+def _outer() -> tuple[Array, Array]:
+    """Return nodes and weights for N(0, 1)."""
+    nodes = np.linspace(-6.0, 6.0, _NODES)
+    weights = np.exp(-(nodes**2) / 2)
+    return nodes, weights / weights.sum()
+
+
+def _greatest(
+    function: Function | None,
+    mean: float,
+    variance: float,
+    common: float,
+    count: float,
+) -> _Greatest:
+    steps, weights = _order_statistic(count)
+    nodes, mass = _outer()
+    inner = math.sqrt(max(variance - common, 0.0)) * steps
+    outer = math.sqrt(common) * nodes
+    z = mean + outer[:, None] + inner[None, :]
+    values, slopes = z, np.ones(z.shape)
+    if function is not None:
+        values = np.asarray(function.value(z.ravel()), np.float64).reshape(z.shape)
+        slopes = np.asarray(function.slope(z.ravel()), np.float64).reshape(z.shape)
+    smooth = values @ weights
+    return _Greatest(
+        float(mass @ smooth),
+        float(mass @ (values**2 @ weights)),
+        smooth,
+        float(mass @ (slopes**2 @ weights)),
+        float(mass @ (slopes @ weights) ** 2),
+    )
+
+
+def _filled(base: Signal, windows: dict[int, Window]) -> tuple[float, dict[int, Array]]:
+    """Return the share of positions that are not padding, and windows' sizes inside."""
+    filled, counts = 1.0, {}
+    for axis, window in windows.items():
+        counts[axis] = np.array([float(window.size)])
+        if window.length is None:
+            continue
+        index, valid = window.taps_inside()
+        profile = base.profile.get(axis)
+        if profile is not None and len(profile) == window.length:
+            # What was padded with zeros is outside, too.
+            valid = valid & (profile[index] > 0)
+            filled *= float((profile > 0).mean())
+        counts[axis] = np.maximum(valid.sum(axis=1), 1.0)
+    return filled, counts
+
+
+def _edges(
+    counts: Array,
+    number: float,
+    function: Function | None,
+    law: Signal,
+    common: float,
+    second: float,
+) -> Array | None:
+    """Return each output's second moment where windows at an edge hold fewer values.
+
+    Relative to `second`, that of a window of `number` values; None where all hold as
+    many.
+    """
+    if np.ptp(counts) == 0 or not second > 0:
+        return None
+    seconds = {
+        count: _greatest(
+            function, law.mean, law.variance, common, number * count / counts.mean()
+        ).second
+        for count in np.unique(counts)
+    }
+    return np.array([seconds[count] for count in counts]) / second
+
+
+def _pull(windows: dict[int, Window], slope: float, together: float) -> Pull:
+    scale = math.prod(
+        (window.output_length or 1) / window.length
+        if window.length
+        else 1 / window.stride
+        for window in windows.values()
+    )
+
+    def pull(gradient: Gradient) -> Gradient:
+        across = scale**2 * together
+        return replace(
+            gradient.times(scale * slope, across),
+            profile={a: v for a, v in gradient.profile.items() if a not in windows},
+        )
+
+    return pull
+
+
+def _levels(
+    signal: Signal, windows: dict[int, Window], alike: float
+) -> dict[int, Array]:
+    """Return each window's second moment along an uneven axis, that of an even one 1.
+
+    Of positions that are one variable at several levels the highest wins. Where they
+    differ by more than their levels do (`alike` is their correlation), any may win,
+    and the mean level counts.
+    """
+    levels = {}
+    for axis, window in windows.items():
+        profile = signal.profile.get(axis)
+        if profile is None or window.length != len(profile):
+            continue
+        index, valid = window.taps_inside()
+        inside = profile[index] / profile[profile > 0].mean()
+        there = valid & (inside > 0)
+        mean = (inside * there).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+        top = np.where(there, inside, 0.0).max(axis=1)
+        apart = np.sqrt(top) - np.sqrt(mean)
+        differ = math.sqrt(2 * max(0.0, 1 - alike))
+        wins = apart / np.maximum(apart + differ, 1e-12)
+        levels[axis] = mean + wins * (top - mean)
+    return levels
+
+
+def _unpadded(signal: Signal, filled: float) -> Signal:
+    """Return what is not padding, of which there is a share `filled`, made even."""
+    uneven = signal.unevenness or 1.0
+    inside = signal.pairs / filled
+    inside[:, 1] /= uneven
+    return replace(
+        signal,
+        mean=signal.mean / math.sqrt(uneven * filled),
+        pairs=inside,
+        near={axis: values / filled for axis, values in signal.near.items()},
+        profile={},
+    )
+
+
+def _window_covariance(signal: Signal, windows: dict[int, Window]) -> float:
+    """Return the mean covariance of two positions of a window."""
+    far = float(signal.pairs[0, 1, 0]) - signal.mean**2
+    spread = signal.variance - far
+    if not any(axis in signal.near for axis in windows) or spread <= 0:
+        return far
+    together = number = 1.0
+    for axis, window in windows.items():
+        size = window.size
+        own = signal.near.get(axis, np.zeros(0))[: size - 1] - signal.mean**2 - far
+        decay = own / spread
+        gaps = size - np.arange(1, len(own) + 1)
+        together *= size + 2 * float(gaps @ decay)
+        number *= size**2
+    same = math.prod(window.size for window in windows.values())
+    return far + spread * (together - same) / max(number - same, 1)
+
+
+@lru_cache(maxsize=256)
+def _order_statistic(count: float) -> tuple[Array, Array]:
+    """Return nodes and weights of the greatest of `count` N(0, 1) values."""
+    edges = np.linspace(-9.0, 9.0, _STEPS)
+    inside = np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in edges]) ** count
+    weights = np.diff(inside)
+    nodes = (edges[:-1] + edges[1:]) / 2
+    keep = weights > 1e-15
+    return nodes[keep], weights[keep] / weights[keep].sum()

@@ -1,0 +1,177 @@
+"""The arguments of a call as rules read them: signals, numbers, arrays, axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras.layers import Layer
+from numpy.typing import NDArray
+
+from keras_initlab.propagation.algebra import sampling
+from keras_initlab.propagation.context import Arguments, RuleContext, UnknownLayer
+from keras_initlab.propagation.signal import Array, Signal
+
+
+def signals_in(arguments: Arguments) -> list[Signal]:
+    """Return the signals among the arguments of a call, each once."""
+    flat = keras.tree.flatten(arguments)
+    return list(dict.fromkeys(x for x in flat if isinstance(x, Signal)))
+
+
+def beside_signals(arguments: Arguments) -> list[Any]:
+    """Return what stands among the arguments of a call beside signals."""
+    return [x for x in keras.tree.flatten(arguments) if not isinstance(x, Signal)]
+
+
+def array_of(value: Any) -> NDArray[Any]:
+    """Return a number, array, tensor or variable as a NumPy array."""
+    if isinstance(value, keras.Variable):
+        value = value.value
+    is_tensor = keras.ops.is_tensor(value)
+    return np.asarray(keras.ops.convert_to_numpy(value) if is_tensor else value)
+
+
+def constant(values: Any, like: Signal) -> Signal:
+    """Return the signal of a given array, which each input of a batch meets alike.
+
+    Args:
+        values: an array that broadcasts to the shape of `like`, behind its batch axis.
+        like: a signal; sizes and units are as its own.
+
+    Raises:
+        ValueError: the array differs from one input of the batch to the next.
+    """
+    given = np.asarray(array_of(values), np.float64)
+    rank = len(like.shape)
+    if given.ndim == rank and rank:
+        if given.shape[0] != 1:
+            raise ValueError(f"a constant for each input, of shape {given.shape}")
+        given = given[0]
+    if given.ndim >= max(rank, 1):
+        raise ValueError(f"a constant of shape {given.shape} beside {like.shape}")
+    given = given.reshape((1,) * (rank - 1 - given.ndim) + given.shape)
+    # Stretched to the sizes that are known, so that pairs count as they will.
+    target = [
+        (size or 1) if own == 1 else own
+        for own, size in zip(given.shape, like.shape[1:], strict=True)
+    ]
+    full = np.broadcast_to(given, target)
+    # Two inputs of a batch see one and the same.
+    signal = sampling.signal_of(np.stack([full, full]), (None, *target), like)
+    signal.pairs[..., 1] = signal.pairs[..., 0]
+    return signal.evolve(profile=_profile(full), measured=False)
+
+
+def _profile(full: Array) -> dict[int, Array]:
+    # A profile says of the mean, too, that it varies: as a mask's, not as a code's.
+    if full.size and full.min() < 0 < full.max():
+        return {}
+    squares = full**2
+    level = float(squares.mean()) if squares.size else 0.0
+    profile = {}
+    for axis in range(squares.ndim):
+        values = squares.mean(axis=tuple(a for a in range(squares.ndim) if a != axis))
+        if level > 0 and np.ptp(values) > 1e-6 * level:
+            profile[axis + 1] = values / level
+    return profile
+
+
+def with_constants(
+    inputs: tuple[Signal, ...], arguments: Arguments
+) -> tuple[tuple[Signal, ...], Arguments]:
+    """Return a layer's inputs with the arrays that stand in a row with signals.
+
+    `Add()([x, table])`: a rule is given the table as a signal, like all that is added.
+    """
+    args, kwargs = arguments
+    row = args[0] if args else None
+    if not isinstance(row, list | tuple) or not any(isinstance(x, Signal) for x in row):
+        return inputs, arguments
+    if all(isinstance(x, Signal) or not hasattr(x, "shape") for x in row):
+        return inputs, arguments
+    like = max((s for s in row if isinstance(s, Signal)), key=lambda s: len(s.shape))
+    lifted = [
+        x if isinstance(x, Signal) or x is None else constant(x, like) for x in row
+    ]
+    rest = keras.tree.flatten((args[1:], kwargs))
+    signals = [x for x in (*lifted, *rest) if isinstance(x, Signal)]
+    return tuple(signals), ((lifted, *args[1:]), kwargs)
+
+
+Operand = Signal | float | NDArray[Any]
+
+
+def named(context: RuleContext, *names: str) -> list[Any]:
+    """Return the arguments of a call in the order of `names`, None for missing ones."""
+    args, kwargs = context.arguments
+    return [
+        args[place] if place < len(args) else kwargs.get(name)
+        for place, name in enumerate(names)
+    ]
+
+
+def operands(context: RuleContext, *names: str) -> list[Operand]:
+    """Return the arguments of a call in the order of `names`: signals, numbers, arrays.
+
+    Raises:
+        UnknownLayer: an array meets each input of the batch with other values.
+    """
+    values = named(context, *names)
+    rank = max(len(value.shape) for value in values if isinstance(value, Signal))
+    return [_operand(value, rank) for value in values]
+
+
+def _operand(value: Any, rank: int) -> Operand:
+    if isinstance(value, Signal):
+        return value
+    array = array_of(value)
+    if array.dtype.kind not in "biuf":  # bfloat16 has a kind of its own
+        array = array.astype(np.float64)
+    if array.size == 1 and array.ndim <= rank:
+        return float(array.reshape(-1)[0])
+    if array.ndim > rank or (array.ndim == rank and array.shape[0] != 1):
+        raise UnknownLayer(f"a constant of shape {array.shape}")
+    return array
+
+
+def pair(context: RuleContext) -> tuple[Operand, Operand]:
+    """Return both arguments of an operation on two."""
+    x1, x2 = operands(context, "x1", "x2")
+    return x1, x2
+
+
+def lifted(values: Sequence[Operand]) -> list[Signal]:
+    """Return all as signals: numbers and arrays as constant ones."""
+    like = max((v for v in values if isinstance(v, Signal)), key=lambda v: len(v.shape))
+    return [v if isinstance(v, Signal) else constant(v, like) for v in values]
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """Return an axis counted from the front.
+
+    Raises:
+        UnknownLayer: it is the batch's.
+    """
+    axis = axis + rank if axis < 0 else axis
+    if axis == 0:
+        raise UnknownLayer("an operation on the batch axis")
+    return axis
+
+
+def axes_of(axes: Any, rank: int) -> tuple[int, ...]:
+    """Return axes counted from the front; None stands for all, the batch's too."""
+    if axes is None:
+        raise UnknownLayer("an operation on all axes")
+    several = axes if isinstance(axes, list | tuple) else [axes]
+    return tuple(axis_of(int(axis), rank) for axis in several)
+
+
+def spatial_axes(layer: Layer, x: Signal) -> tuple[tuple[int, ...], int]:
+    """Return the axes of the positions, and that of the channels."""
+    rank = len(x.shape)
+    if getattr(layer, "data_format", None) == "channels_first":
+        return tuple(range(2, rank)), 1
+    return tuple(range(1, rank - 1)), rank - 1

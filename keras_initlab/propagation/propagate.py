@@ -1,0 +1,268 @@
+"""propagate: every layer's moments, forward and backward, without data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initlab.model import graph
+from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.model.layers import is_closed
+from keras_initlab.propagation.algebra.gradients import gradients
+from keras_initlab.propagation.index import ModelIndex
+from keras_initlab.propagation.signal import Gradient, Signal
+from keras_initlab.propagation.walk import (
+    Propagation,
+    Record,
+    stats_keys,
+)
+from keras_initlab.stats import LayerStats
+
+Moment = float | Mapping[str, float] | Sequence[float]
+
+
+def propagate(
+    model: keras.Model,
+    mean: Moment = 0.0,
+    variance: Moment = 1.0,
+    training: bool = True,
+    *,
+    from_weights: bool = False,
+) -> list[LayerStats]:
+    """Predict the signal at every layer, and the gradient that comes back: no data.
+
+    The moments of the inputs are followed through the model's graph: nested models,
+    shared layers, bare `keras.ops`, several inputs and outputs. Weights count as their
+    layers' initializers draw them, on average over draws and for layers that are not
+    narrow. Backward, each output starts with a gradient of second moment 1 for each
+    input; gradients of several paths are taken for independent.
+
+    Inputs are taken for independent in all their elements: between neighbours, too.
+    Inputs of an `Embedding` are tokens, all equally likely. A subclassed model or
+    layer that holds other layers is opened by running its `call` on symbols. A layer
+    without a rule is run on a Gaussian sample of the predicted moments: its figures,
+    and they alone, have `source="measured"`.
+
+    Args:
+        model: a built model.
+        mean, variance: of the inputs: a number for all, a sequence, or a dict by the
+            inputs' names.
+        training: whether dropout drops and batches are normalised by their own
+            statistics.
+        from_weights: take the moments of the weights' values as they are now.
+
+    Returns:
+        A `LayerStats` for each call of a layer, in the order of the calls: shape,
+        mean, variance, second_moment, batch_variance, input_cosine,
+        gradient_second_moment at the output, weight and weight_gradient_second_moment
+        (of the layer's kernel, for one input). What no rule knows is None.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: a model that is not built or whose input shapes are unknown,
+            moments that are not finite or a negative variance, a rule that fails (the
+            message names the layer). The model is never changed.
+
+    >>> model = keras.Sequential([keras.Input((100,)),
+    ...     keras.layers.Dense(100, "relu", kernel_initializer="he_normal"),
+    ...     keras.layers.Dense(100, "relu", kernel_initializer="he_normal")])
+    >>> [round(one.second_moment, 6) for one in propagate(model)]
+    [1.0, 1.0]
+
+    Source: Poole et al. 2016; Schoenholz et al. 2017; Bingham & Miikkulainen 2023
+    for the idea of following an arbitrary graph.
+    """
+    run = run_forward(model, mean, variance, training, from_weights=from_weights)
+    return run.stats
+
+
+class Forward:
+    """A prediction that has run: its records, its stats, what it had to assume."""
+
+    def __init__(self, propagation: Propagation, outputs: list[Signal]) -> None:
+        self.propagation = propagation
+        self.outputs = outputs
+
+    @property
+    def measured(self) -> list[LayerStats]:
+        """What was measured on a sample, for want of a rule."""
+        return [stat for stat in self.stats if stat.source == "measured"]
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why composite layers were measured as a whole, a sentence for each."""
+        return [
+            f"{path} is measured as a whole: {reason}"
+            for path, reason in self.propagation.refusals.items()
+        ]
+
+    @property
+    def stats(self) -> list[LayerStats]:
+        """A `LayerStats` for each layer call, with the gradients."""
+        at_signals = gradients(self.outputs, Gradient(1.0))
+        records = self.propagation.records
+        return [
+            _stats(record, key, at_signals)
+            for record, key in zip(records, stats_keys(records), strict=True)
+        ]
+
+
+def run_forward(
+    model: Any,
+    mean: Moment | None = 0.0,
+    variance: Moment | None = 1.0,
+    training: bool = True,
+    *,
+    from_weights: bool = False,
+    designer: Any = None,
+    input_scale: float = 1.0,
+    known: ModelIndex | None = None,
+) -> Forward:
+    """Check the arguments and run the prediction; see `propagate`.
+
+    Without mean and variance, what is behind each input's Normalization and Rescaling
+    has mean 0 and variance 1. `input_scale` multiplies the inputs' second moments;
+    `known` is what an earlier prediction of the model found.
+    """
+    shapes = _input_shapes(model)
+    standard = frozenset[int]()
+    if mean is None and variance is None and graph.has_graph(model):
+        standard = graph.standardised(graph.graph_of(model))
+    mean = 0.0 if mean is None else mean
+    variance = 1.0 if variance is None else variance
+    means = _per_input("mean", mean, shapes, minimum=-math.inf)
+    variances = _per_input("variance", variance, shapes, minimum=0.0)
+    inputs = [
+        Signal.independent(shape, math.sqrt(input_scale) * m, input_scale * v)
+        for (_, shape), m, v in zip(shapes, means, variances, strict=True)
+    ]
+    propagation = Propagation(
+        model,
+        bool(training),
+        from_values=from_weights,
+        designer=designer,
+        standard=standard,
+        standard_variance=input_scale,
+        known=known,
+    )
+    with np.errstate(all="ignore"):
+        outputs = propagation.run(inputs)
+    return Forward(propagation, outputs)
+
+
+def _input_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
+    """Return the name and shape of each of the model's inputs."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be a Keras model (Sequential, functional or subclassed). "
+            f"Received: {model!r} of type {type(model).__name__}. "
+            "Wrap a layer as keras.Sequential([keras.Input(shape), layer])."
+        )
+    if not model.built:
+        raise ValueError(
+            "`model` must be built, so that its layers have shapes. Received: "
+            f"{type(model).__name__} {model.name!r}, not built. Call it on a batch, or "
+            "model.build(input_shape), first."
+        )
+    if graph.has_graph(model):
+        return [(symbol.name, tuple(symbol.shape)) for symbol in model.inputs]
+    shapes = graph.built_shapes(model)
+    if not shapes:
+        raise ValueError(
+            "The shapes of the model's inputs must be known. Received: "
+            f"{type(model).__name__} {model.name!r}, which was built without any. Call "
+            "model.build(input_shape) with the shape of a batch."
+        )
+    return shapes
+
+
+def _per_input(
+    name: str, value: Any, shapes: list[tuple[str, Any]], minimum: float
+) -> list[float]:
+    """Return a checked number for each input."""
+    names = [number for number, _ in shapes]
+    if isinstance(value, Mapping):
+        unknown = sorted(set(value) - set(names))
+        if unknown or set(names) - set(value):
+            raise ValueError(
+                f"`{name}` as a dict must have a number for each of the model's "
+                f"inputs, {', '.join(map(repr, names))}. Received: {dict(value)!r}."
+            )
+        values = [value[number] for number in names]
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        values = list(value)
+        if len(values) != len(names):
+            raise ValueError(
+                f"`{name}` as a sequence must have one number for each of the model's "
+                f"{len(names)} inputs. Received: {value!r}."
+            )
+    else:
+        values = [value] * len(names)
+    for number in values:
+        if isinstance(number, bool) or not isinstance(number, int | float | np.number):
+            raise TypeError(
+                f"`{name}` must be a number, or one for each input. Received: "
+                f"{number!r} of type {type(number).__name__}."
+            )
+        if not math.isfinite(number) or number < minimum:
+            expected = "finite" if minimum else "finite and not negative"
+            raise ValueError(
+                f"`{name}` must be {expected}. Received: {name}={number}. Give the "
+                "moments of the data as the model's input gets it."
+            )
+    return [float(number) for number in values]
+
+
+def _stats(record: Record, key: str, at_signals: dict[int, Gradient]) -> LayerStats:
+    signal = record.signal
+    assert signal is not None
+    gradient = at_signals.get(signal.serial)
+    weight, weight_gradient = _weight_of(record, at_signals)
+    return LayerStats(
+        key,
+        weight=weight,
+        shape=signal.shape,
+        mean=signal.mean,
+        variance=signal.variance,
+        second_moment=signal.second,
+        batch_variance=signal.batch_variance,
+        input_cosine=signal.cosine,
+        gradient_second_moment=None if gradient is None else gradient.second,
+        weight_gradient_second_moment=weight_gradient,
+        source="measured" if record.measured else "predicted",
+    )
+
+
+_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "embeddings")
+
+
+def _weight_of(
+    record: Record, at_signals: dict[int, Gradient]
+) -> tuple[str | None, float | None]:
+    """Return the layer's kernel by name, and its gradient's second moment."""
+    closed = is_closed(record.layer)
+    held = record.layer.weights if closed else own_variables(record.layer)
+    held = [variable for variable in held if variable.trainable]
+    if not held:
+        return None, None
+    main = next((v for name in _KERNELS for v in held if v.name == name), held[0])
+    name, pending, seen = main.name, [record.signal], set()
+    while pending:
+        signal = pending.pop()
+        if signal is None or signal.serial in seen:
+            continue
+        seen.add(signal.serial)
+        for layer, weight, rule in signal.edges.weights:
+            own = (
+                variable for variable in own_variables(layer) if variable.name == weight
+            )
+            if next(own, None) is main:
+                gradient = at_signals.get(signal.serial)
+                return name, None if gradient is None else rule(gradient)
+        if len(seen) < 12 and (closed or not signal.edges.weights):
+            pending.extend(parent for parent, _ in signal.edges.parents)
+    return name, None

@@ -1,0 +1,376 @@
+"""The walk: signals through a model's graph, call by call.
+
+`Propagation` walks and calls rules, which see it as their `RuleContext`. It leaves the
+rest to others: weights and their choice to `WeightBook`, what no rule predicts to
+`Sampler`, equal calls to `Repeats`, the flat graph to `FlatGraph`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import keras
+from keras import Operation
+from keras.layers import Layer
+
+from keras_initlab.model import graph
+from keras_initlab.model.layers import call_keys
+from keras_initlab.propagation.algebra.elementwise import apply
+from keras_initlab.propagation.algebra.random_linear import RandomKernel
+from keras_initlab.propagation.arguments import with_constants
+from keras_initlab.propagation.context import (
+    ActivationLike,
+    Arguments,
+    UnknownLayer,
+)
+from keras_initlab.propagation.dispatch import operation_rule_of, output_moments
+from keras_initlab.propagation.flat_graph import FlatGraph
+from keras_initlab.propagation.index import ModelIndex, index_of
+from keras_initlab.propagation.mirrors import with_mirror
+from keras_initlab.propagation.monte_carlo import AsOperation, Sampler
+from keras_initlab.propagation.repeats import Repeats
+from keras_initlab.propagation.rules.activation import activate
+from keras_initlab.propagation.signal import Shape, Signal, Signals
+from keras_initlab.propagation.weights.book import Designer, WeightBook
+from keras_initlab.propagation.weights.moments import WeightMoments
+
+
+@dataclass(eq=False)
+class Record:
+    """One call of a layer, and the signal that it returned first.
+
+    `measured` says that the layer had no rule, or its activation none.
+    """
+
+    layer: Layer
+    path: str
+    signal: Signal | None
+    measured: bool = False
+
+
+class PropagationError(ValueError):
+    """A layer's signal could not be predicted; the message names the layer."""
+
+
+class Propagation:
+    """One walk of signals through a model; the `RuleContext` of its rules.
+
+    Attributes:
+        model: the model.
+        training: whether dropout and batch statistics count.
+        weights: the weights' moments, and the designer that may choose kernels.
+        records: the layer calls so far.
+        refusals: why composite layers were run on a sample as a whole, and not opened,
+            by their paths.
+        known: the index of the model, for further walks.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        training: bool = True,
+        *,
+        from_values: bool = False,
+        designer: Designer | None = None,
+        standard: frozenset[int] = frozenset(),
+        standard_variance: float = 1.0,
+        known: ModelIndex | None = None,
+    ) -> None:
+        """Prepare a walk.
+
+        Args:
+            model: a built model.
+            training: see above.
+            from_values: whether the weights' values count, not their initializers.
+            designer: chooses kernels' moments anew; None leaves them.
+            standard: ids of layers whose output is taken to have mean 0 and the
+                variance `standard_variance`.
+            standard_variance: that variance.
+            known: what an earlier walk through the model has read of it.
+        """
+        self.model = model
+        self.training = training
+        self.known = known or index_of(model)
+        self.weights = WeightBook(
+            self.known, from_values=from_values, designer=designer
+        )
+        self.records: list[Record] = []
+        self.refusals: dict[str, str] = {}
+        self._standard = standard
+        self._standard_variance = standard_variance
+        self._flat = FlatGraph()
+        self._repeats = Repeats(self.known.kinds)
+        self._sampler = Sampler(training)
+        self._recording = True
+        self._arguments: list[Arguments] = []
+        self._open: list[Record] = []
+        self._walked: set[int] = set()
+
+    def run(self, inputs: list[Signal]) -> list[Signal]:
+        """Return the signals at the model's outputs, its inputs' being given."""
+        numbers = self._flat.fresh(len(inputs))
+        with self._flat.reading(numbers):
+            if self.known.graph is not None:
+                outputs: Signals = tuple(self._walk(self.known.graph, inputs, ""))
+            else:
+                arguments = graph.built_arguments(self.model, inputs)
+                outputs = self._call(self.model, tuple(inputs), arguments)
+        self._flat.end(numbers)
+        return list(keras.tree.flatten(outputs))
+
+    @property
+    def flat_graph(self) -> graph.Graph:
+        """The flat graph of the calls, from the model's inputs to its outputs."""
+        return self._flat.graph
+
+    @property
+    def kernel_outputs(self) -> dict[tuple[int, str], list[float]]:
+        """The second moments that kernels made, by id of the layer and weight."""
+        return self.weights.kernel_outputs
+
+    # What rules ask for; see `RuleContext`.
+
+    @property
+    def from_values(self) -> bool:
+        """Whether weights count as they are now."""
+        return self.weights.from_values
+
+    @property
+    def arguments(self) -> Arguments:
+        """Positional and named arguments of the call, with signals for tensors."""
+        return self._arguments[-1]
+
+    def weight(self, layer: Layer, weight: str) -> WeightMoments:
+        """Return the moments of a weight of `layer`."""
+        return self.weights.weight(layer, weight)
+
+    def optional_weight(self, layer: Layer, weight: str) -> WeightMoments | None:
+        """Return the moments of a weight that `layer` may go without."""
+        return self.weights.optional_weight(layer, weight)
+
+    def structure(self, layer: Layer, weight: str, x: Signal) -> WeightMoments:
+        """Return a kernel's moments as far as its scale does not matter."""
+        return self.weights.structure(layer, weight, x)
+
+    def kernel(self, layer: Layer, weight: str) -> RandomKernel:
+        """Return a kernel whose moments are chosen when its input is known."""
+        return self.weights.kernel(layer, weight)
+
+    def call(self, layer: Layer, *inputs: Signal) -> Signal:
+        """Return the (first) output of an inner layer."""
+        return self.outputs(layer, *inputs)[0]
+
+    def outputs(self, layer: Layer, *inputs: Signal) -> tuple[Signal, ...]:
+        """Return all outputs of an inner layer."""
+        with self._flat.reading(self._flat.fresh(len(inputs))):
+            outputs = self._call(layer, inputs, (inputs, {}))
+        return tuple(keras.tree.flatten(outputs))
+
+    def activate(self, x: Signal, activation: ActivationLike) -> Signal:
+        """Return the signal behind a layer's activation, measured if it is unknown."""
+        try:
+            output = with_mirror(None, (x,), activate(x, activation), self)
+        except UnknownLayer:
+            operation = AsOperation(keras.activations.get(activation))
+            output = self._sampler.measure(operation, (x,), ((x,), {}))
+            if self._open:
+                self._open[-1].measured = True
+        assert isinstance(output, Signal)
+        return output
+
+    def note(self, layer: Layer, output: Signal) -> None:
+        """Record a call of an inner layer, whose output a rule has found itself."""
+        self._record(Record(layer, self.known.path(layer), output))
+
+    def origin(self, x: Signal) -> Signal:
+        """Return the signal whose values, moved or rescaled, `x` has."""
+        return self._sampler.origin(x)
+
+    @contextmanager
+    def scope(
+        self,
+        *,
+        record: bool = True,
+        design: bool = True,
+        fixed: Mapping[tuple[Layer, str], WeightMoments] | None = None,
+    ) -> Iterator[None]:
+        """Change what inner calls do while the scope is open."""
+        recording = self._recording
+        self._recording = recording and record
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(
+                    self.weights.scope(design=design, fixed=fixed or {})
+                )
+                if not design:
+                    stack.enter_context(self._flat.forgotten())
+                yield
+        finally:
+            self._recording = recording
+
+    # The walk.
+
+    def _walk(
+        self, walked: graph.Graph, inputs: list[Signal], prefix: str
+    ) -> list[Signal]:
+        signals = dict(zip(walked.inputs, inputs, strict=True))
+        numbers = dict(zip(walked.inputs, self._flat.read, strict=True))
+        for call in walked.calls:
+            read = tuple(signals[number] for number in call.inputs)
+            symbols = call.node.input_tensors
+            by_symbol = {id(s): x for s, x in zip(symbols, read, strict=True)}
+            arguments = call.node.arguments.fill_in(by_symbol)
+            self._sampler.note_dtypes(symbols, read)
+            with self._flat.reading(tuple(numbers[number] for number in call.inputs)):
+                self._flat.opened = None
+                outputs = self._step(call, read, arguments, prefix)
+                numbers_made = self._flat.outputs_of(call)
+            flat = keras.tree.flatten(outputs)
+            signals.update(zip(call.outputs, flat, strict=False))
+            numbers.update(zip(call.outputs, numbers_made, strict=True))
+            self._sampler.remember(call.operation, arguments, read, flat)
+        self._flat.opened = tuple(numbers[number] for number in walked.outputs)
+        return [signals[number] for number in walked.outputs]
+
+    def _step(
+        self,
+        call: graph.Call,
+        inputs: tuple[Signal, ...],
+        arguments: Arguments,
+        prefix: str,
+    ) -> Signals:
+        """Return the outputs of one call of a graph."""
+        shapes = [tuple(symbol.shape) for symbol in call.node.outputs]
+        if not call.is_layer:
+            return self._operate(call, inputs, arguments, shapes)
+        path = f"{prefix}/{call.path}" if prefix else call.path
+        self.known.paths.setdefault(id(call.operation), path)
+        return self._call(call.operation, inputs, arguments, shapes)
+
+    def _call(
+        self,
+        layer: Layer,
+        inputs: tuple[Signal, ...],
+        arguments: Arguments,
+        shapes: list[Shape] | None = None,
+    ) -> Signals:
+        """Return the outputs of a layer, and record the call."""
+        record = Record(layer, self.known.path(layer), None)
+        inputs, arguments = with_constants(inputs, arguments)
+        self._arguments.append(arguments)
+        self._open.append(record)
+        try:
+            key = self._repeats.key(layer, inputs, arguments)
+            outputs = self._repeats.get(key)
+            if outputs is None:
+                outputs = self._predict(layer, inputs, arguments, record.path, shapes)
+        except PropagationError:
+            raise
+        except Exception as error:
+            raise self._failure(layer, record.path, error) from error
+        finally:
+            self._arguments.pop()
+            self._open.pop()
+        self._repeats.put(key, outputs)
+        flat = keras.tree.flatten(outputs)
+        record.signal = flat[0]
+        record.measured = self._sampler.is_measured(flat, also=record.measured)
+        # A model that is walked into is itself no layer call of its own.
+        if not (isinstance(layer, keras.Model) and id(layer) in self._walked):
+            self._record(record)
+        return outputs
+
+    def _record(self, record: Record) -> None:
+        if self._recording:
+            self.records.append(record)
+
+    def _predict(
+        self,
+        layer: Layer,
+        inputs: tuple[Signal, ...],
+        arguments: Arguments,
+        path: str,
+        shapes: list[Shape] | None,
+    ) -> Signals:
+        """Return a layer's outputs: by its rule, by walking into it, or measured."""
+        if id(layer) in self._standard:
+            return Signal.independent(inputs[0].shape, 0.0, self._standard_variance)
+        try:
+            outputs = output_moments(layer, *inputs, context=self)
+            outputs = with_mirror(layer, inputs, outputs, self)
+            self._flat.opened = None  # what a rule opened is inside this call
+            return outputs
+        except UnknownLayer:
+            pass
+        try:
+            inner = graph.opened(layer, arguments, self.training)
+        except graph.NoGraph as refusal:
+            self.refusals[path] = str(refusal)
+            inner = None
+        if inner is not None:
+            self._walked.add(id(layer))
+            return tuple(self._walk(inner, list(inputs), path))
+        return self._sampler.measure(layer, inputs, arguments, shapes)
+
+    def _operate(
+        self,
+        call: graph.Call,
+        inputs: tuple[Signal, ...],
+        arguments: Arguments,
+        shapes: list[Shape],
+    ) -> Signals:
+        """Return the outputs of a bare operation."""
+        self._arguments.append(arguments)
+        try:
+            try:
+                return self._by_rule(call, inputs, shapes)
+            except UnknownLayer:
+                return self._sampler.measure(call.operation, inputs, arguments, shapes)
+        except Exception as error:
+            raise PropagationError(
+                f"The signal through the operation {call.path!r} "
+                f"({type(call.operation).__name__}) could not be predicted. Received: "
+                f"{type(error).__name__}: {error}. Put the operation into a layer, and "
+                "give that a rule; see keras_initlab.propagation.output_moments."
+            ) from error
+        finally:
+            self._arguments.pop()
+
+    def _by_rule(
+        self, call: graph.Call, inputs: tuple[Signal, ...], shapes: list[Shape]
+    ) -> Signals:
+        """Return what a bare operation makes, by its rule or as a function φ(x).
+
+        Raises:
+            UnknownLayer: it has no rule, and is no function of one tensor.
+        """
+        operation: Operation | None = call.operation
+        try:
+            rule = operation_rule_of(operation)
+        except UnknownLayer:
+            if [x.shape for x in inputs] != shapes:
+                raise
+            try:
+                outputs: Signals = apply(inputs[0], graph.as_function(call))
+            except (TypeError, ValueError):
+                raise UnknownLayer(call.path) from None
+            return with_mirror(None, inputs, outputs, self)
+        outputs = rule(operation, *inputs, context=self)
+        return with_mirror(operation, inputs, outputs, self)
+
+    def _failure(self, layer: Layer, path: str, error: Exception) -> PropagationError:
+        refusal = self.refusals.get(path)
+        why = f" It was run as a whole: {refusal}." if refusal else ""
+        return PropagationError(
+            f"The signal through layer {path!r} ({type(layer).__name__}) could not "
+            f"be predicted. Received: {type(error).__name__}: {error}.{why} If the "
+            "rule is your own, mend it; see "
+            "keras_initlab.propagation.output_moments."
+        )
+
+
+def stats_keys(records: list[Record]) -> list[str]:
+    """Return the key of each record, calls of a shared layer numbered."""
+    return call_keys([record.path for record in records])

@@ -1,0 +1,89 @@
+"""The moments of a weight's values as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras.layers import Layer
+from numpy.typing import NDArray
+
+from keras_initlab.model import fans
+from keras_initlab.propagation.weights.moments import WeightMoments
+
+# Entries that are widened to float64 at a time: half a megabyte stays in cache.
+_PIECE = 2**16
+
+
+def current_moments(
+    values: Any, layer: Layer | None = None, weight: str | None = None
+) -> WeightMoments:
+    """Return the moments of a weight's values as they are now.
+
+    Accurate as in float64 whatever the dtype, so that a constant has variance 0 and
+    values far from 0 keep theirs. NaN where a value is not finite.
+
+    Args:
+        values: a Keras variable, a tensor or an array.
+        layer: the layer that holds it and `weight` its name there, which tell the axes
+            of a receptive field; without them as in `kernel_fans`.
+
+    >>> current_moments([[1.0, 3.0], [1.0, 3.0]])
+    WeightMoments(mean=2.0, second_moment=5.0, centred=False, sampled=False)
+
+    Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance",
+    equation 1.5, for the merging of pieces.
+    """
+    array = np.asarray(keras.ops.convert_to_numpy(values))
+    if not array.size:
+        return WeightMoments(0.0, 0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        counts, means, squares = np.array(list(_pieces(array.reshape(-1)))).T
+        mean = counts @ means / array.size
+        spread = squares.sum() + counts @ (means - mean) ** 2
+        second_moment = mean**2 + spread / array.size
+    centred = _is_centred(array, layer, weight)
+    paired = _is_paired(array, layer, weight)
+    return WeightMoments(float(mean), float(second_moment), centred, paired=paired)
+
+
+def _pieces(flat: NDArray[Any]) -> Iterator[tuple[int, float, float]]:
+    """Yield each piece's size, mean and sum of squared deviations from it."""
+    for at in range(0, flat.size, _PIECE):
+        piece = flat[at : at + _PIECE].astype(np.float64)
+        mean = piece.mean()
+        piece -= mean
+        yield piece.size, float(mean), float(piece @ piece)
+
+
+def _is_centred(array: NDArray[Any], layer: Layer | None, weight: str | None) -> bool:
+    if array.ndim < 2:
+        return False
+    field = fans.kernel_layout(layer, weight, array.shape).field
+    if all(array.shape[axis] == 1 for axis in field):
+        return False
+    centre: list[Any] = [slice(None)] * array.ndim
+    for axis in field:
+        # Of an even size the one before the middle, as `initlab>` initializers have it.
+        centre[axis] = (array.shape[axis] - 1) // 2
+    return bool(0 < np.count_nonzero(array[tuple(centre)]) == np.count_nonzero(array))
+
+
+def _is_paired(
+    array: NDArray[Any], layer: Layer | None, weight: str | None
+) -> tuple[bool, bool]:
+    """Say on which sides of a kernel neighbours have opposite signs."""
+    if layer is None or array.ndim < 2:
+        return False, False
+    sides = []
+    for axis in fans.kernel_layout(layer, weight, array.shape).unit_axes:
+        values = None if axis is None else np.moveaxis(array, axis, 0)
+        sides.append(
+            values is not None
+            and len(values) % 2 == 0
+            and bool(np.any(values[0]))
+            and bool((values[0::2] == -values[1::2]).all())
+        )
+    return sides[0], sides[1]
