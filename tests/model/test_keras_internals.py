@@ -124,7 +124,7 @@ def violations(source):
         elif isinstance(node, ast.Attribute):
             whole = ast.unparse(node)
             foreign = node.attr not in own
-                if node.attr in names_in_keras() - OF_OTHERS and not is_own(node.value):
+            if node.attr in names_in_keras() - OF_OTHERS and not is_own(node.value):
                 foreign = True
             if (is_private(node.attr) and foreign) or is_internal_module(whole):
                 name = whole
