@@ -348,8 +348,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         warnings.warn(
             "VarianceMonitor has measured nothing in this epoch. A model with a "
             "`train_step` of its own is measured only where it calls its layers there "
-            "(on JAX: through `self.compute_loss_and_updates`, passing on the "
-            "non_trainable_variables that this returns).",
+            "(on JAX: through `self.compute_loss_and_updates`, and not in a loop of "
+            "JAX's).",
             stacklevel=2,
         )
 

@@ -62,7 +62,7 @@ class RuleContext(Protocol):
         """
 
     def kernel(self, layer: Layer, weight: str) -> RandomKernel:
-        """Return a kernel whose scale is chosen when its input is known,"""
+        """Return a kernel whose scale is chosen when its input is known."""
 
     def call(self, layer: Layer, *inputs: Signal) -> Signal:
         """Return the (first) output of an inner layer."""
