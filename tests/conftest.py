@@ -19,7 +19,10 @@ hypothesis.settings.load_profile("repeatable")
 def pytest_collection_modifyitems(items):
     backend = keras.backend.backend()
     for item in items:
-        wanted = {"tensorflow", "jax", "torch"} & {m.name for m in item.iter_markers()}
+        markers = {m.name for m in item.iter_markers()}
+        wanted = {"tensorflow", "jax", "torch"} & markers
+        if "once" in markers:
+            wanted = {"tensorflow"}
         if wanted and backend not in wanted:
             reason = f"for {' and '.join(sorted(wanted))} only"
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -6,6 +6,8 @@ import pytest
 
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("page", ["architecture.md"])
 def test_code_of_a_page_prints_what_it_says(page):

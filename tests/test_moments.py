@@ -15,6 +15,8 @@ from keras_initlab.moments import (
     gaussian_moments,
 )
 
+pytestmark = pytest.mark.once
+
 
 def cdf(x):
     return 0.5 * math.erfc(-x / math.sqrt(2))

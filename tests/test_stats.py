@@ -4,6 +4,8 @@ import pytest
 
 from keras_initlab.stats import LayerStats
 
+pytestmark = pytest.mark.once
+
 
 def test_what_is_not_known_is_none():
     stats = LayerStats("dense", source="measured")

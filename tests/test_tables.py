@@ -2,6 +2,8 @@ import pytest
 
 from keras_initlab.tables import fit, render_table
 
+pytestmark = pytest.mark.once
+
 COLUMNS = [("name", "left"), ("g", "right")]
 
 

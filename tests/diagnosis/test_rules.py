@@ -18,6 +18,8 @@ from tests.diagnosis.byhand import (
     steps,
 )
 
+pytestmark = pytest.mark.once
+
 CODES = {
     *("symmetric-units", "constant-kernel", "shared-draw"),
     *("initializer-mismatch", "wrong-fans"),

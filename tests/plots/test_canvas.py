@@ -8,6 +8,8 @@ from keras_initlab import plots
 from keras_initlab.plots import canvas
 from keras_initlab.stats import LayerStats
 
+pytestmark = pytest.mark.once
+
 KINDS = {
     "variance_heatmap": lambda **more: plots.variance_heatmap(
         {"a": [1.0, 2.0]}, [0, 1], **more

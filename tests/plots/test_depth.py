@@ -7,6 +7,8 @@ import pytest
 from keras_initlab.plots import by_depth
 from keras_initlab.stats import LayerStats
 
+pytestmark = pytest.mark.once
+
 
 def stats(source, variances, gradients=None, names=None):
     names = names or [f"block/dense_{i}" for i in range(len(variances))]

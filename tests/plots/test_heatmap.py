@@ -6,6 +6,8 @@ import pytest
 
 from keras_initlab.plots import variance_heatmap
 
+pytestmark = pytest.mark.once
+
 
 def history(layers, epochs):
     rng = np.random.default_rng(0)

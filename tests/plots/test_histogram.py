@@ -6,6 +6,8 @@ import pytest
 
 from keras_initlab.plots import histograms
 
+pytestmark = pytest.mark.once
+
 RNG = np.random.default_rng(0)
 ODD = {
     "some_nan": np.array([np.nan, *RNG.normal(size=99)]),

@@ -3,6 +3,8 @@ import pytest
 
 from keras_initlab.plots.sample import Sample, edges_for, smallest_size
 
+pytestmark = pytest.mark.once
+
 NORMAL = np.random.default_rng(0).normal(size=2000)
 
 

@@ -7,6 +7,8 @@ from matplotlib.legend import Legend
 
 from keras_initlab.plots import updates
 
+pytestmark = pytest.mark.once
+
 
 def ratios(layers, epochs=4):
     return {f"block/dense_{i}": [10.0 ** -(1 + i)] * epochs for i in range(layers)}

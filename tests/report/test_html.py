@@ -11,6 +11,8 @@ import pytest
 from tests.report import inspections
 from tests.report.inspections import EVIL, NAMES, bare, inspection
 
+pytestmark = pytest.mark.once
+
 CASES = {
     "small": inspections.small,
     "deep": inspections.deep,

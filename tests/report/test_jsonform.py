@@ -13,6 +13,8 @@ from keras_initlab.stats import LayerStats
 from tests.report import inspections
 from tests.report.inspections import dense, finding, inspection
 
+pytestmark = pytest.mark.once
+
 SCHEMA = json.loads(
     (files("keras_initlab.report") / "inspection.schema.json").read_text("utf-8")
 )

@@ -5,6 +5,8 @@ import pytest
 from tests.report import inspections
 from tests.report.inspections import bare, dense, inspection
 
+pytestmark = pytest.mark.once
+
 
 def labels(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]

@@ -8,6 +8,8 @@ from keras_initlab.stats import LayerStats
 from tests.report import inspections
 from tests.report.inspections import NAMES, dense, finding, inspection, small
 
+pytestmark = pytest.mark.once
+
 CASES = {
     "small": inspections.small,
     "deep": inspections.deep,

@@ -9,6 +9,8 @@ from keras import layers as L
 
 from keras_initlab.propagation.algebra.windows import Window, distinct
 
+pytestmark = pytest.mark.once
+
 SLIDING = [
     (length, size, stride, dilation, padding)
     for length, size, stride, dilation in [
