@@ -10,9 +10,7 @@ import keras
 import numpy as np
 
 from keras_initlab import diagnosis
-from keras_initlab.diagnosis import Facts, Finding, InputFacts, KernelFacts
-from keras_initlab.diagnosis.checks.inputs import is_constant
-from keras_initlab.facts import (
+from keras_initlab.anatomy import (
     Anatomy,
     anatomy_of,
     biased_layers,
@@ -20,6 +18,8 @@ from keras_initlab.facts import (
     input_facts,
     kernel_facts,
 )
+from keras_initlab.diagnosis import Facts, Finding, InputFacts, KernelFacts
+from keras_initlab.diagnosis.checks.inputs import is_constant
 from keras_initlab.measurement import measure
 from keras_initlab.report import InspectedLayer, Inspection
 from keras_initlab.schemes.kernels import fans_of

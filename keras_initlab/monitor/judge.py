@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_initlab import diagnosis
+from keras_initlab.anatomy import Anatomy, anatomy_of, kernel_facts
 from keras_initlab.diagnosis import Facts, Finding
 from keras_initlab.diagnosis.checks.updates import SMALL
-from keras_initlab.facts import Anatomy, anatomy_of, kernel_facts
 from keras_initlab.stats import LayerStats
 
 

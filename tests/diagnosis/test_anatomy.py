@@ -8,8 +8,8 @@ import pytest
 from keras import layers
 
 import keras_initlab as il
+from keras_initlab.anatomy import anatomy_of, input_facts, kernel_facts
 from keras_initlab.diagnosis import InputFacts
-from keras_initlab.facts import anatomy_of, input_facts, kernel_facts
 from tests.diagnosis.planted import HeOfShape
 from tests.diagnosis.test_facts import alter, facts, model_of, same_rows, twin, twins
 

@@ -11,7 +11,7 @@ from keras import layers
 
 import keras_initlab as il
 from keras_initlab import activations
-from keras_initlab.facts import anatomy_of, kernel_facts
+from keras_initlab.anatomy import anatomy_of, kernel_facts
 from tests.diagnosis.planted import HeOfShape
 
 

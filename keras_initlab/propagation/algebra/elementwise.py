@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_initlab import activations
-from keras_initlab.activation_functions import Activation
+from keras_initlab.activations.table import Activation
 from keras_initlab.propagation.algebra.concatenation import by_parts
 from keras_initlab.propagation.algebra.hermite import Response, gaussian_grid, response
 from keras_initlab.propagation.signal import Array, Function, Gradient, Pull, Signal

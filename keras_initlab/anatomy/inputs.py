@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_initlab.anatomy.model import Anatomy
 from keras_initlab.diagnosis import InputFacts
-from keras_initlab.facts.model import Anatomy
 
 
 def input_facts(anatomy: Anatomy, x: Any) -> tuple[InputFacts, ...]:

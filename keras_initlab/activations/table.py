@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from keras_initlab.moments import GaussianMoments, gaussian_moments
+from keras_initlab.activations.quadrature import GaussianMoments, gaussian_moments
 
 __all__ = ["NAMED", "Activation", "clipped_relu", "elu", "gelu_tanh", "leaky_relu"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initlab.facts.model import Anatomy
-from keras_initlab.facts.values import values_of
+from keras_initlab.anatomy.model import Anatomy
+from keras_initlab.anatomy.values import values_of
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.layers import is_closed, places
 

@@ -130,7 +130,7 @@ def gaussian_expectation(
             finite, not real or not of the shape of its input.
 
     Example:
-        >>> from keras_initlab.moments import gaussian_expectation
+        >>> from keras_initlab.activations.quadrature import gaussian_expectation
         >>> round(gaussian_expectation(lambda x: x**4), 12)
         3.0
 
@@ -171,7 +171,7 @@ def gaussian_moments(
 
     Example:
         >>> import numpy as np
-        >>> from keras_initlab.moments import gaussian_moments
+        >>> from keras_initlab.activations.quadrature import gaussian_moments
         >>> relu = gaussian_moments(lambda x: np.maximum(x, 0))
         >>> round(relu.second_moment, 12), round(relu.derivative_second_moment, 12)
         (0.5, 0.5)

@@ -12,20 +12,24 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab.activation_functions import (
+from keras_initlab.activations.probe import (
+    in_numpy,
+    is_elementwise,
+    recognise,
+    recognise_rows,
+)
+from keras_initlab.activations.quadrature import (
+    GaussianMoments,
+    check_law,
+    gaussian_moments,
+)
+from keras_initlab.activations.table import (
     NAMED,
     Activation,
     clipped_relu,
     elu,
     leaky_relu,
 )
-from keras_initlab.activation_probe import (
-    in_numpy,
-    is_elementwise,
-    recognise,
-    recognise_rows,
-)
-from keras_initlab.moments import GaussianMoments, check_law, gaussian_moments
 
 Array = NDArray[np.float64]
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_initlab import activations
+from keras_initlab.anatomy.model import ATTENTION, Anatomy, Readers
 from keras_initlab.diagnosis import KernelFacts
-from keras_initlab.facts.model import ATTENTION, Anatomy, Readers
 from keras_initlab.initializers import Auto, Mirrored, Scaled
 from keras_initlab.model import fans
 from keras_initlab.model.keras_internals import own_variables

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_initlab.activation_functions import (
+from keras_initlab.activations.table import (
     NAMED,
     Activation,
     gelu_tanh,

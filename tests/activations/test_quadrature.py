@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_initlab.moments import (
+from keras_initlab.activations.quadrature import (
     GaussianMoments,
     gaussian_expectation,
     gaussian_moments,

@@ -1,0 +1,18 @@
+"""What an activation does to a Gaussian signal: gain, chi, mean, odd part.
+
+- `properties`: of any activation, by closed form where known, else by quadrature;
+- `table`: the activations that have closed forms;
+- `probe`: which of them a callable is, by its values;
+- `quadrature`: moments under a Gaussian law.
+"""
+
+from keras_initlab.activations.properties import (
+    Activation,
+    chi,
+    gain,
+    moments,
+    odd_part,
+    resolve,
+)
+
+__all__ = ["Activation", "chi", "gain", "moments", "odd_part", "resolve"]
