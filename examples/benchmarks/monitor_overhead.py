@@ -101,8 +101,8 @@ WORKLOADS = {
     "transformer": Workload(transformer, (32, 64), 32, 50),
 }
 
-# Of epochs; those of the CNN are long.
-ROUNDS = {"MLP": 11, "CNN": 5, "transformer": 7}
+# Of epochs.
+ROUNDS = {"MLP": 9, "CNN": 7, "transformer": 7}
 
 
 class SubModel(keras.callbacks.Callback):  # type: ignore[misc]
@@ -335,7 +335,7 @@ def run_compile(quick: bool, names: Sequence[str]) -> dict[str, Any]:
         workload = WORKLOADS[name]
         x, y = data_of(workload, 2)
         seconds: dict[str, list[float]] = {variant: [] for variant in chosen}
-        for _ in range(1 if quick else 7):
+        for _ in range(1 if quick else 5):
             for variant, (every, settings, steps) in chosen.items():
                 own = []
                 if every is not None:
