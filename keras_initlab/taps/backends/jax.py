@@ -189,6 +189,7 @@ class _Taps:
         self.weights: Sequence[Any] = ()
         self._tensors: dict[int, Any] = {}
         self._gradients: dict[int, Any] = {}
+        self._differentiated: set[int] = set()
         self._within = self._trace()
         self._calls = itertools.count()
 
@@ -200,15 +201,19 @@ class _Taps:
 
         def forth(index: int, tensor: Any, weight: Any) -> tuple[Any, None]:
             if self._trace() == self._within:
-                self._tensors[index] = tensor
-            return tensor, None
+                self._tensors[index] = tensor.value
+            if tensor.perturbed:
+                self._differentiated.add(index)
+            return tensor.value, None
 
         def back(index: int, _: None, gradient: Any) -> tuple[Any, None]:
+            if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
+                return None, None
             if self._trace() == self._within:
                 self._gradients[index] = gradient
             return gradient, None
 
-        tapped.defvjp(forth, back)
+        tapped.defvjp(forth, back, symbolic_zeros=True)
         self._tapped = tapped
 
     def watch(self, tensor: Any) -> Any:
@@ -216,7 +221,9 @@ class _Taps:
         index = next(self._calls)
         if not self.weights:
             return tensor
-        return self._tapped(index, tensor, self.weights[0])
+        other = self._tapped(index, tensor, self.weights[0])
+        # Nothing goes back through layers that are frozen.
+        return other if index in self._differentiated else tensor
 
     def take(self) -> tuple[list[tuple[str, Any]], dict[int, Any]]:
         """Return path and tensor of each call, and gradients by their indices."""
