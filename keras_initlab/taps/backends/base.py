@@ -51,10 +51,8 @@ class Passes:
         """
 
         def count() -> Any:
-            counts = [
-                ops.sum(1 - ops.cast(ops.isfinite(x), x.dtype), axis=(1, 2))
-                for x in stacks
-            ]
+            # Row by row: what a branch may need is set aside in every step.
+            counts = [ops.map(_nonfinite, x) for x in stacks]
             return ops.cast(ops.concatenate(counts), variances.dtype)
 
         finite = ops.all(ops.isfinite(variances))
@@ -64,6 +62,14 @@ class Passes:
 def huge(x: Any) -> float:
     """Return a number that takes all that is not 0 to 1 or more."""
     return 1e308 if "float64" in str(x.dtype) else 1e38
+
+
+def _nonfinite(rows: Any) -> Any:
+    return ops.sum(ops.map(_nonfinite_of_row, rows))
+
+
+def _nonfinite_of_row(row: Any) -> Any:
+    return ops.sum(1 - ops.cast(ops.isfinite(row), row.dtype))
 
 
 class Backend(Protocol):
