@@ -1,4 +1,4 @@
-"""`keras-initlab rewrite`: a saved model with other initializers."""
+"""`keras-initlab rewrite`: gives a saved model other initializers."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ def _output(arguments: argparse.Namespace) -> Path | None:
         raise BadInput(f"-o {output} must end in .keras, the format that is saved.")
     if output.exists() and not arguments.force:
         model = Path(arguments.model)
-        what = "is the model itself" if is_same_file(output, model) else "exists"
-        raise BadInput(f"{output} {what}. Pass --force to replace it.")
+        problem = "is the model itself" if is_same_file(output, model) else "exists"
+        raise BadInput(f"{output} {problem}. Pass --force to replace it.")
     return output
 
 
 def _save(model: Any, output: Path) -> None:
-    """Save beside `output`, then move it there: nothing is half-done."""
+    """Save beside `output`, then move it there: no half-written file is left."""
     target = Path(os.path.realpath(output))
     try:
         with tempfile.TemporaryDirectory(
             dir=target.parent, prefix=f".{target.stem}."
         ) as folder:
-            made = Path(folder) / target.name
-            model.save(made)
+            saved = Path(folder) / target.name
+            model.save(saved)
             if target.exists():
-                shutil.copymode(target, made)
-            os.replace(made, target)
+                shutil.copymode(target, saved)
+            os.replace(saved, target)
     except OSError as error:
         reason = error.strerror or brief(error)
         raise BadInput(f"{output} cannot be written: {reason}.") from error
