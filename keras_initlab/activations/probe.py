@@ -129,11 +129,12 @@ def is_elementwise(evaluate: Callable[[Array], NDArray[Any]]) -> bool:
         (values[subset], evaluate(_GRID[subset])),
     ]
     return all(
-        again.shape == first.shape
+        second.shape == first.shape
         and _agree(
-            np.nan_to_num(first), np.nan_to_num(again.astype(first.dtype, copy=False))
+            np.nan_to_num(first),
+            np.nan_to_num(second.astype(first.dtype, copy=False)),
         )
-        for first, again in pairs
+        for first, second in pairs
     )
 
 

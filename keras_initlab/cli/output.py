@@ -25,7 +25,7 @@ def emit(text: str) -> None:
 def write(text: str, path: Path) -> None:
     """Write a result to a file."""
     try:
-        # Half a surrogate pair, in a name, has no UTF-8 code; JSON can read \ud800.
+        # Half a surrogate pair, in a name, has no code in UTF-8; JSON reads \ud800.
         with path.open(
             "w", encoding="utf-8", errors="backslashreplace", newline="\n"
         ) as file:

@@ -59,17 +59,17 @@ def _output(arguments: argparse.Namespace) -> Path | None:
 
 
 def _save(model: Any, output: Path) -> None:
-    """Save beside `output`, then move it there: no half-written file is left."""
+    """Save beside `output`, then move it there: nothing is half-done."""
     target = Path(os.path.realpath(output))
     try:
         with tempfile.TemporaryDirectory(
             dir=target.parent, prefix=f".{target.stem}."
         ) as folder:
-            saved = Path(folder) / target.name
-            model.save(saved)
+            made = Path(folder) / target.name
+            model.save(made)
             if target.exists():
-                shutil.copymode(target, saved)
-            os.replace(saved, target)
+                shutil.copymode(target, made)
+            os.replace(made, target)
     except OSError as error:
         reason = error.strerror or brief(error)
         raise BadInput(f"{output} cannot be written: {reason}.") from error

@@ -78,8 +78,8 @@ def log10(values: np.ndarray) -> Any:
 
 def alone(values: Any) -> list[int]:
     """Return the indices of values between two gaps, which a line does not show."""
-    seen = np.concatenate([[False], ~np.ma.getmaskarray(values), [False]])
-    return np.flatnonzero(seen[1:-1] & ~seen[:-2] & ~seen[2:]).tolist()
+    present = np.concatenate([[False], ~np.ma.getmaskarray(values), [False]])
+    return np.flatnonzero(present[1:-1] & ~present[:-2] & ~present[2:]).tolist()
 
 
 def mark_edges(axes: Any, x: np.ndarray, values: np.ndarray, color: Any) -> list[Any]:

@@ -128,10 +128,10 @@ class _Course:
 
     def levelled(self, target: _Course) -> _Course:
         """Return this course, shifted to the level of `target`."""
-        apart = target.line - self.line
-        if not apart.count():
+        difference = target.line - self.line
+        if not difference.count():
             return replace(self, label=f"{self.label},\nfrom 1 at the outputs")
-        common = ~np.ma.getmaskarray(apart)
+        common = ~np.ma.getmaskarray(difference)
         shift = np.median(target.line.data[common]) - np.median(self.line.data[common])
         return replace(self, label=f"{self.label},\nlevel fitted", shift=float(shift))
 

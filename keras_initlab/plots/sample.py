@@ -60,14 +60,14 @@ class Sample:
             return "no values"
         if not self.values.size:
             return "nothing finite"
-        apart = f"\n{_percent(self.nonfinite)} not finite" if self.nonfinite else ""
+        remark = f"\n{_percent(self.nonfinite)} not finite" if self.nonfinite else ""
         if not self.values.any():
-            return f"all 0{apart}"
+            return f"all 0{remark}"
         if self.values.min() == self.values.max() and not self.zeros:
-            return f"all {self.mean:.3g}{apart}"
+            return f"all {self.mean:.3g}{remark}"
         if self.zeros:
-            apart = f"\n{_percent(self.zeros)} zeros" + apart.replace("\n", ", ")
-        return f"mean {self.mean:.2g}, sd {self.sd:.2g}{apart}"
+            remark = f"\n{_percent(self.zeros)} zeros" + remark.replace("\n", ", ")
+        return f"mean {self.mean:.2g}, sd {self.sd:.2g}{remark}"
 
     @property
     def size(self) -> float:

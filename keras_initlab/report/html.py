@@ -1,4 +1,4 @@
-"""An inspection as a page of HTML, without scripts and external files."""
+"""An inspection as a page of HTML, without scripts or external files."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def as_fragment(inspection: Inspection) -> str:
 
     Its style applies to one class alone, and leaves the notebook's style as it is. A
     frame would do so too, but cannot adapt its height without a script, and is removed
-    where a notebook is not trusted, for example on GitHub; of this, a plain table
-    remains there. Headings are no HTML headings, which JupyterLab would list with the
+    where a notebook is not trusted, such as on GitHub; of this, a plain table is left
+    there. Its headings are not HTML headings: JupyterLab would list those with the
     notebook's own.
     """
     style = f"<style>{_read('report.css')}</style>"

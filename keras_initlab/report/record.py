@@ -109,7 +109,7 @@ class Inspection:
         return html.as_page(self)
 
     def save_html(self, path: str | Path) -> None:
-        """Write `html` to a file, replacing any existing one.
+        """Write `html` to a file, in place of what is there.
 
         Raises:
             OSError: the file cannot be written.

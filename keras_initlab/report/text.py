@@ -143,8 +143,8 @@ def _group(group: Group) -> Iterator[Any]:
         lead = f"{finding.layer}: " if further else ""
         yield _indented(paragraph(lead + finding.evidence))
     if len(group.findings) > SHOWN:
-        rest = len(group.findings) - SHOWN
-        yield _indented(plain(f"… and {rest} more; all are in inspection.findings."))
+        count = len(group.findings) - SHOWN
+        yield _indented(plain(f"… and {count} more; all are in inspection.findings."))
     remedy = Text("→ ")
     for piece, code in code_spans(group.remedy):
         part = paragraph(piece)

@@ -114,11 +114,11 @@ def combined(layout: Layout, rows: Array) -> Array:
         variances, means = _variances(layout)
         between = np.square(values[:, means] - mean[means])
         mean[variances] += (parts[:, variances] * between).sum(axis=0)
-    ends = [
+    tails = [
         rows[:, start:end].max(axis=0) if kind == "alive" else rows[-1, start:end]
         for kind, start, end in _runs(layout)
     ]
-    return np.concatenate([rows[-1, :1], mean, total, *ends])
+    return np.concatenate([rows[-1, :1], mean, total, *tails])
 
 
 @lru_cache(maxsize=64)
@@ -136,9 +136,9 @@ def _variances(layout: Layout) -> tuple[list[int], list[int]]:
 @lru_cache(maxsize=64)
 def _runs(layout: Layout) -> list[tuple[str, int, int]]:
     """Return kind, start and end of each run of neighbouring tails of one kind."""
-    ends = zip(layout.tails, _starts(layout), strict=True)
+    tails = zip(layout.tails, _starts(layout), strict=True)
     runs = []
-    for kind, group in itertools.groupby(ends, lambda pair: pair[0][1]):
+    for kind, group in itertools.groupby(tails, lambda pair: pair[0][1]):
         members = [*group]
         (*_, length), last = members[-1]
         runs.append((kind, members[0][1], last + length))

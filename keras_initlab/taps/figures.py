@@ -22,7 +22,7 @@ from keras_initlab.taps.ops import ops
 if TYPE_CHECKING:
     from keras_initlab.taps.recorder import Output
 
-# The most entries of a weight that its update ratio is measured on. Keeping whole
+# The most entries of a weight that its update ratio is measured on. To keep whole
 # kernels over each update would cost the step more than all other figures together.
 SAMPLED_ENTRIES = 2**14
 
@@ -32,8 +32,8 @@ RUN = 64
 # Values of an output that its histogram is made from.
 SAMPLED_VALUES = 2**10
 
-# A tensor with at most so many elements is copied, to be measured together with others;
-# and the most elements that are measured together.
+# The most elements of a tensor that is copied, to be measured together with others; and
+# the most elements that are measured together.
 SMALL = 2**16
 TOGETHER = 2**20
 

@@ -65,7 +65,7 @@ class Schedule:
     """When to measure, and which measurements go together.
 
     Attributes:
-        every: measure one of so many steps, or the next step after each span of time.
+        every: the steps, or the span of time, from one measurement to the next.
         window: steps in a window; None is an epoch.
     """
 

@@ -63,7 +63,7 @@ def attach(
     schedule: Schedule,
     released: Callable[[], None] = lambda: None,
 ) -> Tap:
-    """Return a tap that measures what is asked for.
+    """Return a tap that measures what `request` asks for.
 
     `released` is called once, when the tap is removed for any reason.
 

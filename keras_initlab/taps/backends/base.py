@@ -38,10 +38,10 @@ class Passes:
 
     def alive(self, x: Any, axis: int) -> Any:
         """Return the share of nonzero elements at each index along an axis."""
-        rest = tuple(i for i in range(1, len(x.shape)) if i != axis)
+        axes = tuple(i for i in range(1, len(x.shape)) if i != axis)
         # 1 for each nonzero element, by arithmetic alone: XLA would write the truth
         # values of a comparison to memory, as large as the output, and then sum them.
-        return ops.mean(ops.minimum(ops.abs(x) * huge(x), 1.0), axis=rest)
+        return ops.mean(ops.minimum(ops.abs(x) * huge(x), 1.0), axis=axes)
 
     def nonfinite(self, stacks: Sequence[Any], variances: Any) -> Any:
         """Return how many elements of each tensor, (batch, elements), are not finite.

@@ -113,7 +113,7 @@ class Jax(Backend):
         return 1
 
     def sum_over_replicas(self, vector: Any) -> Any:
-        """Return the vector as it is."""
+        """Return the vector unchanged."""
         return vector
 
     def gather(self, vector: Any) -> Any:
@@ -137,7 +137,7 @@ class Jax(Backend):
         return isinstance(x, jax.Array)
 
     def dense(self, x: Any) -> Any:
-        """Return it as it is."""
+        """Return it unchanged."""
         return x
 
     @contextmanager

@@ -40,9 +40,9 @@ class _PassesWithoutXLA(_Passes):
         return tf.math.reduce_euclidean_norm(rows, axis=-1)
 
     def alive(self, x: tf.Tensor, axis: int) -> tf.Tensor:
-        rest = [i for i in range(1, len(x.shape)) if i != axis]
+        axes = [i for i in range(1, len(x.shape)) if i != axis]
         # Signs are 0 or ±1: the squares of their norms count what is not 0.
-        norms = tf.math.reduce_euclidean_norm(tf.sign(x), axis=rest)
+        norms = tf.math.reduce_euclidean_norm(tf.sign(x), axis=axes)
         counts = tf.round(tf.square(norms))
         return counts * tf.cast(tf.shape(x)[axis], x.dtype) / _size_of_each(x)
 
@@ -79,7 +79,7 @@ class TensorFlow(Backend):
         """Let `train_step` return logs and figures."""
         optimizer = model.optimizer
         if not model.jit_compile:
-            # As Keras's "auto" has it where there are only CPUs.
+            # Keras's "auto" means no XLA where there are only CPUs.
             step.passes = _PassesWithoutXLA()
         step.weights.attach(optimizer, _keep)
         if model.distribute_strategy.num_replicas_in_sync > 1:
@@ -104,7 +104,7 @@ class TensorFlow(Backend):
         return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
     def sum_over_replicas(self, vector: tf.Tensor) -> tf.Tensor:
-        """Reduce it within the step."""
+        """Reduce the vector within the step."""
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, vector)
 

@@ -118,12 +118,12 @@ class Torch(Backend):
         return int(distributed.get_world_size())
 
     def sum_over_replicas(self, vector: torch.Tensor) -> torch.Tensor:
-        """Reduce it within the step."""
+        """Reduce the vector within the step."""
         torch.distributed.all_reduce(vector)
         return vector
 
     def gather(self, vector: torch.Tensor) -> torch.Tensor:
-        """Gather within the step."""
+        """Gather the vectors within the step."""
         if self.replicas() == 1:
             return vector[None]
         rows = [torch.empty_like(vector) for _ in range(self.replicas())]
@@ -133,7 +133,7 @@ class Torch(Backend):
     def trace(self) -> Hashable:
         """Return the current backward pass and level of torch.func."""
         # The pass is not -1 while gradients are computed, where a checkpointed layer
-        # runs again. The level tells a vmap, within which tensors lack an axis.
+        # runs again. The level reveals a vmap, within which tensors lack an axis.
         level = torch._C._functorch.maybe_current_level()
         return int(torch._C._current_graph_task_id()), level
 

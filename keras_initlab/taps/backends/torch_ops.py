@@ -32,7 +32,7 @@ abs = torch.abs  # The name in `keras.ops`.
 
 
 def _torch_dtype(dtype: Any) -> Any:
-    """Return PyTorch's dtype of a name; None and PyTorch's dtypes as they are."""
+    """Return the dtype of a name; None and PyTorch's dtypes are left unchanged."""
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 
