@@ -85,7 +85,7 @@ def in_numpy(function: Callable[[Any], Any]) -> Callable[[Array], NDArray[Any]]:
     def evaluate(x: Array) -> NDArray[Any]:
         size = x.size
         if keras.backend.backend() == "jax" and x.ndim == 1:
-            # Few shapes, as JAX compiles for each one.
+            # JAX compiles anew for every shape: few shapes, then.
             padded = max(256, 1 << (size - 1).bit_length())
             x = np.pad(x, (0, padded - size), mode="edge")
         else:
@@ -96,10 +96,10 @@ def in_numpy(function: Callable[[Any], Any]) -> Callable[[Array], NDArray[Any]]:
                 with _evaluation_scope(device):
                     result = function(keras.ops.convert_to_tensor(x, dtype=dtype))
                     values = np.asarray(keras.ops.convert_to_numpy(result))
-            except Exception as error:  # a user's function may raise anything
+            except Exception as error:  # whatever a stranger's function may raise
                 problem = problem or error
                 continue
-            # The caller refuses results of another shape.
+            # A padded answer of another shape is for the caller to refuse.
             return values[:size] if values.shape == (padded,) else values
         assert problem is not None
         raise problem

@@ -239,7 +239,7 @@ def _integrate(
     *,
     slopes: bool,
 ) -> GaussianMoments:
-    """Return the moments, as precisely as the function's own noise allows."""
+    """As precisely as the function's own noise allows."""
     with np.errstate(over="ignore"):
         for noise in _NOISE_LEVELS:
             total = _bisect(function, derivative, mean, variance, kinks, slopes, noise)

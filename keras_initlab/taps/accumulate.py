@@ -114,11 +114,11 @@ def combined(layout: Layout, rows: Array) -> Array:
         variances, means = _variances(layout)
         between = np.square(values[:, means] - mean[means])
         mean[variances] += (parts[:, variances] * between).sum(axis=0)
-    tails = [
+    ends = [
         rows[:, start:end].max(axis=0) if kind == "alive" else rows[-1, start:end]
         for kind, start, end in _runs(layout)
     ]
-    return np.concatenate([rows[-1, :1], mean, total, *tails])
+    return np.concatenate([rows[-1, :1], mean, total, *ends])
 
 
 @lru_cache(maxsize=64)

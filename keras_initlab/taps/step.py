@@ -102,8 +102,8 @@ class TappedStep:
             update._replace(gradient=backend.dense(update.gradient))
             for update in updates
         ]
-        backward = of_gradients(keys, dense, updates, scale, request, passes)
-        figures, tails = figures + backward[0], tails + backward[1]
+        more, ends = of_gradients(keys, dense, updates, scale, request, passes)
+        figures, tails = figures + more, tails + ends
         layout = Layout.of(outputs, figures, tails)
         if layout not in self.layouts:
             self.layouts.append(layout)
