@@ -130,15 +130,14 @@ def _group(
     shape = ops.shape(stack.x)
     batch = shape[1] if len(shape) > 1 else 1
     rows = ops.reshape(stack.x, (len(keys), batch, -1))
-    means = passes.column_means(rows)
-    totals = counts = None
+    factors = counts = None
     if "input_cosine" in request.statistics:
         norms = passes.row_norms(rows)
         nonzero = norms > 0
         safe = ops.where(nonzero, norms, ops.ones_like(norms))
         factors = ops.cast(nonzero, norms.dtype) / safe
-        totals = ops.matmul(factors[:, None], rows)[:, 0]
         counts = ops.sum(ops.cast(nonzero, norms.dtype), axis=1)
+    means, totals = passes.column_sums(rows, factors)
     shares = shares_of(stack)
     return _Group(stack, keys, shares, rows, batch, means, totals, counts, bounds, axis)
 

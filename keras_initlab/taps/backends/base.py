@@ -23,9 +23,16 @@ class Passes:
     `ops`, for every backend; a backend overrides those that it can do faster.
     """
 
-    def column_means(self, rows: Any) -> Any:
-        """Return the mean over the batch of (stack, batch, elements)."""
-        return ops.mean(rows, axis=1)
+    def column_sums(self, rows: Any, factors: Any = None) -> tuple[Any, Any]:
+        """Return two sums over the batch of (stack, batch, elements).
+
+        The first is the mean; the second is of rows times `factors`, (stack, batch),
+        and None where there are none.
+        """
+        means = ops.mean(rows, axis=1)
+        if factors is None:
+            return means, None
+        return means, ops.matmul(factors[:, None], rows)[:, 0]
 
     def mean_square(self, x: Any, shift: Any = None) -> Any:
         """Return the mean of x² of each tensor, or of (x − shift)²."""
@@ -57,6 +64,16 @@ class Passes:
 
         finite = ops.all(ops.isfinite(variances))
         return ops.cond(finite, lambda: ops.zeros_like(variances), count)
+
+
+def sums_as_products(rows: Any, factors: Any) -> tuple[Any, Any]:
+    """Return what `Passes.column_sums` does, both in one pass over the rows."""
+    count, batch = ops.shape(rows)[:2]
+    means = ops.ones((count, 1, batch), rows.dtype) / ops.cast(batch, rows.dtype)
+    if factors is None:
+        return ops.matmul(means, rows)[:, 0], None
+    sums = ops.matmul(ops.concatenate([means, factors[:, None]], axis=1), rows)
+    return sums[:, 0], sums[:, 1]
 
 
 def huge(x: Any) -> float:

@@ -18,7 +18,12 @@ import jax
 import jax.numpy as jnp
 import keras
 
-from keras_initlab.taps.backends.base import Backend, Passes, WithGradient
+from keras_initlab.taps.backends.base import (
+    Backend,
+    Passes,
+    WithGradient,
+    sums_as_products,
+)
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.step import TappedStep
 from keras_initlab.taps.weights import loss_scale
@@ -30,13 +35,11 @@ except ImportError:  # Its place in older releases of JAX.
 
 
 class _Passes(Passes):
-    def column_means(self, rows: Any) -> Any:
+    def column_sums(self, rows: Any, factors: Any = None) -> tuple[Any, Any]:
         # On CPUs as a product: XLA sums columns element by element, 20 times as slow.
         if jax.default_backend() != "cpu":
-            return rows.mean(axis=1)
-        count, batch, _ = rows.shape
-        ones = jnp.ones((count, 1, batch), rows.dtype)
-        return (ones @ rows)[:, 0] / batch
+            return super().column_sums(rows, factors)
+        return sums_as_products(rows, factors)
 
 
 class Jax(Backend):
