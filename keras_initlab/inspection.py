@@ -21,6 +21,7 @@ from keras_initlab.anatomy import (
 from keras_initlab.diagnosis import Facts, Finding, InputFacts, KernelFacts
 from keras_initlab.diagnosis.checks.inputs import is_constant
 from keras_initlab.measurement import measure
+from keras_initlab.model.keras_internals import optimizer_steps
 from keras_initlab.report import InspectedLayer, Inspection
 from keras_initlab.schemes.kernels import fans_of
 from keras_initlab.stats import LayerStats
@@ -41,11 +42,15 @@ def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
     not with fixed sizes: a normalisation starts the count anew, and what is added to a
     residual stream is not taken for the stream.
 
-    The codes: `symmetric-units`, `constant-kernel`, `shared-draw` (kernels),
-    `initializer-mismatch`, `wrong-fans` (initializers), `vanishing-signal`,
-    `exploding-signal`, `collapsed-inputs`, `vanishing-gradient`, `exploding-gradient`,
-    `dead-units`, `saturated-units`, `nonfinite` (signals), `update-too-large`,
-    `update-too-small` (of a monitor's stats), `input-scale` (data).
+    The codes: `input-scale` (data), `symmetric-units`, `constant-kernel`,
+    `shared-draw`, `large-biases` (weights), `initializer-mismatch`, `wrong-fans`
+    (initializers), `vanishing-signal`, `exploding-signal`, `collapsed-inputs`,
+    `dead-units`, `saturated-units`, `nonfinite` (signals), `no-gradient`,
+    `vanishing-gradient`, `exploding-gradient` (gradients), `update-too-large`,
+    `update-too-small` (of a monitor's stats).
+
+    What follows from a cause that was found is not listed beside it: it stands in
+    that finding's `consequences`.
 
     Args:
         model_or_stats: a built `keras.Model`, compiled or not, which is left as it is;
@@ -55,7 +60,8 @@ def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
 
     Returns:
         A list of `Finding`, errors first: `code`, `severity` ("error", "warning" or
-        "info"), `layer`, `evidence`, `remedy`. Empty if nothing is found.
+        "info"), `layer`, `evidence`, `remedy`, `consequences`. Empty if nothing is
+        found.
 
     Raises:
         TypeError: neither a model nor stats, or `x` given with stats.
@@ -66,7 +72,7 @@ def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
     ...     model.add(keras.layers.Dense(64, "tanh", kernel_initializer="zeros"))
     >>> model.add(keras.layers.Dense(10, "softmax"))
     >>> [finding.code for finding in diagnose(model) if finding.severity == "error"]
-    ['vanishing-gradient', 'constant-kernel']
+    ['constant-kernel']
     """
     if not isinstance(model_or_stats, keras.Model):
         return diagnosis.findings_of(_facts_of_stats(model_or_stats, x))
@@ -179,8 +185,14 @@ def _facts(
         inputs=inputs,
         broken=others,
         biased=biased_layers(anatomy),
+        trained=_is_trained(anatomy.model),
     )
     return facts, measured
+
+
+def _is_trained(model: Any) -> bool:
+    optimizer = getattr(model, "optimizer", None)
+    return optimizer is not None and optimizer_steps(optimizer) > 0
 
 
 def _telling(

@@ -2,8 +2,8 @@
 
 from keras_initlab.anatomy.inputs import input_facts
 from keras_initlab.anatomy.model import Anatomy, anatomy_of
-from keras_initlab.anatomy.others import biased_layers, broken_weights
 from keras_initlab.anatomy.values import kernel_facts
+from keras_initlab.anatomy.weights import biased_layers, broken_weights, zero_layers
 
 __all__ = [
     "Anatomy",
@@ -12,4 +12,5 @@ __all__ = [
     "broken_weights",
     "input_facts",
     "kernel_facts",
+    "zero_layers",
 ]

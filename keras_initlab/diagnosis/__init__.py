@@ -5,7 +5,7 @@ Each module of `checks` holds rules, which are found by themselves.
 
 from keras_initlab.diagnosis.facts import Facts, InputFacts, KernelFacts, LayerFacts
 from keras_initlab.diagnosis.finding import SEVERITIES, Finding, Severity
-from keras_initlab.diagnosis.rules import findings_of
+from keras_initlab.diagnosis.rules import all_findings, findings_of
 
 __all__ = [
     "SEVERITIES",
@@ -15,5 +15,6 @@ __all__ = [
     "KernelFacts",
     "LayerFacts",
     "Severity",
+    "all_findings",
     "findings_of",
 ]

@@ -51,15 +51,27 @@ class Accumulator:
         self._layouts = layouts
         self._waiting: list[tuple[int, Any]] = []
         self._windows: dict[int, WindowFigures] = {}
+        # Of the first step, before it is merged with others.
+        self._first: Any = None
         # Of the present window a vector for each layout, that of the last step last.
         self._present = -1
         self._vectors: dict[Layout, Array] = {}
 
     def add(self, window: int, matrix: Any) -> None:
         """Take in what one step measured, a row for each replica, by and by."""
+        if self._first is None:
+            self._first = matrix
         self._waiting.append((window, matrix))
         if len(self._waiting) >= 2 * LAG:
             self._fold(LAG)
+
+    def first(self) -> WindowFigures | None:
+        """Return what the first step measured, by itself; None before there is one."""
+        if self._first is None:
+            return None
+        alone = Accumulator(self._layouts)
+        alone.add(0, self._first)
+        return alone.windows()[0]
 
     def windows(self) -> dict[int, WindowFigures]:
         """Return all windows, by their numbers. Only the last one has samples."""

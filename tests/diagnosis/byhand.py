@@ -18,20 +18,23 @@ def kernels(*rows, **common):
     return Facts(kernels=tuple(named))
 
 
-def chain(figure, values, *, kinds=(), **rest):
+def chain(figure, values, *, kinds=(), units=8, **rest):
     """Return facts of layers in a row, with a figure each, and a head after them.
 
     Args:
         figure: the name of a field of `LayerStats`.
         values: of layers `dense_0`, `dense_1`…
         kinds: what is known of some layers by their numbers; () for nothing of any.
+        units: of each layer.
         rest: further facts.
     """
+    shape, measured = (None, units), {"source": "measured"}
     stats = [
-        LayerStats(f"dense_{i}", "kernel", (None, 8), source="measured", **{figure: v})
-        for i, v in enumerate(values)
+        LayerStats(f"dense_{i}", "kernel", shape, **measured, **{figure: value})
+        for i, value in enumerate(values)
     ]
-    head = LayerStats("head", "kernel", (None, 8), source="measured")
+    counted = {"nonfinite": 0} if figure == "nonfinite" else {}
+    head = LayerStats("head", "kernel", shape, **measured, **counted)
     if kinds:
         known = {one.layer: LayerFacts("Dense", bends=True) for one in stats}
         known |= {f"dense_{i}": LayerFacts("Any", **what) for i, what in kinds.items()}
@@ -44,7 +47,7 @@ def data(**known):
     return Facts(inputs=(InputFacts("x", **{"mean": 0.0, "deviation": 1.0, **known}),))
 
 
-def steps(*ratios, before=(), updates=False, gradient=1.0):
+def steps(*ratios, before=(), gradient=1.0, nonfinite=None, steps=None, **rest):
     """Return facts of layers whose weights a step changes by these shares."""
 
     def window(values):
@@ -54,13 +57,14 @@ def steps(*ratios, before=(), updates=False, gradient=1.0):
                 "kernel",
                 weight_gradient_second_moment=gradient,
                 update_ratio=value,
+                nonfinite=nonfinite,
                 source="monitored",
             )
             for i, value in enumerate(values)
         )
 
     earlier = tuple(window(values) for values in before)
-    return Facts(stats=window(ratios), earlier=earlier, updates=updates)
+    return Facts(stats=window(ratios), earlier=earlier, steps=steps, **rest)
 
 
 def alike(*cosines, **rest):
