@@ -165,9 +165,10 @@ def test_findings_are_told_once_with_the_epoch_in_which_they_began():
 @pytest.mark.parametrize("gradients", [False, True])
 def test_vanishing_is_told_once(gradients):
     monitor, _, told = watched(frozen(vanishing()), epochs=3, gradients=gradients)
-    found = {one[:2] for one in codes(monitor)}
-    backward = {(0, "vanishing-gradient")} if gradients else set()
-    assert found == {(0, "vanishing-signal"), *backward}
+    assert [one[:3] for one in codes(monitor)] == [(0, "initializer-mismatch", "error")]
+    follows = [one.code for one in monitor.findings[0][1].consequences]
+    backward = ["no-gradient", "vanishing-gradient"] if gradients else []
+    assert follows == ["vanishing-signal", *backward]
     assert sum("vanishing-signal" in one for one in told) == 1
 
 
@@ -205,12 +206,15 @@ def test_symmetric_units_are_found_after_steps():
     constant = keras.initializers.Constant(0.05)
     model = net(kernel=constant)
     model.layers[-1].set_weights([np.full((16, 2), 0.1), np.zeros(2)])
-    monitor, *_ = watched(model, epochs=3)
+    monitor, _, told = watched(model, epochs=3)
     found = {
         code: (epoch, level, layer) for epoch, code, level, layer in codes(monitor)
     }
-    assert found["symmetric-units"] == (0, "error", "first")
-    assert [one.code for one in il.diagnose(model)].count("symmetric-units") == 1
+    assert found["constant-kernel"] == (0, "error", "second")
+    assert "symmetric-units in first" in told[0]
+    [cause] = il.diagnose(model)
+    assert cause.code == "constant-kernel"
+    assert [one.code for one in cause.consequences] == ["symmetric-units"]
 
 
 @pytest.mark.torch
