@@ -100,6 +100,51 @@ class InputFacts:
 
 
 @dataclass(frozen=True)
+class TargetFacts:
+    """What is known of the targets of one output.
+
+    Attributes:
+        shape: of the batch.
+        minimum, maximum, mean, deviation: over all finite values.
+        whole: whether all are whole numbers.
+        one_hot: whether each row has a single 1.
+        nonfinite: how many values are NaN or infinite.
+    """
+
+    shape: tuple[int, ...]
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    deviation: float | None = None
+    whole: bool = False
+    one_hot: bool = False
+    nonfinite: int = 0
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """What is known of one output of a model.
+
+    Attributes:
+        layer: the last one on the way to the output.
+        units: size of the output's last axis.
+        activation: the last one, by name.
+        before: the one before it with no kernel between, by name.
+        loss: of this output, by Keras's name; None of one's own, or not compiled.
+        from_logits: whether the loss applies an activation of its own.
+        targets: if they are known.
+    """
+
+    layer: str
+    units: int = 0
+    activation: str = "linear"
+    before: str = "linear"
+    loss: str | None = None
+    from_logits: bool = False
+    targets: TargetFacts | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that is known of a model.
 
@@ -110,6 +155,7 @@ class Facts:
         layers: what layers are, by their paths.
         kernels: in the order of the layers.
         inputs: those that were measured.
+        heads: the outputs, their losses and targets.
         broken: layers and other weights of theirs that hold NaN or infinity, and how
             many entries.
         biased: hidden layers whose biases are far from 0, and the root mean square
@@ -129,6 +175,7 @@ class Facts:
     layers: Mapping[str, LayerFacts] = field(default_factory=dict)
     kernels: tuple[KernelFacts, ...] = ()
     inputs: tuple[InputFacts, ...] = ()
+    heads: tuple[HeadFacts, ...] = ()
     broken: tuple[tuple[str, str, int], ...] = ()
     biased: tuple[tuple[str, float], ...] = ()
     from_zero: frozenset[str] = frozenset()

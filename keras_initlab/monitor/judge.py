@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_initlab import diagnosis
-from keras_initlab.anatomy import Anatomy, anatomy_of, kernel_facts, zero_layers
+from keras_initlab.anatomy import (
+    Anatomy,
+    anatomy_of,
+    head_facts,
+    kernel_facts,
+    zero_layers,
+)
 from keras_initlab.diagnosis import Facts, Finding
 from keras_initlab.diagnosis.causes import folded, follows_from
 from keras_initlab.diagnosis.checks.updates import SMALL
@@ -110,6 +116,7 @@ class Judge:
             known: dict[str, Any] = {
                 "layers": self._anatomy.layers,
                 "from_zero": self._from_zero,
+                "heads": head_facts(self._anatomy),
             }
             # Units that are not twins do not become twins: to look at all the weights
             # in windows 1, 2, 4, 8 … is enough.
