@@ -14,8 +14,7 @@ from rich.text import Text
 
 Justify = Literal["left", "right", "center"]
 
-# Rows that are wide by a name are cut at this many characters where nobody has said
-# how wide: no terminal has more.
+# Characters in a line where no width is given: more than any terminal has.
 ENDLESS = 10_000
 
 
@@ -28,10 +27,10 @@ def render_table(
     """Return a table as text without colour codes.
 
     Args:
-        title: the line above it.
+        title: the line above the table.
         columns: header and alignment of each column.
         rows: a string for each column.
-        width: characters to fit into; None makes the table as wide as it needs.
+        width: characters to fit into; None makes the table as wide as needed.
 
     >>> columns = [("name", "left"), ("g", "right")]
     >>> print(render_table("Gains", columns, [["relu", "1"]]))
@@ -51,7 +50,7 @@ def build_table(
     title: str | None = None,
     widths: Sequence[int] | None = None,
 ) -> Table:
-    """Return a table of rich's, each column as wide as it needs or as `widths` says."""
+    """Return a rich table; columns are as wide as needed, or as `widths` says."""
     table = Table(
         title=plain(title) if title is not None else None,
         title_justify="left",
@@ -77,11 +76,11 @@ def fit(
     """Choose which columns of a table are shown in a line of `room` characters.
 
     Args:
-        widths: what each column needs.
-        order: the columns' indices, the most important first. The first is always
-            shown, and folded where it needs more than is left for it.
-        room: characters of a line.
-        least: what the first column of `order` is left with.
+        widths: the characters that each column needs.
+        order: the columns' indices, the most important first. That column is always
+            shown, and folded if it needs more than the space left.
+        room: characters in a line.
+        least: characters that the first column of `order` gets at least.
 
     Returns:
         The indices of the columns that fit, in their own order, and their widths.
@@ -90,31 +89,31 @@ def fit(
     ([0, 1, 3], [10, 5, 4])
     """
     first = order[0]
-    taken = _taken(min(widths[first], least))
+    taken = _padded(min(widths[first], least))
     shown = [first]
     for index in order[1:]:
-        if taken + 1 + _taken(widths[index]) <= room:
-            taken += 1 + _taken(widths[index])
+        if taken + 1 + _padded(widths[index]) <= room:
+            taken += 1 + _padded(widths[index])
             shown.append(index)
     spare = room - taken + min(widths[first], least)
     shown.sort()
     return shown, [min(widths[i], spare) if i == first else widths[i] for i in shown]
 
 
-def _taken(width: int) -> int:
-    """Return what a column takes with the spaces beside it."""
+def _padded(width: int) -> int:
+    """Return the width of a column with the spaces on its sides."""
     return width + 2
 
 
 def needed(lines: Iterable[str]) -> int:
-    """Return the characters that a column of such cells needs."""
+    """Return the width in characters that a column of these cells needs."""
     return max(
         (cell_len(part) for line in lines for part in line.split("\n")), default=0
     )
 
 
 def render(parts: Iterable[Any], width: int | None = None, color: bool = False) -> str:
-    """Return what rich prints as text, without colour codes unless asked for.
+    """Return rich's output as text, without colour codes unless asked for.
 
     >>> render([plain("[red]a")])
     '[red]a'
@@ -136,7 +135,7 @@ def render(parts: Iterable[Any], width: int | None = None, color: bool = False) 
 
 
 def plain(text: str) -> Text:
-    r"""Return text that rich neither reads as markup nor sends to a terminal as codes.
+    r"""Return text that rich takes neither for markup nor for terminal codes.
 
     >>> print(plain("[red]:smile:\x1b[31m"))
     [red]:smile:\x1b[31m
@@ -145,17 +144,19 @@ def plain(text: str) -> Text:
 
 
 def paragraph(text: str) -> Text:
-    """Return `plain` text whose lines stay lines."""
+    """Return `plain` text that keeps its line breaks."""
     return Text("\n").join(map(plain, text.split("\n")))
 
 
 def printable(text: str) -> str:
-    r"""Return `text` with what moves a terminal's cursor or colour written out.
+    r"""Return `text` with control characters escaped.
 
     >>> printable("a\x1b[31mb\n²")
     'a\\x1b[31mb\\n²'
     """
     return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode()
-        for one in text
+        character
+        if character.isprintable()
+        else character.encode("unicode_escape").decode()
+        for character in text
     )

@@ -1,9 +1,9 @@
 """What an activation does to a Gaussian signal: gain, chi, mean, odd part.
 
-- `properties`: of any activation, by closed form where known, else by quadrature;
-- `table`: the activations that have closed forms;
-- `probe`: which of them a callable is, by its values;
-- `quadrature`: moments under a Gaussian law.
+- `properties`: those of any activation, in closed form or by quadrature;
+- `table`: Keras's activations, their forms and families;
+- `probe`: recognises a callable by its values;
+- `quadrature`: moments of functions of a Gaussian variable.
 """
 
 from keras_initlab.activations.properties import (

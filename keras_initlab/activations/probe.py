@@ -1,4 +1,4 @@
-"""Reads any activation callable in NumPy, and recognises it by its values."""
+"""Evaluates any activation on NumPy arrays, and recognises it by its values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["in_numpy", "is_elementwise", "recognise", "recognise_rows"]
 Array = NDArray[np.float64]
 
 # Dense where activations bend, close to the points where they jump, and far out for
-# those that are clipped late.
+# those that are clipped far from 0.
 _KINKS = np.array(sorted({kink for row in NAMED.values() for kink in row.kinks}))
 _FAR = np.array([-1000.0, -100.0, -30.0, -15.0, 15.0, 30.0, 100.0, 1000.0])
 _GRID = np.concatenate(
@@ -30,8 +30,8 @@ _GRID = np.concatenate(
 )
 _ROWS = np.linspace(-1.7, 2.3, 24).reshape(3, 8) * np.array([[1.0], [-1.0], [0.5]])
 
-# The two forms of gelu differ by 5e-4; float32 and the backends' own short cuts stay
-# below these (PyTorch: softplus(x) = x beyond 20; TensorFlow: a slope in float32).
+# The two forms of gelu differ by 5e-4. Errors of float32 and of the backends' shortcuts
+# are smaller (PyTorch: softplus(x) = x above 20; TensorFlow: a float32 slope).
 _TOLERANCE = {8: 1e-7, 4: 2e-5}
 _COARSE = 2e-2
 
@@ -47,7 +47,7 @@ def _jax_x64() -> AbstractContextManager[Any]:
 
 
 def _evaluation_scope(device: str | None) -> ExitStack:
-    """Eager, float64-capable evaluation, also while a model is being traced."""
+    """Evaluate eagerly and in up to float64, even while a model is being traced."""
     stack = ExitStack()
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -68,8 +68,8 @@ def _evaluation_scope(device: str | None) -> ExitStack:
 
 
 def _attempts() -> Iterator[tuple[str | None, str]]:
-    # PyTorch traces on the "meta" device, which holds no values: the CPU first. A
-    # callable with weights of its own may need them where they are.
+    # The CPU first: PyTorch traces on the "meta" device, which holds no values. A
+    # callable that has weights may need the device of these.
     devices = ("cpu", None) if keras.backend.backend() == "torch" else (None,)
     for device in devices:
         for dtype in ("float64", "float32"):
@@ -77,10 +77,9 @@ def _attempts() -> Iterator[tuple[str | None, str]]:
 
 
 def in_numpy(function: Callable[[Any], Any]) -> Callable[[Array], NDArray[Any]]:
-    """The callable on NumPy arrays: float64 inside if it takes that, else float32.
+    """Return the callable for NumPy arrays, run in float64 if it accepts that.
 
-    The result keeps the dtype in which the callable answered, so that its precision
-    can be told.
+    Otherwise it runs in float32. Results keep their dtype, which shows their precision.
     """
 
     def evaluate(x: Array) -> NDArray[Any]:
@@ -112,39 +111,40 @@ def _agree(values: NDArray[Any], reference: NDArray[Any]) -> bool:
     tolerance = _TOLERANCE.get(values.dtype.itemsize, _COARSE)
     with np.errstate(all="ignore"):
         values, reference = values.astype(np.float64), np.asarray(reference)
-        # Where either overflows there is no evidence.
-        known = np.isfinite(values) & np.isfinite(reference)
-        error = np.abs(values - reference)[known]
-        scale = 1.0 + np.abs(reference)[known]
-    return bool(known.mean() > 0.9 and (error <= tolerance * scale).all())
+        # Points where either overflows are ignored.
+        finite = np.isfinite(values) & np.isfinite(reference)
+        error = np.abs(values - reference)[finite]
+        scale = 1.0 + np.abs(reference)[finite]
+    return bool(finite.mean() > 0.9 and (error <= tolerance * scale).all())
 
 
 def is_elementwise(evaluate: Callable[[Array], NDArray[Any]]) -> bool:
-    """Whether each value depends on its own input alone, and always in the same way."""
+    """Whether each value depends on its own input alone, the same way in each call."""
     values = evaluate(_GRID)
     if values.shape != _GRID.shape:
         return False
-    some = slice(3, 200, 5)  # without the far points: the largest value changes
+    subset = slice(3, 200, 5)  # without the far points, so that the maximum changes
     pairs = [
         (values, evaluate(_GRID[::-1])[::-1]),
-        (values[some], evaluate(_GRID[some])),
+        (values[subset], evaluate(_GRID[subset])),
     ]
     return all(
-        again.shape == first.shape
+        second.shape == first.shape
         and _agree(
-            np.nan_to_num(first), np.nan_to_num(again.astype(first.dtype, copy=False))
+            np.nan_to_num(first),
+            np.nan_to_num(second.astype(first.dtype, copy=False)),
         )
-        for first, again in pairs
+        for first, second in pairs
     )
 
 
 def recognise(evaluate: Callable[[Array], NDArray[Any]]) -> Activation | None:
-    """The known activation with these values, if the callable is elementwise."""
+    """Return the named activation or leaky ReLU that has these values, or None."""
     values = evaluate(_GRID)
     with np.errstate(all="ignore"):
-        for known in (*NAMED.values(), gelu_tanh):
-            if known.function and _agree(values, np.asarray(known.function(_GRID))):
-                return known
+        for row in (*NAMED.values(), gelu_tanh):
+            if row.function and _agree(values, np.asarray(row.function(_GRID))):
+                return row
         slope = -float(evaluate(np.array([-1.0]))[0])
         # TensorFlow keeps the slope in float32 even for float64 inputs.
         if abs(slope - round(slope, 6)) <= 1e-7 * abs(slope):
@@ -166,7 +166,7 @@ def _sparsemax(x: Array, *, as_keras: bool = False) -> Array:
     excess = np.cumsum(ordered, axis=-1)
     support = ordered * np.arange(1, x.shape[-1] + 1) > excess - 1.0
     size = support.sum(axis=-1, keepdims=True)
-    # Keras (3.15) sums the running sums, so that its rows do not add up to 1.
+    # Keras (3.15) sums the cumulative sums, so that its rows do not add up to 1.
     total = (excess * support).sum(axis=-1, keepdims=True)
     if not as_keras:
         total = np.take_along_axis(excess, size - 1, axis=-1)
@@ -174,10 +174,10 @@ def _sparsemax(x: Array, *, as_keras: bool = False) -> Array:
 
 
 def recognise_rows(evaluate: Callable[[Array], NDArray[Any]]) -> Activation | None:
-    """The known activation of the last axis (softmax, glu, …) with these values."""
+    """Return the activation along the last axis (softmax, glu, …) with these values."""
     try:
         values = evaluate(_ROWS)
-    except Exception:  # it may want vectors: they are tried next
+    except Exception:  # it may need vectors, which are tried next
         return None
     half = _ROWS.shape[-1] // 2
     references = [

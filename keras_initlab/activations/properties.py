@@ -1,4 +1,4 @@
-"""Gain, chi and moments of any activation: closed form where known, else quadrature."""
+"""Gain, chi and moments of any activation, in closed form or by quadrature."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ __all__ = ["Activation", "chi", "gain", "moments", "odd_part", "resolve"]
 
 
 def resolve(identifier: Any) -> Activation:
-    """What is known of an activation, however it is given.
+    """Return the `Activation` for any form of an activation.
 
-    Any callable is read on a grid in its backend (float64 where it takes that): if its
-    values are those of a Keras activation it is that one, so that `keras.ops.tanh`,
-    `torch.tanh` and `lambda x: keras.ops.tanh(x)` are all "tanh". A plain function is
-    read once: if its values change later, pass a new object.
+    A callable is evaluated on a grid in its backend (in float64 if it accepts that). If
+    its values are those of a Keras activation, it is resolved to that one, so that
+    `keras.ops.tanh`, `torch.tanh` and `lambda x: keras.ops.tanh(x)` are all "tanh". A
+    plain function is evaluated once: if its values change later, pass a new object.
 
     Args:
         identifier: None (linear), a name in `keras.activations`, a registered name
@@ -73,10 +73,10 @@ def resolve(identifier: Any) -> Activation:
     if isinstance(identifier, dict):
         return resolve(_deserialised(identifier))
     if isinstance(identifier, keras.layers.Layer):
-        known = _from_layer(identifier)
-        return known if known is not None else _from_callable(identifier)
+        activation = _from_layer(identifier)
+        return _from_callable(identifier) if activation is None else activation
     if callable(identifier) and not isinstance(identifier, type):
-        # Named functions are remembered; an object may hold weights, and change.
+        # Named functions are cached; other objects may hold weights, and change.
         named = hasattr(identifier, "__name__") or isinstance(identifier, partial)
         return _from_function(identifier) if named else _from_callable(identifier)
     hint = f" or {identifier.__name__}()" if isinstance(identifier, type) else ""
@@ -90,7 +90,7 @@ def resolve(identifier: Any) -> Activation:
 def moments(
     identifier: Any, mean: float = 0.0, variance: float = 1.0
 ) -> GaussianMoments:
-    """E[φ], E[φ²] and E[φ'²] of an activation φ whose input is ~ N(mean, variance).
+    """Return E[φ], E[φ²] and E[φ'²] of an activation φ with input N(mean, variance).
 
     For GLU, a·σ(b) with independent halves a and b, they are E[a]E[σ], E[a²]E[σ²] and
     the mean over the input units of the squared derivative, (E[σ²] + E[a²]E[σ'²]) / 2.
@@ -117,7 +117,7 @@ def moments(
 
 
 def gain(identifier: Any) -> float:
-    """The factor on the weights' deviation that keeps the second moment.
+    """Return the factor on the weights' deviation that preserves the second moment.
 
     g = 1/√E[φ(z)²] for z ~ N(0, 1): with Var(w) = g²/fan_in a layer's pre-activation
     has second moment 1 if the one before it has. For softmax, log_softmax and sparsemax
@@ -127,7 +127,7 @@ def gain(identifier: Any) -> float:
         identifier: as in `resolve`.
 
     Raises:
-        ValueError: E[φ²] is 0, so that no gain can keep it, or as in `moments`.
+        ValueError: E[φ²] is 0, so that no gain can preserve it, or as in `moments`.
         TypeError: as in `resolve`.
 
     Example:
@@ -145,7 +145,7 @@ def gain(identifier: Any) -> float:
 
 
 def chi(identifier: Any) -> float:
-    """The factor of the squared gradient per layer, at the gain that keeps the signal.
+    """Return the factor of the squared gradient per layer, at the activation's gain.
 
     χ = g² E[φ'(z)²] for z ~ N(0, 1): above 1 gradients grow towards the first layer,
     below 1 they vanish. For softmax, log_softmax and sparsemax it is 1 by convention.
@@ -167,12 +167,12 @@ def chi(identifier: Any) -> float:
     activation = resolve(identifier)
     if _is_head(activation):
         return 1.0
-    known = _at_unit_variance(activation)
-    return known.derivative_second_moment / known.second_moment
+    moments = _at_unit_variance(activation)
+    return moments.derivative_second_moment / moments.second_moment
 
 
 def odd_part(identifier: Any) -> Activation:
-    """ψ(z) = φ(z) − φ(−z): what two units that mirror each other are together.
+    """Return ψ(z) = φ(z) − φ(−z), the joint effect of two mirrored units.
 
     It is z itself for ReLU, GELU, SiLU and softplus, (1 + slope) z for leaky ReLU,
     z for hard SiLU, tanh(z / 2) for the sigmoid and 2φ for an odd φ.
@@ -194,7 +194,7 @@ def odd_part(identifier: Any) -> Activation:
     """
     activation = resolve(identifier)
     if activation.function is None:
-        _moments(activation, 0.0, 1.0)  # says what is wrong with it
+        _moments(activation, 0.0, 1.0)  # raises the error that applies
     return _odd_part(activation)
 
 
@@ -203,7 +203,7 @@ def _odd_part(activation: Activation) -> Activation:
     function, derivative = activation.function, activation.derivative
     assert function is not None
 
-    def both(x: Array) -> Array:
+    def value(x: Array) -> Array:
         return np.subtract(function(x), function(-x), dtype=np.float64)
 
     def slope(x: Array) -> Array:
@@ -212,25 +212,25 @@ def _odd_part(activation: Activation) -> Activation:
 
     return Activation(
         f"odd part of {activation.name}",
-        both,
+        value,
         None if derivative is None else slope,
         tuple(sorted({sign * kink for kink in activation.kinks for sign in (-1, 1)})),
     )
 
 
 def _at_unit_variance(activation: Activation) -> GaussianMoments:
-    known = _moments(activation, 0.0, 1.0)
-    if known.second_moment == 0.0:
+    moments = _moments(activation, 0.0, 1.0)
+    if moments.second_moment == 0.0:
         raise ValueError(
             "An activation is expected to be nonzero somewhere near 0 to have a gain. "
             f"Received: {activation.name}, with E[φ(z)²] = 0 for z ~ N(0, 1). Check "
             "its threshold, or use gain 1."
         )
-    return known
+    return moments
 
 
 def _is_head(activation: Activation) -> bool:
-    """Softmax, log_softmax, sparsemax."""
+    """Whether it is softmax, log_softmax or sparsemax."""
     return activation.function is None and activation.family == "saturating"
 
 
@@ -265,12 +265,12 @@ def _moments(activation: Activation, mean: float, variance: float) -> GaussianMo
 def _from_name(name: str) -> Activation:
     if name in NAMED:
         return NAMED[name]
-    found = getattr(keras.activations, name, None)  # newer than the table
-    if found is None or name in ("get", "serialize", "deserialize"):
-        # keras.activations.get knows the built-in names alone.
-        found = keras.saving.get_registered_object(name)
-    if found is not None:
-        return resolve(found() if isinstance(found, type) else found)
+    function = getattr(keras.activations, name, None)  # newer than the table
+    if function is None or name in ("get", "serialize", "deserialize"):
+        # keras.activations.get finds built-in names alone.
+        function = keras.saving.get_registered_object(name)
+    if function is not None:
+        return resolve(function() if isinstance(function, type) else function)
     close = difflib.get_close_matches(name.lower(), NAMED, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(
@@ -293,9 +293,9 @@ def _deserialised(config: dict[str, Any]) -> Any:
 
 
 def _from_layer(layer: Any) -> Activation | None:
-    """The activation that a Keras layer is by its class, with its own arguments."""
+    """Return the activation of a Keras activation layer with its arguments, or None."""
     for base, read in _LAYERS.items():
-        # A subclass with a call of its own may be anything: it is evaluated.
+        # A subclass that overrides `call` may be anything: it is evaluated.
         if isinstance(layer, base) and type(layer).call is base.call:
             return read(layer)
     return None
@@ -311,7 +311,7 @@ def _prelu(layer: Any) -> Activation:
         return leaky_relu(1.0)
     if isinstance(start, keras.initializers.RandomUniform):
         return leaky_relu((start.minval + start.maxval) / 2)
-    # The mean of the normal ones; all others are zeros or symmetric about 0.
+    # The mean of normal initializers; all others are 0 or symmetric about 0.
     return leaky_relu(float(getattr(start, "mean", 0.0)))
 
 
@@ -332,10 +332,10 @@ _LAYERS: dict[Any, Callable[[Any], Activation]] = {
 
 @lru_cache(maxsize=256)
 def _from_function(function: Callable[[Any], Any]) -> Activation:
-    """As `_from_callable`; remembered, for functions do not change as layers do."""
-    for name, known in NAMED.items():
+    """As `_from_callable`, but cached: unlike layers, functions do not change."""
+    for name, activation in NAMED.items():
         if getattr(keras.activations, name, None) is function:
-            return known
+            return activation
     return _from_callable(function)
 
 
@@ -343,9 +343,9 @@ def _from_callable(function: Callable[[Any], Any]) -> Activation:
     name = _readable_name(function)
     try:
         evaluate = in_numpy(_without_side_effects(function))
-        known = recognise_rows(evaluate)
-        if known is not None:
-            return known
+        activation = recognise_rows(evaluate)
+        if activation is not None:
+            return activation
         if is_elementwise(evaluate):
             return recognise(evaluate) or Activation(name, evaluate)
     except Exception as error:
@@ -364,7 +364,7 @@ def _from_callable(function: Callable[[Any], Any]) -> Activation:
 
 
 def _without_side_effects(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A layer that is not built would be built by the probe, for the probe's shape."""
+    """Return a copy of an unbuilt layer, which the probe would build for its shape."""
     if isinstance(function, keras.layers.Layer) and not function.built:
         return type(function).from_config(function.get_config())  # type: ignore[no-any-return]
     return function

@@ -1,10 +1,9 @@
-"""Expectations under a Gaussian, by adaptive quadrature. NumPy only, float64.
+"""Expectations under a Gaussian by adaptive quadrature, in NumPy and float64.
 
-The range, mean ± 14 standard deviations, is cut at the known kinks and into panels of
-half a standard deviation. On each panel the function is read at 16 Gauss-Legendre
-points and at both ends; where its Legendre series has not died out by then or misses
-the ends (a kink, a jump, a steep slope), the panel is halved. So a function need not
-say where its kinks are.
+The range, mean ± 14 standard deviations, is cut at the given kinks and into panels of
+half a standard deviation. On each panel the function is evaluated at 16 Gauss-Legendre
+points and at both ends. Where its Legendre series has not converged, or misses the ends
+(a kink, a jump, a steep slope), the panel is halved. So kinks need not be given.
 """
 
 from __future__ import annotations
@@ -29,19 +28,18 @@ Function = Callable[[Array], ArrayLike]
 _RANGE = 14.0
 _PANELS_PER_DEVIATION = 2
 _ORDER = 16
-_TAIL = (
-    4  # coefficients that must have died out; odd and even functions skip every other
-)
-# 0.6 million points: noise would otherwise be halved for ever. A function that takes
-# more is noisier than its dtype says (float32 inside, large numbers that cancel).
+# The last coefficients, which must vanish; odd and even functions have every other one.
+_TAIL = 4
+# 0.6 million points: noisy panels would otherwise be halved for ever. A function that
+# needs more is noisier than its dtype (float32 inside, large numbers that cancel).
 _MAX_PANELS = 2**15
 _NOISE_LEVELS = (0.0, 2.0**-40, 2.0**-30, 2.0**-22, 2.0**-14, 2.0**-8)
 _WORTH_A_WARNING = 2.0**-20
 
 
-# Gauss points leave 1/200 of a panel free at each end, where a kink could hide: the
-# series is compared with the function there as well (just inside, for at the very end
-# the function may already have jumped).
+# Gauss points leave 1/200 of a panel free at each end, where a kink could hide. So the
+# series is compared with the function there as well (just inside, as the function may
+# jump at the very end).
 _END = 1.0 - 1e-12
 
 
@@ -60,7 +58,7 @@ class _Legendre(NamedTuple):
 
 @cache
 def _legendre() -> _Legendre:
-    """Return the tables; made when first needed, not at import."""
+    """Return the tables, computed when first needed, not at import."""
     from numpy.polynomial import legendre
 
     nodes, weights = legendre.leggauss(_ORDER)
@@ -68,8 +66,8 @@ def _legendre() -> _Legendre:
     basis = legendre.legvander(nodes, _ORDER - 1)
     # Gauss quadrature is exact for the products of the basis: this is its inverse.
     to_coefficients = (degree[:, None] + 0.5) * (basis * weights[:, None]).T
-    # The weights carry 14 epsilons of error, which would look like a tail: one Newton
-    # step towards the inverse of the basis removes it.
+    # The weights have errors of 14 epsilons, which would look like a tail: a Newton
+    # step towards the inverse of the basis removes them.
     to_coefficients = 2 * to_coefficients - to_coefficients @ basis @ to_coefficients
     slopes = np.stack(
         [legendre.legval(nodes, legendre.legder(row)) for row in np.eye(_ORDER)], axis=1
@@ -111,12 +109,13 @@ def gaussian_expectation(
     variance: float = 1.0,
     kinks: Sequence[float] = (),
 ) -> float:
-    """E[f(x)] for x ~ N(mean, variance).
+    """Return E[f(x)] for x ~ N(mean, variance).
 
     E[f] = ∫ f(mean + sd·z) exp(−z²/2)/√(2π) dz over |z| ≤ 14, by composite 16-point
-    Gauss-Legendre quadrature with bisection. Kinks and jumps that are not named are
-    found too. The error is about 1e-14 of the root mean square of f. A feature narrower
-    than the points' distance (0.05 standard deviations) can be missed: name its edges.
+    Gauss-Legendre quadrature with bisection. Kinks and jumps are found even if they are
+    not given. The error is about 1e-14 of the root mean square of f. A feature narrower
+    than the points' distance (0.05 standard deviations) can be missed: give its edges
+    as kinks.
 
     Args:
         function: takes a 1-D float64 array and returns one of the same shape. Results
@@ -152,11 +151,11 @@ def gaussian_moments(
     variance: float = 1.0,
     kinks: Sequence[float] = (),
 ) -> GaussianMoments:
-    """E[f(x)], E[f(x)²] and E[f'(x)²] for x ~ N(mean, variance).
+    """Return E[f(x)], E[f(x)²] and E[f'(x)²] for x ~ N(mean, variance).
 
-    As `gaussian_expectation`. Without `derivative`, f' is that of the polynomial
-    through the 16 points of each resolved panel, so any elementwise callable will do.
-    With `variance=0` they are f(mean), f(mean)² and f'(mean)².
+    As in `gaussian_expectation`. Without `derivative`, f' is that of the polynomial
+    through the 16 points of each resolved panel, so that any elementwise callable will
+    do. With `variance=0` the moments are f(mean), f(mean)² and f'(mean)².
 
     Args:
         function: takes a 1-D float64 array and returns one of the same shape. Results
@@ -176,7 +175,7 @@ def gaussian_moments(
         >>> round(relu.second_moment, 12), round(relu.derivative_second_moment, 12)
         (0.5, 0.5)
 
-    Source: the same as of `gaussian_expectation`.
+    Source: as for `gaussian_expectation`.
     """
     check_law(mean, variance)
     if variance == 0.0:
@@ -185,7 +184,7 @@ def gaussian_moments(
 
 
 def check_law(mean: float, variance: float) -> None:
-    """Refuse a mean or variance that no Gaussian has, with a ValueError."""
+    """Raise a ValueError for a mean or variance that no Gaussian has."""
     if not math.isfinite(mean):
         raise ValueError(
             f"`mean` is expected to be a finite number. Received: mean={mean}. "
@@ -200,7 +199,7 @@ def check_law(mean: float, variance: float) -> None:
 
 
 def _evaluate(function: Function, x: Array) -> tuple[Array, float]:
-    """The function's values in float64, and the epsilon of the dtype they came in."""
+    """Return the function's values in float64, and the epsilon of their own dtype."""
     # Overflow inside the function is reported below, with a remedy.
     with np.errstate(all="ignore"):
         result: NDArray[Any] = np.asarray(function(x.ravel()))
@@ -217,9 +216,9 @@ def _evaluate(function: Function, x: Array) -> tuple[Array, float]:
         )
     epsilon = float(np.finfo(np.float64).eps)
     if result.dtype.kind not in "iub" and result.dtype.itemsize < 8:
-        # bfloat16 reaches NumPy as a foreign dtype that finfo does not know.
-        known = np.issubdtype(result.dtype, np.floating)
-        epsilon = float(np.finfo(result.dtype).eps) if known else 2.0**-7
+        # finfo does not accept bfloat16, a dtype from outside NumPy.
+        native = np.issubdtype(result.dtype, np.floating)
+        epsilon = float(np.finfo(result.dtype).eps) if native else 2.0**-7
     values = result.astype(np.float64).reshape(x.shape)
     if not np.isfinite(values).all():
         at = x[~np.isfinite(values)].flat[0]
@@ -360,13 +359,13 @@ def _bisect(
 def _is_resolved(
     values: Array, x: Array, epsilon: float, reach: Array, usual: float
 ) -> tuple[NDArray[np.bool_], Array]:
-    """Whether each panel's Legendre series is the function to rounding; its error."""
+    """Return whether each panel's Legendre series has converged, and its error."""
     coefficients = values @ _legendre().to_coefficients.T
     tail = np.abs(coefficients[:, -_TAIL:]).max(axis=1)
     misfit = np.abs(values[:, [0, -1]] - coefficients @ _legendre().to_ends.T).max(
         axis=1
     )
-    # The last digits are lost fourfold on the way to the ends.
+    # Rounding errors grow fourfold towards the ends.
     tail = np.maximum(tail, misfit / 4)
     width = np.maximum(x[:, -1] - x[:, 0], np.finfo(np.float64).tiny)
     moved = reach * np.ptp(values, axis=1) / width

@@ -1,8 +1,8 @@
-"""What is known of each Keras activation: its NumPy form, derivative, kinks, family.
+"""Keras's activations: their NumPy forms, derivatives, kinks and families.
 
-One row of `NAMED` a name in `keras.activations`. A new activation needs none (any
-elementwise callable is measured); a row makes it faster and gives it a family. The
-forms follow `keras.activations` with its default arguments.
+`NAMED` has a row for each name in `keras.activations`. A new activation needs none (any
+elementwise callable is evaluated); a row makes it faster and gives it a family. The
+forms follow `keras.activations` with default arguments.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ class Activation:
     """An activation as the rest of the package sees it.
 
     Attributes:
-        name: for people: "relu", "leaky_relu(0.3)".
+        name: to show to users: "relu", "leaky_relu(0.3)".
         function: elementwise, 1-D float64 array in, array of that shape out. None if
             the activation is not elementwise.
-        derivative: likewise, away from the kinks. None if unknown: it is then taken
+        derivative: likewise, away from the kinks. With None it is computed
             numerically.
-        kinks: points where the function or its derivative jumps, as far as known.
-        family: which of the classical initialisers it asks for.
+        kinks: points where the function or its derivative jumps; they need not be
+            complete.
+        family: selects the classical initializer.
         negative_slope: for the "relu" family, the slope left of 0.
-        closed_form: (mean, variance) of the input -> moments of the output, or None
-            for quadrature.
+        closed_form: from (mean, variance) of the input to the moments of the output;
+            None for quadrature.
     """
 
     name: str
@@ -67,7 +68,7 @@ def _softplus(x: Array) -> Array:
     return np.logaddexp(0.0, x)
 
 
-# math.erfc is exact to the last digit or two, and SciPy is no dependency.
+# math.erfc is exact to the last digit or two, and SciPy is not a dependency.
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 
@@ -99,7 +100,7 @@ _SELU_ALPHA = 1.6732632423543772848170429916717
 
 
 def _exponential_branch(name: str, scale: float, alpha: float) -> Activation:
-    """Slope `scale` right of 0, scale·alpha·(exp(x) − 1) left of it."""
+    """Return scale·x right of 0, scale·alpha·(exp(x) − 1) left of it."""
 
     def function(x: Array) -> Array:
         left = alpha * np.expm1(np.minimum(x, 0.0))
@@ -113,14 +114,14 @@ def _exponential_branch(name: str, scale: float, alpha: float) -> Activation:
 
 @lru_cache(maxsize=256)
 def elu(alpha: float) -> Activation:
-    """ELU: x right of 0, alpha·(exp(x) − 1) left of it."""
+    """Return ELU: x right of 0, alpha·(exp(x) − 1) left of it."""
     name = "elu" if alpha == 1.0 else f"elu({alpha:g})"
     return _exponential_branch(name, 1.0, alpha)
 
 
 @lru_cache(maxsize=256)
 def leaky_relu(slope: float) -> Activation:
-    """Leaky ReLU of any slope; ReLU for slope 0."""
+    """Return leaky ReLU with any slope; ReLU for slope 0."""
 
     def function(x: Array) -> Array:
         return np.where(x > 0, x, slope * x)
@@ -160,7 +161,7 @@ def leaky_relu(slope: float) -> Activation:
 def clipped_relu(
     slope: float = 0.0, maximum: float | None = None, threshold: float = 0.0
 ) -> Activation:
-    """`keras.activations.relu` with all its arguments."""
+    """Return `keras.activations.relu` with any arguments."""
     if maximum is None and threshold == 0.0:
         return leaky_relu(slope)
     top = math.inf if maximum is None else maximum
@@ -326,7 +327,7 @@ _ROWS = [
     _not_elementwise("softmax"),
     _not_elementwise("log_softmax"),
     _not_elementwise("sparsemax"),
-    # Keras gives it no default arguments: by its bare name it cannot be called.
+    # Its arguments have no defaults in Keras: it cannot be used by name alone.
     Activation("threshold", None),
 ]
 NAMED = {row.name.partition("(")[0]: row for row in _ROWS}

@@ -12,7 +12,7 @@ from keras_initlab.cli.errors import BadInput
 
 __all__ = ["main"]
 
-# What a shell reports of a command that a signal has ended: 128 and its number.
+# Exit codes of a command ended by a signal: 128 plus the signal's number.
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 
 
@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit code: 0 done, 1 `inspect` has found what `--fail-on` names, 2 bad
-        input, 130 interrupted, 141 nobody reads the output any more.
+        The exit code: 0 done, 1 `inspect` has a finding that `--fail-on` names, 2 bad
+        input, 130 interrupted, 141 the output's reader is gone.
 
     >>> main(["gains", "relu"])
     Gains for z ~ N(0, 1): g = 1/sqrt(E[φ²]), chi = g² E[φ'²]
@@ -30,11 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
      relu         0.3989   0.5000   0.5000   1.4142   1.0000   He, 2 / fan_in
     0
     """
-    known = parser()
-    arguments = known.parse_args(argv)
+    top = parser()
+    arguments = top.parse_args(argv)
     try:
         if arguments.command is None:
-            known.print_help()
+            top.print_help()
             code = 0
         else:
             code = arguments.run(arguments)
@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _discard_output() -> None:
-    """Let Python flush what is left at its end without another error."""
+    """Let Python flush the rest of the output on exit without another error."""
     try:
-        number = sys.stdout.fileno()
+        descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, number)
+    os.dup2(nowhere, descriptor)
     os.close(nowhere)

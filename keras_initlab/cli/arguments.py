@@ -49,7 +49,7 @@ SCHEMES = ("activation", "variance", "isometric")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser; `run` of what it returns is the command's function."""
+    """Return the parser; `run` of its result is the command's function."""
     top = argparse.ArgumentParser(
         prog="keras-initlab",
         description="Weight initialisation for Keras 3 that fits the layer.",
@@ -167,7 +167,7 @@ def _command(
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
-        # As wide as argparse's own help; the examples keep their lines.
+        # As wide as argparse's own help; the examples keep their line breaks.
         description=textwrap.fill(description, 78),
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -211,7 +211,7 @@ def _width(text: str) -> int:
     return width
 
 
-# Each command is imported when it runs: help does not wait for it.
+# A command is imported when it runs, so that help need not wait for it.
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

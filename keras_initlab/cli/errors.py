@@ -1,4 +1,4 @@
-"""BadInput: what ends the command with one line and exit code 2."""
+"""BadInput, which ends the command with one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from keras_initlab.tables import printable
 
 # Keras's errors hold whole configs.
 _LONGEST = 300
-# And colours, for terminals.
+# They hold terminal colours, too.
 _BOLD = re.compile("\x1b\\[[0-9;]*m")
 
 
 class BadInput(Exception):
-    """What the user gave cannot be worked with; the message says why, in one line."""
+    """The user's input cannot be used; the message says why, in one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(" ".join(message.split())))

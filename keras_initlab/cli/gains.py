@@ -39,13 +39,13 @@ def _table(names: Sequence[str]) -> str:
             continue
         numbers = ["-"] * 5
         if resolved.function is not None or resolved.name == "glu":
-            found = activations.moments(resolved)
+            moments = activations.moments(resolved)
             numbers = [
                 f"{value:.4f}"
                 for value in (
-                    found.mean,
-                    found.second_moment,
-                    found.derivative_second_moment,
+                    moments.mean,
+                    moments.second_moment,
+                    moments.derivative_second_moment,
                     activations.gain(resolved),
                     activations.chi(resolved),
                 )
@@ -60,10 +60,10 @@ def _table(names: Sequence[str]) -> str:
 
 
 def _keras_names() -> list[str]:
-    """Return every name in keras.activations."""
-    other = {"get", "serialize", "deserialize"}
+    """Return the names of all activations in keras.activations."""
+    utilities = {"get", "serialize", "deserialize"}
     return sorted(
         name
         for name, value in vars(keras.activations).items()
-        if callable(value) and name not in other
+        if callable(value) and name not in utilities
     )

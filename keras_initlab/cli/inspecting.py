@@ -27,19 +27,19 @@ _ENDINGS = {".html": "html", ".htm": "html", ".json": "json"}
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print or write the report; return 1 where a finding is severe enough, else 0."""
+    """Print or write the report; return 1 if `--fail-on` is met, else 0."""
     output = Path(arguments.output) if arguments.output else None
     if output is not None:
         check_place(output)
         _check_apart(output, arguments.model)
     with quiet():
-        found = _inspection(arguments)
-    text = _formatted(found, arguments, output)
+        inspection = _inspection(arguments)
+    text = _formatted(inspection, arguments, output)
     if output is None:
         emit(text)
     else:
         write(text, output)
-    return int(_fails(found, arguments.fail_on))
+    return int(_fails(inspection, arguments.fail_on))
 
 
 def _inspection(arguments: argparse.Namespace) -> Inspection:
@@ -59,27 +59,27 @@ def _inspection(arguments: argparse.Namespace) -> Inspection:
 
 
 def _formatted(
-    found: Inspection, arguments: argparse.Namespace, output: Path | None
+    inspection: Inspection, arguments: argparse.Namespace, output: Path | None
 ) -> str:
     form = arguments.format
     if form is None:
         form = _ENDINGS.get(output.suffix.lower(), "text") if output else "text"
     if form == "json":
-        return found.json()
+        return inspection.json()
     if form == "html":
-        return found.html()
+        return inspection.html()
     width = arguments.width
     if width is None and output is None:
         terminal = line_width()
         width = max(terminal, NARROWEST) if terminal else None
-    return found.text(width, color=output is None and colorful())
+    return inspection.text(width, color=output is None and colorful())
 
 
-def _fails(found: Inspection, level: str) -> bool:
+def _fails(inspection: Inspection, level: str) -> bool:
     if level == "never":
         return False
     counted = SEVERITIES[: SEVERITIES.index(level) + 1]
-    return any(one.severity in counted for one in found.findings)
+    return any(finding.severity in counted for finding in inspection.findings)
 
 
 def _check_apart(output: Path, model: str) -> None:

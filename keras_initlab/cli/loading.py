@@ -1,4 +1,4 @@
-"""Saved models, loaded with one clear line where that fails."""
+"""Loads saved models, or says in one clear line why it cannot."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def load(name: str, *, unsafe: bool = False, modules: Sequence[str] = ()) -> Any
     Args:
         name: the file.
         unsafe: load the code of Lambda layers, too.
-        modules: imported before, for the classes that they register.
+        modules: imported first, for the classes that they register.
 
     Raises:
-        BadInput: there is no model in it that can be loaded.
+        BadInput: the file holds no model that can be loaded.
     """
     path = Path(name)
     _check_file(path)
@@ -44,7 +44,7 @@ def load(name: str, *, unsafe: bool = False, modules: Sequence[str] = ()) -> Any
 
 
 def _check_file(path: Path) -> None:
-    """Raise where a look at the file shows that there is no model in it."""
+    """Raise if the file evidently holds no model."""
     if path.is_dir():
         raise BadInput(f"{path} is a folder, no .keras or .h5 file. {_SAVE}")
     if not path.exists():
@@ -77,7 +77,7 @@ def _check_archive(path: Path) -> None:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
         raise BadInput(f"{path} is damaged: {brief(error)}.") from error
-    except Exception as error:  # zlib.error and others, by the kind of compression
+    except Exception as error:  # such as zlib.error, depending on the compression
         raise BadInput(f"{path} is damaged: {brief(error)}.") from error
     if damaged:
         raise BadInput(f"{path} is damaged: its {damaged} has a wrong checksum.")
@@ -86,7 +86,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _import(module: str) -> None:
-    # An installed command does not look into the current folder by itself.
+    # An installed command does not search the current folder by itself.
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -99,7 +99,7 @@ def _import(module: str) -> None:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Return why a model cannot be loaded, from what Keras says."""
+    """Return why a model cannot be loaded, from Keras's error."""
     message = str(error)
     if "safe_mode" in message or "enable_unsafe_deserialization" in message:
         return (
@@ -111,10 +111,12 @@ def _reason(path: Path, error: Exception) -> str:
     if lost:
         kind, name = lost[-1]
         registered = re.findall(r"'registered_name': '([^']*)'", message)
-        known_as = registered[-1] if registered else name
-        also = f" (registered as {known_as!r})" if known_as.endswith(f">{name}") else ""
+        full_name = registered[-1] if registered else name
+        alias = (
+            f" (registered as {full_name!r})" if full_name.endswith(f">{name}") else ""
+        )
         return (
-            f"{path} needs the {kind} {name!r}{also}, which is not known here. Pass "
+            f"{path} needs the {kind} {name!r}{alias}, which is not known here. Pass "
             "--import MODULE, a module that defines it under "
             "@keras.saving.register_keras_serializable()."
         )

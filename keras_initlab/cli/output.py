@@ -1,4 +1,4 @@
-"""What the commands print and write, and what they keep from being printed."""
+"""Printing and writing results, and keeping other output away from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_initlab.tables import printable
 
 
 def emit(text: str) -> None:
-    """Print a result, also where the output has no code for some of its letters."""
+    """Print a result, even if the output's encoding lacks some of its characters."""
     try:
         print(text)
     except UnicodeEncodeError:
@@ -35,32 +35,34 @@ def write(text: str, path: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Raise where no file can be written to `path`: before the work, not after."""
+    """Raise if no file can be written to `path`: before the work, not after it."""
     if path.is_dir():
         raise BadInput(f"{path} is a folder. Give a file's name in -o.")
     if not path.absolute().parent.is_dir():
         raise BadInput(f"{path} cannot be written: there is no folder {path.parent}.")
 
 
-def is_same_file(one: Path, other: Path) -> bool:
-    """Return whether two paths lead to one file that is there."""
-    return one.exists() and other.exists() and one.samefile(other)
+def is_same_file(left: Path, right: Path) -> bool:
+    """Return whether two paths lead to the same existing file."""
+    return left.exists() and right.exists() and left.samefile(right)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep others' prints from the output, and tell of each warning once.
+    """Send other code's prints to stderr, and print each warning there once.
 
-    Where the work fails, its error says what is wrong, and no warning does.
+    If the work fails, no warnings are printed: the error says what is wrong.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         with contextlib.redirect_stdout(sys.stderr):
             yield
     messages = dict.fromkeys(
-        " ".join(str(one.message).split())
-        for one in caught
-        if not issubclass(one.category, DeprecationWarning | PendingDeprecationWarning)
+        " ".join(str(warning.message).split())
+        for warning in caught
+        if not issubclass(
+            warning.category, DeprecationWarning | PendingDeprecationWarning
+        )
     )
     for message in messages:
         print(f"keras-initlab: warning: {printable(message)}", file=sys.stderr)
@@ -73,7 +75,7 @@ def colorful() -> bool:
 
 
 def line_width() -> int | None:
-    """Return the characters of the terminal's line; None where there is no terminal."""
+    """Return the width of the terminal in characters; None if there is none."""
     if not sys.stdout.isatty():
         return None
     try:

@@ -1,4 +1,4 @@
-"""`keras-initlab rewrite`: a saved model with other initializers."""
+"""`keras-initlab rewrite`: gives a saved model other initializers."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _output(arguments: argparse.Namespace) -> Path | None:
         raise BadInput(f"-o {output} must end in .keras, the format that is saved.")
     if output.exists() and not arguments.force:
         model = Path(arguments.model)
-        what = "is the model itself" if is_same_file(output, model) else "exists"
-        raise BadInput(f"{output} {what}. Pass --force to replace it.")
+        problem = "is the model itself" if is_same_file(output, model) else "exists"
+        raise BadInput(f"{output} {problem}. Pass --force to replace it.")
     return output
 
 

@@ -17,7 +17,7 @@ ORDER = (
     *("input-scale", "target-scale", "head-loss-mismatch"),
     *("wrong-fans", "constant-kernel", "symmetric-units", "shared-draw"),
     *("large-biases", "initializer-mismatch"),
-    *("vanishing-signal", "exploding-signal", "collapsed-inputs"),
+    *("vanishing-signal", "exploding-signal", "collapsed-inputs", "saturated-head"),
     *("no-gradient", "vanishing-gradient", "exploding-gradient"),
     *("dead-units", "saturated-units"),
     *("update-too-large", "update-too-small", "nonfinite"),
@@ -35,9 +35,17 @@ CAUSES: dict[str, tuple[str, ...]] = {
         *_KERNELS,
         *("vanishing-signal", "exploding-signal", "symmetric-units", "input-scale"),
     ),
+    "saturated-head": (
+        *("initializer-mismatch", "wrong-fans", "exploding-signal", "input-scale"),
+    ),
     "no-gradient": (
-        *_KERNELS,
-        *("head-loss-mismatch", "input-scale", "exploding-signal", "vanishing-signal"),
+        *(
+            "head-loss-mismatch",
+            *_KERNELS,
+            "input-scale",
+            "exploding-signal",
+            "vanishing-signal",
+        ),
     ),
     "vanishing-gradient": (
         *_KERNELS,

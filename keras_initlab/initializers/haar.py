@@ -1,10 +1,10 @@
-"""Random orthogonal matrices, uniform over all of them (Haar), fast.
+"""Random orthogonal matrices, uniformly distributed (Haar), drawn fast.
 
-A Haar matrix is a product of random Householder reflections, one a column (Stewart
-1980). So nothing needs to be factorised: the reflections are drawn, and multiplied out
-in blocks as I − V T Vᵀ (Schreiber & Van Loan 1989), which is nearly all matrix
-products. A QR of a Gaussian matrix gives the same distribution in twice the work or
-more, most of it memory-bound.
+A Haar matrix is a product of random Householder reflections, one per column (Stewart
+1980). So no matrix needs to be factorised: the reflections are drawn and multiplied in
+blocks as I − V T Vᵀ (Schreiber & Van Loan 1989), nearly all of it matrix products. A QR
+of a Gaussian matrix gives the same distribution in at least twice the work, most of it
+bound by memory.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Wide enough for fast matrix products, narrow enough that the triangle in a block's
-# corner and its small inverse cost little. Measured at 512 to 4096 columns.
+# Wide enough for fast matrix products, and narrow enough for the triangle in a block's
+# corner and its small inverse to cost little. Measured at 512 to 4096 columns.
 _BLOCK = 256
-# Below this a stack of small matrices is factorised at once.
+# A stack of matrices with at most so many columns is factorised at once.
 _SMALL = 32
 
 
@@ -30,22 +30,22 @@ def haar_stack(
 ) -> NDArray[Any]:
     """Return `count` independent matrices of shape (rows, columns).
 
-    The columns of each are orthonormal, or the rows where there are fewer of these.
+    The columns of each are orthonormal, or its rows if there are fewer of them.
     """
     tall, narrow = max(rows, columns), min(rows, columns)
     if narrow == 1:
-        drawn = generator.standard_normal((count, tall, 1), dtype=np.float64)
-        made = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+        gaussian = generator.standard_normal((count, tall, 1), dtype=np.float64)
+        matrices = gaussian / np.linalg.norm(gaussian, axis=1, keepdims=True)
     elif narrow <= _SMALL:
-        drawn = generator.standard_normal((count, tall, narrow), dtype=np.float64)
-        q, r = np.linalg.qr(drawn)
-        # LAPACK's signs are not random; those of a Gaussian's diagonal are (Mezzadri
-        # 2007, section 5).
-        made = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
+        gaussian = generator.standard_normal((count, tall, narrow), dtype=np.float64)
+        q, r = np.linalg.qr(gaussian)
+        # The signs of LAPACK's QR are not random; those of r's diagonal make q Haar
+        # (Mezzadri 2007, section 5).
+        matrices = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
     else:
-        made = np.stack([haar(tall, narrow, generator, wide) for _ in range(count)])
-    made = made.astype(wide, copy=False)
-    return made if rows >= columns else np.swapaxes(made, 1, 2)
+        matrices = np.stack([haar(tall, narrow, generator, wide) for _ in range(count)])
+    matrices = matrices.astype(wide, copy=False)
+    return matrices if rows >= columns else np.swapaxes(matrices, 1, 2)
 
 
 def haar(
@@ -56,8 +56,8 @@ def haar(
     Source: Stewart 1980, "The efficient generation of random orthogonal matrices",
     section 3; Schreiber & Van Loan 1989, section 2.
     """
-    made = np.zeros((rows, columns), wide)
-    np.fill_diagonal(made, 1)
+    matrix = np.zeros((rows, columns), wide)
+    np.fill_diagonal(matrix, 1)
     for start in reversed(range(0, columns, _BLOCK)):
         width = min(_BLOCK, columns - start)
         vectors = generator.standard_normal((rows - start, width), dtype=wide)
@@ -66,18 +66,18 @@ def haar(
         diagonal = np.diagonal(corner).astype(np.float64)
         squared = np.einsum("ij,ij->j", vectors, vectors, dtype=np.float64)
         sign = np.where(diagonal < 0, -1.0, 1.0)
-        # The reflection that takes the vector to the first axis: away from zero, so
-        # that nothing cancels.
+        # The reflection that takes the vector to the first axis, with the sign that
+        # avoids cancellation.
         reflected = diagonal + sign * np.sqrt(squared)
         np.fill_diagonal(corner, reflected)
         vectors /= np.sqrt(squared - diagonal**2 + reflected**2).astype(wide)
-        # In float64: T undoes the vectors' rounding only as well as it knows them.
+        # In float64: T has to fit the vectors as they are rounded.
         precise = vectors.astype(np.float64)
         products = precise.T @ precise
         # H1 H2 ... = I - V T Vᵀ; T⁻¹ is the upper triangle of VᵀV, its diagonal halved.
         triangle = np.triu(products, 1) + np.diag(np.diagonal(products) / 2)
         mixing = np.linalg.inv(triangle).astype(wide)
-        rest = made[start:, start:]
-        rest -= vectors @ (mixing @ (vectors.T @ rest))
-        rest[:, :width] *= -sign.astype(wide)
-    return made
+        block = matrix[start:, start:]
+        block -= vectors @ (mixing @ (vectors.T @ block))
+        block[:, :width] *= -sign.astype(wide)
+    return matrix

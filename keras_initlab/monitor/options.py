@@ -1,4 +1,4 @@
-"""What a VarianceMonitor may be asked for, checked before anything is measured."""
+"""The arguments of a VarianceMonitor, checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ LOGS = ("none", "summary", "layers")
 ON_FINDING = ("ignore", "warn", "stop", "raise")
 
 
-def positive_int(name: str, value: Any, what: str, advice: str) -> int:
-    """Return `value` if it is one."""
-    expected = f"`{name}` must be a positive int: {what}."
+def positive_int(name: str, value: Any, meaning: str, advice: str) -> int:
+    """Return `value` if it is a positive int; `meaning` completes the error."""
+    expected = f"`{name}` must be a positive int: {meaning}."
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{expected} Received: {name}={value!r}. {advice}")
     if value < 1:
@@ -31,7 +31,7 @@ def positive_int(name: str, value: Any, what: str, advice: str) -> int:
 
 
 def every_of(value: Any) -> int | datetime.timedelta:
-    """Return a number of steps or a span of time."""
+    """Return `value` if it is a number of steps or a span of time."""
     if not isinstance(value, datetime.timedelta):
         return positive_int(
             "every",
@@ -48,58 +48,58 @@ def every_of(value: Any) -> int | datetime.timedelta:
 
 
 def window_of(value: Any) -> int | None:
-    """Return the number of steps in a window, None for the whole epoch."""
+    """Return the number of steps in a window, or None for the whole epoch."""
     if value == "epoch":
         return None
     advice = 'Use window="epoch", or a number of training steps.'
-    what = "so many training steps are one window"
+    meaning = "so many training steps are one window"
     if isinstance(value, str):
         raise ValueError(
             f'`window` must be "epoch" or a positive int. Received: {value!r}. {advice}'
         )
-    return positive_int("window", value, what, advice)
+    return positive_int("window", value, meaning, advice)
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...], more: str = "") -> str:
-    """Return `value` if it is one of the choices; `more` is what else it could be."""
+    """Return `value` if it is one of the choices; `more` names further ones."""
     if value not in choices:
-        names = ", ".join(f'"{one}"' for one in choices)
+        names = ", ".join(f'"{choice}"' for choice in choices)
         kind = ValueError if isinstance(value, str) else TypeError
         raise kind(f"`{name}` must be one of {names}{more}. Received: {value!r}.")
     return str(value)
 
 
 def statistics_of(value: Any, gradients: bool) -> tuple[tuple[str, ...], Custom]:
-    """Return the names of built-in statistics, and the functions by their names."""
-    given = FORWARD if value is None else value
-    if isinstance(given, str) or callable(given):
-        given = [given]
-    if not isinstance(given, Iterable):
+    """Return the names of built-in statistics, and custom functions by name."""
+    statistics = FORWARD if value is None else value
+    if isinstance(statistics, str) or callable(statistics):
+        statistics = [statistics]
+    if not isinstance(statistics, Iterable):
         raise TypeError(
             "`statistics` must be a list of names and functions. Received: "
             f"{value!r}. Use statistics=None for all of them."
         )
     names: list[str] = []
     custom: dict[str, Callable[[Any], Any]] = {}
-    for one in given:
-        if callable(one):
-            name = getattr(one, "__name__", type(one).__name__)
+    for statistic in statistics:
+        if callable(statistic):
+            name = getattr(statistic, "__name__", type(statistic).__name__)
             if name in custom or name in (*FORWARD, *BACKWARD, "<lambda>"):
                 raise ValueError(
                     "A function in `statistics` goes by its own name, which must not "
-                    f"be taken. Received: {one!r}, of the name {name!r}. Define it by "
-                    "`def` under a name of its own."
+                    f"be taken. Received: {statistic!r}, of the name {name!r}. Define "
+                    "it by `def` under a name of its own."
                 )
-            custom[name] = one
+            custom[name] = statistic
         else:
-            names.append(_known_name(one))
+            names.append(_checked_name(statistic))
     wanted = {"mean", "variance", "second_moment", *names}
     wanted |= set(BACKWARD) if gradients else set()
     every = (*FORWARD, *BACKWARD)
-    return tuple(one for one in every if one in wanted), tuple(custom.items())
+    return tuple(name for name in every if name in wanted), tuple(custom.items())
 
 
-def _known_name(name: Any) -> str:
+def _checked_name(name: Any) -> str:
     every = (*FORWARD, *BACKWARD)
     if not isinstance(name, str):
         raise TypeError(
@@ -118,12 +118,12 @@ def _known_name(name: Any) -> str:
 
 @dataclass(frozen=True)
 class Selector:
-    """Says of a layer and its path whether it is wanted; see `selector`."""
+    """Decides from a layer and its path whether it is measured; see `selector`."""
 
     chosen: Any
 
     def __call__(self, layer: Any, path: str) -> bool:
-        """Whether the layer is one of those chosen."""
+        """Whether the layer is selected."""
         chosen = self.chosen
         if chosen is None:
             return True
@@ -139,7 +139,7 @@ class Selector:
 
 
 def selector(value: Any) -> Selector:
-    """Return what says of a layer and its path whether it is wanted."""
+    """Return the `Selector` for an argument `layers`."""
     if isinstance(value, (list, tuple, set)):
         return Selector(tuple(selector(part) for part in value))
     if value is None or isinstance(value, (str, re.Pattern)):
@@ -157,7 +157,7 @@ def selector(value: Any) -> Selector:
 
 
 def finding_handler(value: Any) -> Any:
-    """Return what to do with a finding: one of the words, or a function."""
+    """Return the action for a finding: a name from `ON_FINDING`, or a function."""
     if callable(value):
         return value
     return one_of("on_finding", value, ON_FINDING, ", or a function of a Finding")
@@ -165,16 +165,16 @@ def finding_handler(value: Any) -> Any:
 
 def sinks_of(value: Any) -> list[Callable[..., Any]]:
     """Return the sinks as a list."""
-    given = [] if value is None else [value] if callable(value) else value
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        given = [value]
-    given = list(given)
-    for one in given:
-        if not callable(one):
+    sinks = [] if value is None else [value] if callable(value) else value
+    if isinstance(sinks, str) or not isinstance(sinks, Iterable):
+        sinks = [value]
+    sinks = list(sinks)
+    for sink in sinks:
+        if not callable(sink):
             raise TypeError(
                 "`sinks` must hold functions of a list of records. Received: "
-                f"{one!r} of type {type(one).__name__}. Use JSONLines(path), "
+                f"{sink!r} of type {type(sink).__name__}. Use JSONLines(path), "
                 "CSV(path) or TensorBoard(folder) of keras_initlab.monitor, or a "
                 "function of your own."
             )
-    return given
+    return sinks

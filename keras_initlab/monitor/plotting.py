@@ -1,4 +1,4 @@
-"""What `VarianceMonitor.plot` draws, from what the monitor holds."""
+"""The figures of `VarianceMonitor.plot`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def draw(monitor: VarianceMonitor, kind: str, figure: Any, **settings: Any) -> Any:
-    """Return the figure of a kind that is known, of a monitor that has measured."""
+    """Return a figure of the given kind, of a monitor that has measurements."""
     from keras_initlab import plots
 
     if kind == "variance":
@@ -41,7 +41,7 @@ def draw(monitor: VarianceMonitor, kind: str, figure: Any, **settings: Any) -> A
 
 
 def _positions(monitor: VarianceMonitor) -> list[float]:
-    """Return where the windows begin, in epochs."""
+    """Return where each window begins, in epochs."""
     if monitor.window is None:
         return [*map(float, monitor.epochs)]
     length = max(monitor.steps) + monitor.window
@@ -52,19 +52,20 @@ def _positions(monitor: VarianceMonitor) -> list[float]:
 
 
 def _updates(monitor: VarianceMonitor) -> dict[str, list[float]]:
+    """Return the update ratios by layer, one per window, NaN where not measured."""
     places = {
         place: index
         for index, place in enumerate(zip(monitor.epochs, monitor.steps, strict=True))
     }
-    found: dict[str, list[float]] = {}
+    ratios: dict[str, list[float]] = {}
     for record in monitor.records:
         if "update_ratio" not in record:
             continue
-        values = found.setdefault(record["layer"], [math.nan] * len(places))
+        values = ratios.setdefault(record["layer"], [math.nan] * len(places))
         values[places[record["epoch"], record["step"]]] = record["update_ratio"]
-    if not found:
+    if not ratios:
         raise ValueError(
             "Update ratios need gradients. Received: a monitor that has measured no "
             "updates. Use VarianceMonitor(gradients=True)."
         )
-    return found
+    return ratios

@@ -1,4 +1,4 @@
-"""What the plots share: figures, colours, names on axes, values without a logarithm."""
+"""Shared by all plots: figures, colours, names on axes, values without a logarithm."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-# Okabe and Ito's colours, which also the colour-blind tell apart.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 OUTPUT, GRADIENT, PREDICTED = "#0072B2", "#009E73", "#D55E00"
 UNKNOWN, LINE, QUIET = "0.75", "0.9", "0.35"
 TITLE, LABEL = 11, 8
-# Inches for a row with a readable name, and the figure's least and greatest height.
+# Inches for a row with a readable name; the figure's smallest and largest height.
 ROW, LOW, HIGH = 0.24, 2.6, 13.0
-# Inches that a name needs at the least, and those that the rest of the figure takes.
+# Inches that a name needs at least, and those that the rest of the figure takes.
 TIGHT_ROW, FRAME = 0.15, 1.3
 LONGEST_NAME = 32
 
 
 def open_figure(figure: Any, width: float, height: float) -> Any:
-    """Return `figure`, or a new one of so many inches where it is None.
+    """Return `figure`, or, if it is None, a new one of this size in inches.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -33,23 +33,23 @@ def open_figure(figure: Any, width: float, height: float) -> Any:
 
     if figure is not None:
         return figure
-    # Not pyplot's: a library must not leave figures in the user's window manager.
+    # Not through pyplot, which would keep the figure open in the user's session.
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def rows_height(layers: int) -> float:
-    """Return the inches of a figure with one row for each layer."""
+    """Return the height in inches of a figure with one row for each layer."""
     return float(np.clip(FRAME + ROW * layers, LOW, HIGH))
 
 
 def thinned(count: int, inches: float, each: float = TIGHT_ROW) -> range:
-    """Return which of `count` names are shown in so many inches."""
+    """Return which of `count` names are shown within `inches`."""
     room = max(1, int(inches / each))
     return range(0, count, max(1, -(-count // room)))
 
 
 def name_rows(axes: Any, figure: Any, names: Sequence[str]) -> None:
-    """Write layers' names down the side, as many as can be read."""
+    """Write the layers' names down the side, as many as can be read."""
     height = figure.bbox.height / figure.dpi
     shown = thinned(len(names), height - FRAME)
     labels = [shorten(names[i]) for i in shown]
@@ -57,28 +57,29 @@ def name_rows(axes: Any, figure: Any, names: Sequence[str]) -> None:
 
 
 def shorten(name: str) -> str:
-    """Return a name of which no more than the end is shown.
+    """Return a name without control characters, cut to its end if it is long.
 
-    Dollar signs stay what they are: where it is drawn, say `parse_math=False`.
+    Draw it with `parse_math=False`: it may hold dollar signs.
     """
-    # A picture with a control character in it is no valid SVG.
+    # Control characters would make an SVG invalid.
     name = "".join(
-        one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in name
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for character in name
     )
-    # The end tells layers of one block apart.
+    # The end distinguishes the layers of a block.
     return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
 
 
 def log10(values: np.ndarray) -> Any:
-    """Return the logarithm of `values`, masked where there is none."""
+    """Return the decimal logarithm of `values`, masked where there is none."""
     usable = np.isfinite(values) & (values > 0)
     return np.ma.array(np.log10(np.where(usable, values, 1.0)), mask=~usable)
 
 
 def alone(values: Any) -> list[int]:
-    """Return where a masked array has a value between two gaps: no line shows it."""
-    seen = np.concatenate([[False], ~np.ma.getmaskarray(values), [False]])
-    return np.flatnonzero(seen[1:-1] & ~seen[:-2] & ~seen[2:]).tolist()
+    """Return the indices of values between two gaps, which a line does not show."""
+    present = np.concatenate([[False], ~np.ma.getmaskarray(values), [False]])
+    return np.flatnonzero(present[1:-1] & ~present[:-2] & ~present[2:]).tolist()
 
 
 def mark_edges(axes: Any, x: np.ndarray, values: np.ndarray, color: Any) -> list[Any]:
@@ -109,7 +110,7 @@ def mark_edges(axes: Any, x: np.ndarray, values: np.ndarray, color: Any) -> list
 
 
 def plain(axes: Any) -> None:
-    """Take away what does not speak of the data, and lay a quiet grid."""
+    """Remove what carries no data, and add a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -119,7 +120,7 @@ def plain(axes: Any) -> None:
 def note(
     axes: Any, x: float, y: float, text: str, offset: tuple[float, float], **more: Any
 ) -> None:
-    """Write a remark: `x` as a share of the axes' width, `y` a value of theirs."""
+    """Write a remark: `x` is a share of the axes' width, `y` a value on their axis."""
     axes.annotate(
         text,
         (x, y),
@@ -131,7 +132,7 @@ def note(
 
 
 def count_epochs(axes: Any, places: Sequence[float]) -> None:
-    """Number the x axis; between whole epochs only where fewer than two are seen."""
+    """Number the x axis, with fractions of epochs only if fewer than two are shown."""
     from matplotlib.ticker import MaxNLocator
 
     whole = all(float(place).is_integer() for place in places)
@@ -140,8 +141,8 @@ def count_epochs(axes: Any, places: Sequence[float]) -> None:
 
 
 def legend(axes: Any, handles: list[Any]) -> None:
-    """Explain what is drawn, beside the axes: nothing is covered."""
-    drawn = axes.legend(
+    """Add a legend beside the axes, where it covers nothing."""
+    box = axes.legend(
         handles=handles,
         loc="upper left",
         bbox_to_anchor=(1.01, 1.0),
@@ -149,12 +150,12 @@ def legend(axes: Any, handles: list[Any]) -> None:
         fontsize=LABEL,
         borderaxespad=0,
     )
-    for text in drawn.get_texts():
+    for text in box.get_texts():
         text.set_parse_math(False)  # a layer's name may hold dollar signs
 
 
 def check_lengths(values: Any, x: Sequence[float], name: str) -> None:
-    """Raise where a layer has more or fewer values than the x axis has places."""
+    """Raise if a layer has more or fewer values than the x axis has places."""
     for layer, row in values.items():
         if len(row) != len(x):
             raise ValueError(

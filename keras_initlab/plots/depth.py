@@ -1,4 +1,4 @@
-"""Signals over depth: what was measured at each layer, and what was predicted."""
+"""Signals over depth: measured and predicted, layer by layer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from keras_initlab.plots import canvas
 
 # Inches of a panel, and of a rotated name's letter.
 PANEL, LETTER = 2.5, 0.065
-# More layers than these have smaller markers, and names upright instead of slanted.
+# More layers have smaller markers, and upright instead of slanted names.
 FEW = 12
 # Room between title and panel for marks at its edge.
 TITLE = {"loc": "left", "fontsize": canvas.TITLE, "pad": 9}
 
 
 class Stats(Protocol):
-    """What is read of a `keras_initlab.stats.LayerStats`."""
+    """The attributes of a `keras_initlab.stats.LayerStats` that are read."""
 
     @property
     def layer(self) -> str:
@@ -35,7 +35,7 @@ class Stats(Protocol):
 
     @property
     def source(self) -> str:
-        """How the figures came about."""
+        """Where the figures come from."""
 
 
 def by_depth(
@@ -45,36 +45,38 @@ def by_depth(
 ) -> Any:
     """Return a figure of the signals over depth, forwards and backwards.
 
-    Above, log10 of the variance of each layer's output; below, log10 of E[(dL/dx)²]
-    at that output, if anything is known of gradients. A prediction's gradient starts
-    from 1 at the model's outputs, whatever the loss: only its course over depth means
-    something. It is moved so that the medians of the logarithms agree, over the layers
-    of which both are known.
+    The upper panel shows log10 of the variance of each layer's output. The lower one,
+    drawn if there are any gradients, shows log10 of E[(dL/dx)²] at that output. A
+    predicted gradient starts from 1 at the model's outputs for any loss, so that only
+    its course over depth is meaningful. It is shifted so that the medians of the
+    logarithms agree over the layers that have both figures.
 
-    A line has a gap where a figure is not known, and one with a mark at the panel's
-    edge where it has no logarithm: a triangle below for 0, above for infinite, a cross
-    above for NaN.
+    A line has a gap where a figure is missing, and a gap with a mark at the panel's
+    edge where it has no logarithm: a triangle at the bottom for 0, one at the top for
+    infinite, a cross at the top for NaN.
 
     Args:
         monitored: `LayerStats` in call order.
-        predicted: `LayerStats` of the same model, found by their `layer`; others are
-            left out.
+        predicted: `LayerStats` of the same model, matched by `layer`; layers that are
+            not in `monitored` are left out.
         figure: a matplotlib Figure or SubFigure to draw on; None makes a new one.
 
     Raises:
         ImportError: matplotlib is missing.
-        ValueError: `monitored` is empty, or `predicted` speaks of none of its layers.
+        ValueError: `monitored` is empty, or `predicted` has none of its layers.
     """
-    names = [one.layer for one in monitored]
+    names = [stats.layer for stats in monitored]
     guesses = _matched(names, predicted or ())
-    known = [one.gradient_second_moment for one in (*monitored, *guesses.values())]
-    both = any(value is not None for value in known)
+    backward = any(
+        stats.gradient_second_moment is not None
+        for stats in (*monitored, *guesses.values())
+    )
 
     longest = max(len(canvas.shorten(name)) for name in names)
     width = float(np.clip(3.5 + canvas.ROW * len(names), 8.5, 12))
-    height = (1 + both) * PANEL + 0.8 + LETTER * longest
+    height = (1 + backward) * PANEL + 0.8 + LETTER * longest
     figure = canvas.open_figure(figure, width, height)
-    panels = figure.subplots(1 + both, 1, sharex=True, squeeze=False)[:, 0]
+    panels = figure.subplots(1 + backward, 1, sharex=True, squeeze=False)[:, 0]
 
     matched = [guesses.get(name) for name in names]
     source = monitored[0].source
@@ -85,7 +87,7 @@ def by_depth(
     )
     panels[0].set_title("Variance of each layer's output", **TITLE)
     panels[0].set_ylabel("log10 variance")
-    if both:
+    if backward:
         gradient = "gradient_second_moment"
         measured = _Course.of(gradient, monitored, source, canvas.GRADIENT)
         guess = _Course.of(gradient, matched, "predicted", canvas.PREDICTED)
@@ -98,10 +100,10 @@ def by_depth(
 
 @dataclass(frozen=True)
 class _Course:
-    """A figure's course over depth; `values` are NaN where it is not known."""
+    """A figure over depth; `values` are NaN where it is missing."""
 
     values: np.ndarray
-    known: np.ndarray
+    present: np.ndarray
     label: str
     color: str
     shift: float = 0.0
@@ -111,10 +113,10 @@ class _Course:
         cls, field: str, stats: Sequence[Stats | None], label: str, color: str
     ) -> _Course:
         """Return the course of one figure."""
-        found = [getattr(one, field, None) for one in stats]
+        values = [getattr(layer, field, None) for layer in stats]
         return cls(
-            np.array([np.nan if x is None else x for x in found], dtype=float),
-            np.array([x is not None for x in found]),
+            np.array([np.nan if x is None else x for x in values], dtype=float),
+            np.array([x is not None for x in values]),
             label,
             color,
         )
@@ -124,13 +126,13 @@ class _Course:
         """The logarithm, masked where there is none."""
         return canvas.log10(self.values) + self.shift
 
-    def levelled(self, other: _Course) -> _Course:
-        """Return this course, moved to where the other one is."""
-        apart = other.line - self.line
-        if not apart.count():
+    def levelled(self, target: _Course) -> _Course:
+        """Return this course, shifted to the level of `target`."""
+        difference = target.line - self.line
+        if not difference.count():
             return replace(self, label=f"{self.label},\nfrom 1 at the outputs")
-        common = ~np.ma.getmaskarray(apart)
-        shift = np.median(other.line.data[common]) - np.median(self.line.data[common])
+        common = ~np.ma.getmaskarray(difference)
+        shift = np.median(target.line.data[common]) - np.median(self.line.data[common])
         return replace(self, label=f"{self.label},\nlevel fitted", shift=float(shift))
 
 
@@ -144,7 +146,7 @@ def _draw(axes: Any, measured: _Course, predicted: _Course) -> None:
         (predicted, "--", "_", 8.0, canvas.alone(predicted.line)),
     )
     for course, style, marker, size, marked in lines:
-        if not course.known.any():
+        if not course.present.any():
             continue
         handles += axes.plot(
             layers,
@@ -157,9 +159,9 @@ def _draw(axes: Any, measured: _Course, predicted: _Course) -> None:
             markersize=size,
             markevery=marked,
         )
-        known = course.known
+        present = course.present
         handles += canvas.mark_edges(
-            axes, layers[known], course.values[known], course.color
+            axes, layers[present], course.values[present], course.color
         )
     canvas.plain(axes)
     axes.set_xlim(-0.5, len(layers) - 0.5)
@@ -169,7 +171,7 @@ def _draw(axes: Any, measured: _Course, predicted: _Course) -> None:
 
 
 def _limits(shown: list[float]) -> tuple[float, float]:
-    """Return limits of the y axis; less than a decade is not blown up."""
+    """Return limits of the y axis, which spans at least a decade."""
     if not shown:
         return -1.0, 1.0
     low, high = min(shown), max(shown)
@@ -178,7 +180,7 @@ def _limits(shown: list[float]) -> tuple[float, float]:
 
 
 def _matched(names: list[str], predicted: Sequence[Stats]) -> dict[str, Stats]:
-    """Return the predictions for the layers of those names."""
+    """Return the predictions for layers of these names, by name."""
     if not names:
         raise ValueError(
             "There is nothing to plot: `monitored` must hold the LayerStats of at "
@@ -186,18 +188,18 @@ def _matched(names: list[str], predicted: Sequence[Stats]) -> dict[str, Stats]:
             "callbacks=[monitor])` first, and pass `monitor.stats`."
         )
     layers = set(names)
-    found = {one.layer: one for one in predicted if one.layer in layers}
-    if predicted and not found:
+    matches = {stats.layer: stats for stats in predicted if stats.layer in layers}
+    if predicted and not matches:
         raise ValueError(
             "`predicted` must speak of the layers in `monitored`. Received: "
             f"predictions for {predicted[0].layer!r} and so on, for layers "
             f"{names[0]!r} and so on. Predict for the model that was monitored."
         )
-    return found
+    return matches
 
 
 def _name_columns(axes: Any, figure: Any, names: list[str]) -> None:
-    """Write layers' names below, as many as can be read."""
+    """Write the layers' names below, as many as can be read."""
     # The legend stands beside the panels.
     width = figure.bbox.width / figure.dpi - 2 * canvas.FRAME
     slanted = len(names) <= FEW and width / len(names) > 2 * canvas.TIGHT_ROW

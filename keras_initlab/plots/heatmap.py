@@ -1,4 +1,4 @@
-"""Variance of layers' outputs while a model is trained, as a heat map."""
+"""The variance of layers' outputs during training, as a heat map."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def variance_heatmap(
 ) -> Any:
     """Return a figure of log10 of the variance, layers down and epochs across.
 
-    White is a variance of 1; blue vanishes, red explodes; grey has no logarithm (0,
-    NaN, infinite, or not measured in that epoch).
+    White is a variance of 1, blue a vanishing and red an exploding signal. Grey has no
+    logarithm (0, NaN, infinite, or not measured in that epoch).
 
     Args:
         history: variances by layer, one per epoch.
-        epochs: the epochs' numbers, without gaps. Not looked at where `starts` is
-            given.
+        epochs: the epochs' numbers, without gaps. Ignored if `starts` is given.
         figure: a matplotlib Figure or SubFigure to draw on; None makes a new one.
-        decades: how far the colours reach from 0, up and down; None goes by the data.
-        starts: for windows other than whole epochs: where each begins on the x axis,
-            ascending. Of windows of so many steps: epoch + step / steps per epoch. A
-            column reaches to the next one, or, before a gap, as far as is usual.
+        decades: how far the colours reach above and below 0; None for the data's range.
+        starts: where each window begins on the x axis, ascending, for windows other
+            than whole epochs. For windows of a number of steps: epoch + step / steps
+            per epoch. A column reaches to the next, or has the usual width before a
+            gap.
         xlabel: what the x axis counts.
 
     Raises:
         ImportError: matplotlib is missing.
-        ValueError: `starts` do not ascend, or are not as many as the values.
+        ValueError: `starts` do not ascend, or differ in number from the values.
     """
     figure = canvas.open_figure(figure, 7.5, canvas.rows_height(len(history)))
     import matplotlib as mpl
@@ -84,7 +84,7 @@ def variance_heatmap(
 
 
 def _columns(starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the columns' edges, and which columns are windows: others are gaps."""
+    """Return the columns' edges, and which columns are windows, not gaps."""
     steps = np.diff(starts)
     if not (np.isfinite(starts).all() and (steps > 0).all()):
         raise ValueError(

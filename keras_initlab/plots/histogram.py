@@ -1,4 +1,4 @@
-"""Distribution of what layers put out, and of the gradients there."""
+"""The distribution of layers' outputs, and of the gradients there."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from keras_initlab.plots import canvas
 from keras_initlab.plots.sample import Sample, edges_for, smallest_size
 
-# Up to so many layers each has a histogram of its own that can be read.
+# Up to so many layers, each one has a readable histogram.
 FEW = 24
-# Inches of a histogram; of these, how much its peak takes, and where it stands.
+# Inches of a histogram's row; in rows, the height of its peak and where its floor is.
 STRIP, TALLEST, FLOOR = 0.42, 0.85, 0.45
 # Bins of a histogram, and of a heat map's row.
 BINS, CELLS = 81, 121
-# What a tick of the heat map needs, as a share of the axis.
+# The distance between ticks of the heat map, as a share of the axis.
 ROOM = 0.12
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.7}
 END = {"va": "bottom", "bbox": BOX}
@@ -31,17 +31,16 @@ def histograms(
     """Return a figure of the distribution of values, layers down and values across.
 
     After Glorot and Bengio (2010), "Understanding the difficulty of training deep
-    feedforward neural networks", figures 6 and 7; with the layers below each other
-    instead of on top of each other, each measured by its own peak. Up to 24 layers
-    have a histogram each, with mean and standard deviation beside it; more are the
-    rows of a heat map. All share one linear axis of values. Where layers lie too far
-    apart for that (20-fold), each histogram has a range of its own, its ends written
-    at its sides, and the heat map's axis is linear around 0 and logarithmic further
-    out, with bins even on that scale.
+    feedforward neural networks", figures 6 and 7, but with the layers below each other
+    instead of overlaid, each scaled to its own peak. Up to 24 layers have a histogram
+    each, with mean and standard deviation beside it; more become the rows of a heat
+    map. All share one linear axis of values. If the layers' scales differ too much for
+    that (20-fold), each histogram has its own range, whose ends are written beside it,
+    and the heat map's axis is linear around 0 and logarithmic further out, with bins of
+    equal width on that scale.
 
-    Values that are 0 are counted apart, unless all of them are: the zeros of a ReLU
-    would leave nothing to be seen of the others. NaN and infinite values are counted
-    apart too.
+    Zeros are counted separately, unless all values are 0: those of a ReLU would dwarf
+    all other values. NaN and infinite values are counted separately, too.
 
     Args:
         samples: some values of each layer's output, by layer in call order.
@@ -67,15 +66,17 @@ def histograms(
     )
     width = 7.5 if len(columns) == 1 else 12.0
     figure = canvas.open_figure(figure, width, max(height, canvas.LOW))
-    found = [
+    samples_of_columns = [
         [Sample.of(values.get(name)) for name in names] for _, values, _ in columns
     ]
     if few:
         panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        for axes, layers, (_, _, color) in zip(panels, found, columns, strict=True):
+        for axes, layers, (_, _, color) in zip(
+            panels, samples_of_columns, columns, strict=True
+        ):
             _strips(axes, layers, color)
     else:
-        panels = _densities(figure, found)
+        panels = _densities(figure, samples_of_columns)
     canvas.name_rows(panels[0], figure, names)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     for axes, (title, _, _) in zip(panels, columns, strict=True):
@@ -88,7 +89,7 @@ def histograms(
 
 def _strips(axes: Any, layers: list[Sample], color: str) -> None:
     """Draw a histogram for each layer, one below the other."""
-    own = smallest_size(layers) is not None
+    separate = smallest_size(layers) is not None
     shared = edges_for(layers, BINS)
     for i, layer in enumerate(layers):
         floor = i + FLOOR
@@ -96,18 +97,18 @@ def _strips(axes: Any, layers: list[Sample], color: str) -> None:
         canvas.note(axes, 1.0, i, layer.note, offset=(4, 0))
         if not layer.values.size:
             continue
-        edges = edges_for([layer], BINS) if own else shared
-        # On ranges of their own, all are drawn as wide as the axes, 0 to 1.
-        places = np.linspace(0, 1, len(edges)) if own else shared
+        edges = edges_for([layer], BINS) if separate else shared
+        # With separate ranges, each is drawn as wide as the axes, from 0 to 1.
+        places = np.linspace(0, 1, len(edges)) if separate else shared
         tops = floor - TALLEST * layer.shares(edges)
         axes.stairs(tops, places, baseline=floor, fill=True, color=color)
         zero = np.interp(0.0, edges, places, left=np.nan, right=np.nan)
         axes.plot([zero, zero], [floor, floor - TALLEST], **ZERO)
-        if own:
+        if separate:
             low, high = f"{edges[0]:.3g}", f"{edges[-1]:.3g}"
             canvas.note(axes, 0.0, floor, low, offset=(1, 2), **END)
             canvas.note(axes, 1.0, floor, high, offset=(-1, 2), ha="right", **END)
-    if own:
+    if separate:
         axes.set_xlim(0, 1)
         axes.set_xticks([])
         axes.set_xlabel("value, each layer on a range of its own")
@@ -118,23 +119,25 @@ def _strips(axes: Any, layers: list[Sample], color: str) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _densities(figure: Any, found: list[list[Sample]]) -> list[Any]:
-    """Draw heat maps, each with a strip of the zeros' share where there are any."""
+def _densities(figure: Any, columns: list[list[Sample]]) -> list[Any]:
+    """Draw heat maps, with a strip for the share of zeros where there are any."""
     import matplotlib as mpl
 
-    apart = [any(one.zeros or one.nonfinite for one in layers) for layers in found]
-    widths = [width for also in apart for width in ([1.0, 0.12] if also else [1.0])]
+    striped = [
+        any(layer.zeros or layer.nonfinite for layer in layers) for layers in columns
+    ]
+    widths = [width for strip in striped for width in ([1.0, 0.12] if strip else [1.0])]
     panels = figure.subplots(
         1, len(widths), sharey=True, squeeze=False, width_ratios=widths
     )[0]
     colors = mpl.colormaps["Blues"].with_extremes(bad=canvas.UNKNOWN)
     maps, free = [], iter(panels)
-    for layers, also in zip(found, apart, strict=True):
+    for layers, strip in zip(columns, striped, strict=True):
         axes = next(free)
         maps.append(axes)
         edges = _value_axis(axes, layers)
-        rows = np.ma.array([one.shares(edges) for one in layers])
-        rows[[not one.values.size for one in layers]] = np.ma.masked
+        rows = np.ma.array([layer.shares(edges) for layer in layers])
+        rows[[not layer.values.size for layer in layers]] = np.ma.masked
         image = axes.pcolormesh(
             edges,
             np.arange(len(layers) + 1) - 0.5,
@@ -145,8 +148,8 @@ def _densities(figure: Any, found: list[list[Sample]]) -> list[Any]:
             rasterized=True,
         )
         axes.spines[:].set_visible(False)
-        if also:
-            _apart(next(free), layers)
+        if strip:
+            _strip_of_shares(next(free), layers)
     bar = figure.colorbar(image, ax=list(panels), pad=0.02, aspect=40)
     bar.set_label("values in a bin, as a share of the layer's fullest bin")
     bar.outline.set_visible(False)
@@ -154,7 +157,7 @@ def _densities(figure: Any, found: list[list[Sample]]) -> list[Any]:
 
 
 def _value_axis(axes: Any, layers: list[Sample]) -> np.ndarray:
-    """Give the axes a scale on which all layers are seen; return the bins' edges."""
+    """Give the axes a scale that shows all layers; return the edges of bins."""
     size = smallest_size(layers)
     if size is not None:
         axes.set_xscale("asinh", linear_width=size)
@@ -170,7 +173,7 @@ def _value_axis(axes: Any, layers: list[Sample]) -> np.ndarray:
 
 
 def _powers_of_ten(edges: np.ndarray, scale: Any, size: float) -> list[float]:
-    """Return 0 and the powers of ten up and down that have room, the largest first."""
+    """Return 0 and the positive and negative powers of ten that fit, largest first."""
     highest = np.floor(np.log10(np.abs(edges).max()))
     powers = 10.0 ** np.arange(highest, np.floor(np.log10(size)), -1)
     low, high = scale.transform(edges[[0, -1]])
@@ -178,20 +181,20 @@ def _powers_of_ten(edges: np.ndarray, scale: Any, size: float) -> list[float]:
     places: list[float] = []
     for tick in [0.0, *(sign * power for power in powers for sign in (1, -1))]:
         place = (scale.transform(tick) - low) / (high - low)
-        if 0 <= place <= 1 and all(abs(place - other) > ROOM for other in places):
+        if 0 <= place <= 1 and all(abs(place - taken) > ROOM for taken in places):
             ticks.append(float(tick))
             places.append(place)
     return ticks
 
 
-def _apart(axes: Any, layers: list[Sample]) -> None:
-    """Draw which share of each layer's values is 0 or not finite, down the side."""
+def _strip_of_shares(axes: Any, layers: list[Sample]) -> None:
+    """Draw the shares of each layer's values that are 0 or not finite."""
     edges = np.arange(len(layers) + 1) - 0.5
-    zeros = np.array([one.zeros for one in layers])
-    both = zeros + [one.nonfinite for one in layers]
+    zeros = np.array([layer.zeros for layer in layers])
+    total = zeros + [layer.nonfinite for layer in layers]
     for low, high, label, color in (
         (0.0, zeros, "0", canvas.QUIET),
-        (zeros, both, "NaN, inf", canvas.PREDICTED),
+        (zeros, total, "NaN, inf", canvas.PREDICTED),
     ):
         if np.any(high > low):
             axes.stairs(

@@ -1,4 +1,4 @@
-"""Samples of layers' values: what is counted, in which bins, on which scale."""
+"""Samples of layers' values: their shares of zeros, their bins and their scale."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-# So many times the smallest layer's width still share a linear axis with it.
+# Layers share a linear axis up to this ratio between their sizes.
 ALIKE = 20.0
-# Outliers further out than this share of a layer's values do not stretch the axis.
+# This share of a layer's values at either end does not stretch the axis.
 TAIL = 0.001
 
 
@@ -19,12 +19,12 @@ class Sample:
     """Values of one layer.
 
     Attributes:
-        values: the finite ones, without 0 unless all of them are 0.
-        mean: of all that are finite, NaN without any.
+        values: the finite ones, without zeros unless all of them are 0.
+        mean: of all finite values, NaN if there are none.
         sd: their standard deviation.
-        zeros: share of 0 among all values.
-        nonfinite: share of NaN and infinite among all values.
-        known: whether there are any values.
+        zeros: the share of zeros among all values.
+        nonfinite: the share of NaN and infinite values among all.
+        measured: whether there are any values.
     """
 
     values: np.ndarray
@@ -32,84 +32,84 @@ class Sample:
     sd: float
     zeros: float
     nonfinite: float
-    known: bool
+    measured: bool
 
     @classmethod
-    def of(cls, found: Any) -> Sample:
+    def of(cls, array: Any) -> Sample:
         """Return the sample of an array, or of None where there is none."""
-        values = np.ravel(np.asarray([] if found is None else found, dtype=float))
+        values = np.ravel(np.asarray([] if array is None else array, dtype=float))
         if not values.size:
-            return cls(values, np.nan, np.nan, 0.0, 0.0, known=False)
+            return cls(values, np.nan, np.nan, 0.0, 0.0, measured=False)
         finite = values[np.isfinite(values)]
-        rest = finite[finite != 0]
+        nonzero = finite[finite != 0]
         with np.errstate(over="ignore", invalid="ignore"):
             mean, sd = (finite.mean(), finite.std()) if finite.size else (np.nan,) * 2
         return cls(
-            rest if rest.size else finite,
+            nonzero if nonzero.size else finite,
             float(mean),
             float(sd),
             float(np.mean(values == 0)),
             1.0 - finite.size / values.size,
-            known=True,
+            measured=True,
         )
 
     @property
     def note(self) -> str:
-        """Mean and standard deviation in words, and what is counted apart."""
-        if not self.known:
+        """Mean and standard deviation in words, and the separate shares."""
+        if not self.measured:
             return "no values"
         if not self.values.size:
             return "nothing finite"
-        apart = f"\n{_percent(self.nonfinite)} not finite" if self.nonfinite else ""
+        remark = f"\n{_percent(self.nonfinite)} not finite" if self.nonfinite else ""
         if not self.values.any():
-            return f"all 0{apart}"
+            return f"all 0{remark}"
         if self.values.min() == self.values.max() and not self.zeros:
-            return f"all {self.mean:.3g}{apart}"
+            return f"all {self.mean:.3g}{remark}"
         if self.zeros:
-            apart = f"\n{_percent(self.zeros)} zeros" + apart.replace("\n", ", ")
-        return f"mean {self.mean:.2g}, sd {self.sd:.2g}{apart}"
+            remark = f"\n{_percent(self.zeros)} zeros" + remark.replace("\n", ", ")
+        return f"mean {self.mean:.2g}, sd {self.sd:.2g}{remark}"
 
     @property
     def size(self) -> float:
-        """How far the values reach from 0, but for the outermost."""
+        """How far 90 % of the values reach from 0."""
         return float(np.quantile(np.abs(self.values), 0.9))
 
     def shares(self, edges: np.ndarray) -> np.ndarray:
-        """Return how many values each bin holds, as a share of the fullest one."""
+        """Return the counts of the bins, as shares of that of the fullest bin."""
         counts = np.histogram(self.values, edges)[0].astype(float)
         return np.asarray(counts / max(1.0, counts.max()))
 
 
 def smallest_size(samples: Sequence[Sample]) -> float | None:
-    """Return the smallest layer's size where they are too unlike for a linear axis."""
-    sizes = [one.size for one in samples if one.values.size]
+    """Return the smallest size if sizes differ too much for a linear axis, or None."""
+    sizes = [sample.size for sample in samples if sample.values.size]
     sizes = [size for size in sizes if size > 0]
     return min(sizes) if sizes and max(sizes) > ALIKE * min(sizes) else None
 
 
 def edges_for(samples: Sequence[Sample], most: int, scale: Any = None) -> np.ndarray:
-    """Return edges of bins for all samples, even on a matplotlib scale's transform.
+    """Return edges of bins for all samples, equally spaced on a matplotlib scale.
 
-    The more values, the more bins, up to `most`. Zeros lie inside, though not counted.
+    More values get more bins, up to `most`. Zeros are in range, though not counted.
     """
-    held = [one for one in samples if one.values.size]
+    arrays = [sample.values for sample in samples if sample.values.size]
     low, high = -1.0, 1.0
-    if held:
-        # Values that are there: between them, the outermost of a few would fall off.
-        low = min(np.quantile(one.values, TAIL, method="lower") for one in held)
-        high = max(np.quantile(one.values, 1 - TAIL, method="higher") for one in held)
-    if any(one.zeros for one in held):
+    if arrays:
+        # Not interpolated, which would cut off the outermost of a few values.
+        low = min(np.quantile(x, TAIL, method="lower") for x in arrays)
+        high = max(np.quantile(x, 1 - TAIL, method="higher") for x in arrays)
+    if any(sample.zeros for sample in samples if sample.values.size):
         low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
         half = 0.5 * abs(low) or 0.5
         low, high = low - half, high + half
-    usual = float(np.median([one.values.size for one in held])) if held else 0.0
+    usual = float(np.median([x.size for x in arrays])) if arrays else 0.0
     count = int(np.clip(1.5 * np.sqrt(usual), 15, most))
     if scale is None:
         return np.linspace(low, high, count + 1)
     start, end = scale.transform(np.array([low, high]))
     edges = np.asarray(scale.inverted().transform(np.linspace(start, end, count + 1)))
-    # Not a rounding error away: a saturated layer's values lie on the last edge.
+    # Exactly, without rounding: a saturated layer's values lie on the last edge.
     edges[[0, -1]] = low, high
     return edges
 

@@ -20,9 +20,9 @@ class Column:
 
     Attributes:
         header: in one line or two.
-        cell: the text for a layer; None where nothing is known.
-        rank: the columns with the lowest are the last to be left out.
-        number: whether it is aligned to the right.
+        cell: the text for a layer; None for a missing value.
+        rank: columns of high rank are left out first.
+        number: whether its cells are numbers, aligned to the right.
         long: whether its texts may need more room than a line has.
     """
 
@@ -64,25 +64,26 @@ def _figure(source: str, field: str) -> Cell:
     return cell
 
 
-def _output(layer: InspectedLayer) -> str | None:
-    found = (one.shape for one in (layer.measured, layer.predicted) if one)
-    return shape(next((one for one in found if one is not None), None))
+def output_shape(layer: InspectedLayer) -> str | None:
+    """Return the shape of a layer's output as text, measured or predicted."""
+    shapes = (stats.shape for stats in (layer.measured, layer.predicted) if stats)
+    return shape(next((sizes for sizes in shapes if sizes is not None), None))
 
 
 def _fan(value: float | None) -> str | None:
-    # Fans are counts, but for layers whose positions see different numbers of inputs.
+    # Fans are integers, unless a layer's positions see different numbers of inputs.
     return number(value, ".10g")
 
 
 COLUMNS = (
-    Column("layer", lambda one: one.layer, 0, long=True),
-    Column("kind", lambda one: one.kind, 7),
-    Column("output shape", _output, 8),
-    Column("kernel", lambda one: shape(one.kernel_shape), 10),
-    Column("fan_in", lambda one: _fan(one.fan_in), 9, True),
-    Column("fan_out", lambda one: _fan(one.fan_out), 11, True),
-    Column("nonlinearity", lambda one: one.nonlinearity, 5),
-    Column("initializer", lambda one: one.initializer, 6, long=True),
+    Column("layer", lambda layer: layer.layer, 0, long=True),
+    Column("kind", lambda layer: layer.kind, 7),
+    Column("output shape", output_shape, 8),
+    Column("kernel", lambda layer: shape(layer.kernel_shape), 10),
+    Column("fan_in", lambda layer: _fan(layer.fan_in), 9, True),
+    Column("fan_out", lambda layer: _fan(layer.fan_out), 11, True),
+    Column("nonlinearity", lambda layer: layer.nonlinearity, 5),
+    Column("initializer", lambda layer: layer.initializer, 6, long=True),
     Column("variance\npredicted", _figure("predicted", "variance"), 2, True),
     Column("variance\nmeasured", _figure("measured", "variance"), 1, True),
     Column("E[x²]\npredicted", _figure("predicted", "second_moment"), 12, True),
@@ -97,17 +98,19 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Grid:
-    """The columns of which something is known, and each layer's cells."""
+    """The columns that are not empty, and each layer's cells."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str | None, ...], ...]
 
 
 def grid(layers: Sequence[InspectedLayer]) -> Grid:
-    """Return what is known of `layers`."""
+    """Return the columns that are not empty for `layers`, and their cells."""
     cells = [[column.cell(layer) for layer in layers] for column in COLUMNS]
-    known = [i for i, one in enumerate(cells) if any(cell is not None for cell in one)]
-    # The layers' names stand there also where there are no layers.
-    known = known or [0]
-    rows = zip(*(cells[i] for i in known), strict=True)
-    return Grid(tuple(COLUMNS[i] for i in known), tuple(rows))
+    filled = [
+        i for i, column in enumerate(cells) if any(cell is not None for cell in column)
+    ]
+    # The column of names stays even if there are no layers.
+    filled = filled or [0]
+    rows = zip(*(cells[i] for i in filled), strict=True)
+    return Grid(tuple(COLUMNS[i] for i in filled), tuple(rows))

@@ -1,4 +1,4 @@
-"""Findings as the reports show them: sorted, those of one kind together."""
+"""Findings as the reports show them: sorted and grouped by kind."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from keras_initlab.diagnosis import SEVERITIES, Finding, Severity
 if TYPE_CHECKING:
     from keras_initlab.report.record import Inspection
 
-# A call such as il.rewrite_initializers(model, scheme="variance"), brackets in its
-# arguments included, or what stands between backquotes.
+# A call such as il.rewrite_initializers(model, scheme="variance"), with brackets in its
+# arguments as well, or text between backquotes.
 _CODE = re.compile(r"`([^`]+)`|([A-Za-z_][\w.]*\((?:[^()]|\([^()]*\))*\))")
 
 
@@ -29,25 +29,28 @@ class Group:
 
 
 def grouped(findings: Iterable[Finding]) -> list[Group]:
-    """Return findings in groups, errors first, else in the order of their first."""
+    """Return findings in groups, errors first, otherwise in order of appearance."""
     groups: dict[tuple[str, Severity, str], list[Finding]] = {}
-    for one in findings:
-        groups.setdefault((one.code, one.severity, one.remedy), []).append(one)
-    found = [Group(*key, tuple(members)) for key, members in groups.items()]
-    return sorted(found, key=lambda group: SEVERITIES.index(group.severity))
+    for finding in findings:
+        key = finding.code, finding.severity, finding.remedy
+        groups.setdefault(key, []).append(finding)
+    return sorted(
+        (Group(*key, tuple(members)) for key, members in groups.items()),
+        key=lambda group: SEVERITIES.index(group.severity),
+    )
 
 
 def worst_by_layer(findings: Iterable[Finding]) -> dict[str, Severity]:
-    """Return the worst severity that each layer was found with."""
+    """Return the worst severity among each layer's findings."""
     worst: dict[str, Severity] = {}
-    for one in findings:
-        known = worst.get(one.layer, one.severity)
-        worst[one.layer] = min(known, one.severity, key=SEVERITIES.index)
+    for finding in findings:
+        layer, severity = finding.layer, finding.severity
+        worst[layer] = min(worst.get(layer, severity), severity, key=SEVERITIES.index)
     return worst
 
 
 def mark_of(layer: str, marks: Mapping[str, str]) -> str:
-    """Return the severity of a layer, or of the layer that this is a call of."""
+    """Return the severity at a layer, or, for one of its calls, at the layer itself."""
     return marks.get(layer) or marks.get(layer.rpartition("#")[0], "")
 
 
@@ -68,7 +71,7 @@ def code_spans(text: str) -> list[tuple[str, bool]]:
 
 
 def counted(number: int, name: str) -> str:
-    """Return a number of things.
+    """Return a number with a noun.
 
     >>> counted(1, "error"), counted(2, "info")
     ('1 error', '2 info')
@@ -83,13 +86,13 @@ def tally(findings: Sequence[Finding]) -> str:
     >>> tally([])
     'no findings'
     """
-    counts = Counter[str](one.severity for one in findings)
-    known = [counted(counts[name], name) for name in SEVERITIES if counts[name]]
-    return ", ".join(known) or "no findings"
+    counts = Counter[str](finding.severity for finding in findings)
+    parts = [counted(counts[name], name) for name in SEVERITIES if counts[name]]
+    return ", ".join(parts) or "no findings"
 
 
 def summary(inspection: Inspection) -> str:
-    """Return the line that a report begins with, after the model's name."""
+    """Return the first line of a report, without the model's name."""
     layers = counted(len(inspection.layers), "layer")
     how = f"measured on {inspection.data}" if inspection.data else "nothing measured"
     return f"{layers}, {how}; {tally(inspection.findings)}"

@@ -1,4 +1,4 @@
-"""An inspection as a page of HTML: no script, nothing from elsewhere."""
+"""An inspection as a page of HTML, without scripts or external files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from keras_initlab.report.findings import (
 if TYPE_CHECKING:
     from keras_initlab.report.record import Inspection
 
-# Findings of one kind that are shown before the reader asks for more.
+# Findings of a group that are shown before the reader unfolds the rest.
 SHOWN = 3
-# Characters of a name or an initializer from which on it is folded.
+# A name or an initializer of more characters is folded.
 LONG = 36
 
 
@@ -33,8 +33,8 @@ def as_page(inspection: Inspection) -> str:
     """Return the whole page; see `Inspection.html`."""
     style = _read("report.css") + _read("page.css")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    # Everything is escaped; should anything slip through all the same, the browser
-    # runs and loads nothing but this one style and the pictures inside the page.
+    # Everything is escaped. Should anything slip through all the same, the browser
+    # loads and runs nothing but this style and the pictures inside the page.
     policy = (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
@@ -62,24 +62,24 @@ def as_page(inspection: Inspection) -> str:
 def as_fragment(inspection: Inspection) -> str:
     """Return what a notebook shows below a cell.
 
-    Its style speaks of one class alone, so that the notebook keeps its own. A frame
-    would keep them apart as well, but has no height of its own without a script, and
-    is taken out altogether where a notebook is not trusted, on GitHub for one: a plain
-    table is what is left of this. Its headings are none to HTML: JupyterLab would list
-    them among the notebook's own.
+    Its style applies to one class alone, and leaves the notebook's style as it is. A
+    frame would do so too, but cannot adapt its height without a script, and is removed
+    where a notebook is not trusted, such as on GitHub; of this, a plain table is left
+    there. Its headings are not HTML headings: JupyterLab would list those with the
+    notebook's own.
     """
     style = f"<style>{_read('report.css')}</style>"
     return "\n".join([style, *_report(inspection, alone=False)])
 
 
 def _report(inspection: Inspection, alone: bool) -> Iterator[str]:
-    """Yield the report; only where it stands alone has it headings and links."""
+    """Yield the report; it has headings and links only where it stands `alone`."""
     yield '<div class="initlab-report">'
     title, head = ("h1", "h2") if alone else ("div", "div")
     yield f'<{title} class="initlab-title">{_text(inspection.model)}</{title}>'
     yield f'<p class="initlab-summary">{_text(summary(inspection))}.</p>'
     layers = inspection.layers if alone else ()
-    places = {one.layer: f"layer-{i}" for i, one in enumerate(layers)}
+    places = {layer.layer: f"layer-{i}" for i, layer in enumerate(layers)}
     for group in grouped(inspection.findings):
         yield from _card(group, head, places)
     yield from _plots(inspection)
@@ -94,19 +94,19 @@ def _report(inspection: Inspection, alone: bool) -> Iterator[str]:
 
 def _card(group: Group, head: str, places: Mapping[str, str]) -> Iterator[str]:
     yield f'<section class="initlab-card initlab-{group.severity}">'
-    first, *others = group.findings
-    where = f"{len(group.findings)} layers" if others else _link(first.layer, places)
+    first, *further = group.findings
+    where = f"{len(group.findings)} layers" if further else _link(first.layer, places)
     yield (
         f'<{head} class="initlab-head">'
         f'<span class="initlab-badge">{_text(group.severity)}</span> '
         f"{_text(group.code)} in {where}</{head}>"
     )
-    if not others:
+    if not further:
         yield f"<p>{_text(first.evidence)}</p>"
     else:
         rows = [
-            f"<li>{_link(one.layer, places)}: {_text(one.evidence)}</li>"
-            for one in group.findings
+            f"<li>{_link(finding.layer, places)}: {_text(finding.evidence)}</li>"
+            for finding in group.findings
         ]
         yield f"<ul>{''.join(rows[:SHOWN])}</ul>"
         if rows[SHOWN:]:
@@ -122,14 +122,14 @@ def _card(group: Group, head: str, places: Mapping[str, str]) -> Iterator[str]:
 
 def _plots(inspection: Inspection) -> Iterator[str]:
     try:
-        drawn = picture.as_svg(inspection)
+        svg = picture.as_svg(inspection)
     except ImportError as error:
         yield f'<p class="initlab-summary">{_text(str(error))}</p>'
         return
-    if drawn is not None:
-        # An image instead of SVG in the page: no style or script of it reaches out,
-        # and its ids do not meet those of another report in the notebook.
-        data = base64.b64encode(drawn).decode()
+    if svg is not None:
+        # As an image, not as SVG in the page: its styles and scripts stay inside, and
+        # its ids do not clash with those of another report in the notebook.
+        data = base64.b64encode(svg).decode()
         about = "Variance of each layer's output, and the gradient there, over depth"
         yield (
             f'<img class="initlab-plot" alt="{_text(about)}" '
@@ -138,22 +138,22 @@ def _plots(inspection: Inspection) -> Iterator[str]:
 
 
 def _table(inspection: Inspection, places: Mapping[str, str]) -> Iterator[str]:
-    found = grid(inspection.layers)
+    table = grid(inspection.layers)
     marks = worst_by_layer(inspection.findings)
     yield '<div class="initlab-scroll"><table>'
     heads = (
-        f"<th{_kind(one)} scope='col'>{_lines(one.header)}</th>"
-        for one in found.columns
+        f"<th{_kind(column)} scope='col'>{_lines(column.header)}</th>"
+        for column in table.columns
     )
     yield f"<thead><tr>{''.join(heads)}</tr></thead>"
     yield "<tbody>"
-    for cells in found.rows:
-        name, others = cells[0] or "", cells[1:]
+    for cells in table.rows:
+        name = cells[0] or ""
         severity = mark_of(name, marks)
         place = f' id="{places[name]}"' if name in places else ""
         about = f' class="initlab-{severity}" title="{severity}"' if severity else ""
-        columns = zip(found.columns[1:], others, strict=True)
-        head = f"<th scope='row'{_kind(found.columns[0], name)}>{_path(name)}</th>"
+        columns = zip(table.columns[1:], cells[1:], strict=True)
+        head = f"<th scope='row'{_kind(table.columns[0], name)}>{_path(name)}</th>"
         row = (
             f"<td{_kind(column, cell)}>{_text('–' if cell is None else cell)}</td>"
             for column, cell in columns
@@ -163,12 +163,12 @@ def _table(inspection: Inspection, places: Mapping[str, str]) -> Iterator[str]:
 
 
 def _path(layer: str) -> str:
-    """Return a layer's path, its own name standing out."""
+    """Return a layer's path, with its last part highlighted."""
     *around, name = layer.split("/")
     if not around:
         return _text(name)
     slash = "/<wbr>" if len(layer) > LONG else "/"
-    before = "".join(_text(one) + slash for one in around)
+    before = "".join(_text(part) + slash for part in around)
     return f'<span class="initlab-around">{before}</span>{_text(name)}'
 
 
@@ -179,7 +179,7 @@ def _link(layer: str, places: Mapping[str, str]) -> str:
 
 
 def _kind(column: Column, cell: str | None = None) -> str:
-    """Return the class of a cell."""
+    """Return the class attribute of a cell."""
     if column.number:
         return ' class="initlab-number"'
     return ' class="initlab-long"' if cell and len(cell) > LONG else ""
@@ -190,10 +190,12 @@ def _lines(header: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Return text as HTML; what no page may hold is shown as a replacement."""
+    """Return text as HTML; characters that no page may hold are replaced."""
     usable = (
-        one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}"
-        for one in text
+        character
+        if character.isprintable() or character == "\n"
+        else "\N{REPLACEMENT CHARACTER}"
+        for character in text
     )
     return escape("".join(usable), quote=True)
 

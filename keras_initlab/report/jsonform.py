@@ -8,19 +8,20 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from keras_initlab.report.columns import output_shape, shape
 from keras_initlab.stats import LayerStats
 
 if TYPE_CHECKING:
     from keras_initlab.report.record import InspectedLayer, Inspection
 
-# Raised whenever a reader of the old form would misread the new one. The form stands
-# in inspection.schema.json.
+# Increased whenever readers of the old form would misread the new one. The form is
+# described in inspection.schema.json.
 SCHEMA = 1
 
 _FIGURES = [
-    one.name
-    for one in fields(LayerStats)
-    if one.name not in ("layer", "weight", "shape", "source")
+    field.name
+    for field in fields(LayerStats)
+    if field.name not in ("layer", "weight", "shape", "source")
 ]
 
 
@@ -30,8 +31,8 @@ def as_dict(inspection: Inspection) -> dict[str, Any]:
         "schema": SCHEMA,
         "model": inspection.model,
         "data": inspection.data,
-        "layers": [_plain(vars(one)) for one in inspection.layers],
-        "findings": [_plain(vars(one)) for one in inspection.findings],
+        "layers": [_plain(vars(layer)) for layer in inspection.layers],
+        "findings": [_plain(vars(finding)) for finding in inspection.findings],
         "notes": list(inspection.notes),
     }
 
@@ -45,21 +46,19 @@ def as_json(inspection: Inspection, indent: int | None = 2) -> str:
 
 def records(inspection: Inspection) -> list[dict[str, Any]]:
     """Return one flat dict for each layer, all with the same keys."""
-    found: dict[str, list[str]] = {}
+    codes: dict[str, list[str]] = {}
     for finding in inspection.findings:
-        found.setdefault(finding.layer, []).append(finding.code)
-    return [_record(one, found.get(one.layer, [])) for one in inspection.layers]
+        codes.setdefault(finding.layer, []).append(finding.code)
+    return [_record(layer, codes.get(layer.layer, [])) for layer in inspection.layers]
 
 
 def _record(layer: InspectedLayer, codes: list[str]) -> dict[str, Any]:
-    stats = [one for one in (layer.measured, layer.predicted) if one is not None]
-    shape = next((one.shape for one in stats if one.shape is not None), None)
     return {
         "layer": layer.layer,
         "kind": layer.kind,
-        "output_shape": _text(shape),
+        "output_shape": output_shape(layer),
         "weight": layer.weight,
-        "kernel_shape": _text(layer.kernel_shape),
+        "kernel_shape": shape(layer.kernel_shape),
         "fan_in": layer.fan_in,
         "fan_out": layer.fan_out,
         "nonlinearity": layer.nonlinearity,
@@ -73,20 +72,16 @@ def _record(layer: InspectedLayer, codes: list[str]) -> dict[str, Any]:
     }
 
 
-def _text(shape: tuple[int | None, ...] | None) -> str | None:
-    return None if shape is None else str(tuple(shape))
-
-
 def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it; NumPy's numbers are Python's."""
+    """Return a value as JSON can hold it; NumPy's numbers become Python's."""
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, LayerStats):
         return _plain(vars(value))
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):

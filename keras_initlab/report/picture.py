@@ -1,7 +1,8 @@
-"""An inspection as a figure: the signals over depth."""
+"""An inspection as a figure of the signals over depth."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from keras_initlab import plots
@@ -10,13 +11,13 @@ from keras_initlab.stats import LayerStats
 if TYPE_CHECKING:
     from keras_initlab.report.record import Inspection
 
-_DRAWN = ("variance", "gradient_second_moment")
+_FIGURES = ("variance", "gradient_second_moment")
 
 
 def draw(inspection: Inspection, figure: Any = None) -> Any:
     """Return the figure; see `Inspection.plot`."""
-    predicted = _known(one.predicted for one in inspection.layers)
-    measured = _known(one.measured for one in inspection.layers)
+    predicted = _drawable(layer.predicted for layer in inspection.layers)
+    measured = _drawable(layer.measured for layer in inspection.layers)
     if not predicted and not measured:
         raise ValueError(
             "There is nothing to plot: no variance or gradient of any layer is known. "
@@ -25,13 +26,13 @@ def draw(inspection: Inspection, figure: Any = None) -> Any:
         )
     if not measured:
         return plots.by_depth(predicted, figure=figure)
-    # Layers that were not measured have their place in the order all the same.
-    names = {one.layer for one in (*predicted, *measured)}
-    by_name = {one.layer: one for one in measured}
+    # Layers that were not measured keep their place in the order.
+    names = {stats.layer for stats in (*predicted, *measured)}
+    by_name = {stats.layer: stats for stats in measured}
     course = [
-        by_name.get(one.layer) or LayerStats(one.layer, source="measured")
-        for one in inspection.layers
-        if one.layer in names
+        by_name.get(layer.layer) or LayerStats(layer.layer, source="measured")
+        for layer in inspection.layers
+        if layer.layer in names
     ]
     return plots.by_depth(course, predicted, figure)
 
@@ -43,15 +44,16 @@ def as_svg(inspection: Inspection) -> bytes | None:
         ImportError: matplotlib is missing.
     """
     layers = inspection.layers
-    if not _known(s for one in layers for s in (one.predicted, one.measured)):
+    if not any(_drawable((layer.predicted, layer.measured)) for layer in layers):
         return None
     return plots.svg(draw(inspection))
 
 
-def _known(stats: Any) -> list[LayerStats]:
-    """Return the stats that hold a figure that is drawn."""
+def _drawable(stats: Iterable[LayerStats | None]) -> list[LayerStats]:
+    """Return the stats that hold a figure to draw."""
     return [
-        one
-        for one in stats
-        if one is not None and any(getattr(one, name) is not None for name in _DRAWN)
+        layer
+        for layer in stats
+        if layer is not None
+        and any(getattr(layer, name) is not None for name in _FIGURES)
     ]

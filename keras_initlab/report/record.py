@@ -1,4 +1,4 @@
-"""What is known of a model, layer by layer: the record that reports are made from."""
+"""The records that reports are made from: a model, layer by layer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from keras_initlab.stats import LayerStats
 class InspectedLayer:
     """One call of one layer.
 
-    What is not known, or what the layer does not have, is None.
+    Values that are not known, or that the layer does not have, are None.
 
     Attributes:
         layer: its path in the model, as in `LayerStats`.
         kind: the layer's class.
-        weight: the name of the weight that the next five speak of: its kernel.
-        kernel_shape: of that weight.
+        weight: the name of its kernel, which the next five describe.
+        kernel_shape: the kernel's shape.
         fan_in, fan_out: see `keras_initlab.model.fans`.
-        nonlinearity: what the kernel's output meets, by name ("linear" if nothing).
-        initializer: of that weight, as text.
-        predicted: the signal at the layer's output, by `propagate`.
-        measured: the signal there, by `measure` on a batch.
+        nonlinearity: name of the one that follows the kernel ("linear" for none).
+        initializer: the kernel's, as text.
+        predicted: the signal at the layer's output, from `propagate`.
+        measured: the signal there, from `measure` on a batch.
     """
 
     layer: str
@@ -46,15 +46,15 @@ class InspectedLayer:
 class Inspection:
     """A model's layers, and what is wrong with it.
 
-    `print` it, look at it in a notebook, or take it further: `text`, `html`,
+    `print` it, show it in a notebook, or convert it: `text`, `html`,
     `save_html`, `json`, `to_dict`, `records`, `plot`.
 
     Attributes:
         model: the model's name.
         layers: in call order.
         findings: errors first.
-        data: what was measured on, such as "x of shape (64, 784)"; None if nothing.
-        notes: sentences on what the figures rest on, such as a prediction's
+        data: the batch measured on, such as "x of shape (64, 784)"; None without one.
+        notes: sentences on how the figures came about, such as a prediction's
             assumptions.
     """
 
@@ -65,8 +65,8 @@ class Inspection:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        # As wide as the terminal, if there is one: a table that the terminal breaks
-        # cannot be read.
+        # As wide as the terminal, if there is one: a table whose lines wrap cannot be
+        # read.
         columns = shutil.get_terminal_size((0, 0)).columns
         return self.text(max(columns, text.NARROWEST) if columns else None)
 
@@ -79,19 +79,19 @@ class Inspection:
     def text(self, width: int | None = None, color: bool = False) -> str:
         """Return a table of the layers, then the findings and the notes.
 
-        Columns of which nothing is known are left out; so are, where `width` is
-        given, the least important ones that do not fit, with a line that names them.
+        Empty columns are left out. If `width` is given, so are the least important
+        columns that do not fit, with a line that names them.
 
         Args:
-            width: characters of a line, 30 or more; None for as many as it needs.
-            color: use a terminal's colours for severities.
+            width: characters in a line, 30 or more; None for as many as it needs.
+            color: mark severities with terminal colours.
 
         Raises:
-            ValueError: `width` is no int, or too small.
+            ValueError: `width` is not an int, or too small.
 
         >>> stats = LayerStats("dense", variance=2.0, source="predicted")
-        >>> one = InspectedLayer("dense", "Dense", fan_in=4.0, predicted=stats)
-        >>> print(Inspection("net", (one,), ()).text())
+        >>> dense = InspectedLayer("dense", "Dense", fan_in=4.0, predicted=stats)
+        >>> print(Inspection("net", (dense,), ()).text())
         net: 1 layer, nothing measured; no findings
                                    variance
          layer   kind    fan_in   predicted
@@ -101,10 +101,10 @@ class Inspection:
         return text.as_text(self, width, color)
 
     def html(self) -> str:
-        """Return a page of HTML that needs nothing else.
+        """Return a self-contained page of HTML.
 
-        It loads nothing, runs no script, and holds its plots where matplotlib is
-        installed; it is light or dark as the reader's system is.
+        It loads nothing and runs no script. It holds plots if matplotlib is installed,
+        and is light or dark as the reader's system is.
         """
         return html.as_page(self)
 
@@ -120,24 +120,24 @@ class Inspection:
         return html.as_fragment(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as dicts, lists, texts and numbers, as `json` writes it.
+        """Return everything as dicts, lists, strings and numbers, as `json` writes it.
 
-        NaN and infinities are the texts "NaN", "Infinity" and "-Infinity"; what is not
-        known is None. `schema` is the form's version; the form stands in
+        NaN and infinities are the strings "NaN", "Infinity" and "-Infinity"; unknown
+        values are None. `schema` is the version of the form, which is described in
         `keras_initlab/report/inspection.schema.json`.
         """
         return jsonform.as_dict(self)
 
     def json(self, indent: int | None = 2) -> str:
-        """Return `to_dict` as strict JSON, in one line where `indent` is None."""
+        """Return `to_dict` as strict JSON, on one line if `indent` is None."""
         return jsonform.as_json(self, indent)
 
     @property
     def records(self) -> list[dict[str, Any]]:
         """A flat dict for each layer, all with the same keys: rows of a data frame.
 
-        Figures are named after where they come from, such as `predicted_variance` and
-        `measured_variance`; shapes are texts; `findings` are the codes found there.
+        Figures are named after their source, such as `predicted_variance` and
+        `measured_variance`. Shapes are strings; `findings` are a layer's codes.
         """
         return jsonform.records(self)
 

@@ -1,4 +1,4 @@
-"""An inspection as text: a table like that of `model.summary()`, then what is wrong."""
+"""An inspection as text: a table like that of `model.summary()`, then findings."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from keras_initlab.report.record import Inspection
 
 COLORS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
-# Fewer characters hold no layer's name and one figure.
+# Fewer characters cannot hold a layer's name and a figure.
 NARROWEST = 30
-# Sentences are no longer than this, however wide the table.
+# Lines of prose are no longer than this, even below a wider table.
 PROSE = 88
-# Where room is scarce, an initializer with many arguments is folded at this width, and
+# Where space is short, an initializer with many arguments is folded at this width, and
 # a layer's path at this share of the line.
 INITIALIZER, PATH = 30, 0.4
-# Findings of one kind that are shown with their evidence.
+# Findings of a group that are shown with their evidence.
 SHOWN = 5
 
 
@@ -54,16 +54,16 @@ def as_text(
             f"`width` must be an int of {NARROWEST} characters or more. "
             f"Received: width={width!r}. Leave it out for as wide as the table needs."
         )
-    found = grid(inspection.layers)
+    cells = grid(inspection.layers)
     marks = worst_by_layer(inspection.findings)
-    shown, widths = _fitting(found, bool(marks), width)
+    shown, widths = _fitting(cells, bool(marks), width)
     head = plain(f"{inspection.model}: {summary(inspection)}")
-    table = _table(found, marks, shown, widths)
-    omitted = [one.name for i, one in enumerate(found.columns) if i not in shown]
+    table = _table(cells, marks, shown, widths)
+    omitted = [column.name for i, column in enumerate(cells.columns) if i not in shown]
     prose = min(width or PROSE, PROSE)
     blocks = [
         render([head], width, color),
-        render([table], width, color) if found.rows else "",
+        render([table], width, color) if cells.rows else "",
         "",
         render(_prose(inspection, omitted), prose, color),
     ]
@@ -71,39 +71,39 @@ def as_text(
 
 
 def _fitting(
-    found: Grid, marked: bool, width: int | None
+    grid: Grid, marked: bool, width: int | None
 ) -> tuple[list[int], list[int] | None]:
-    """Return which columns fit into a line, and how wide each may be."""
+    """Return which columns fit on a line, and how wide each may be."""
     if width is None:
-        return list(range(len(found.columns))), None
+        return list(range(len(grid.columns))), None
     widths = []
-    for index, column in enumerate(found.columns):
-        cells = (row[index] or "" for row in found.rows)
+    for index, column in enumerate(grid.columns):
+        cells = (row[index] or "" for row in grid.rows)
         widths.append(needed([column.header, *(plain(cell).plain for cell in cells)]))
         if column.long and index:
             widths[-1] = min(widths[-1], INITIALIZER)
-    order = sorted(range(len(widths)), key=lambda index: found.columns[index].rank)
+    order = sorted(range(len(widths)), key=lambda index: grid.columns[index].rank)
     room = width - (4 if marked else 0)
     return fit(widths, order, room, least=int(PATH * room))
 
 
 def _table(
-    found: Grid,
+    grid: Grid,
     marks: Mapping[str, str],
     shown: Sequence[int],
     widths: Sequence[int] | None,
 ) -> Table:
     columns: list[tuple[str, Justify]] = [
-        (found.columns[i].header, "right" if found.columns[i].number else "left")
+        (grid.columns[i].header, "right" if grid.columns[i].number else "left")
         for i in shown
     ]
-    rows = [[_cell(row[i], first=i == 0) for i in shown] for row in found.rows]
+    rows = [[_cell(row[i], first=i == 0) for i in shown] for row in grid.rows]
     if marks:
         columns.insert(0, ("", "left"))
         widths = [1, *widths] if widths is not None else None
         rows = [
             [_mark(row[0] or "", marks), *cells]
-            for row, cells in zip(found.rows, rows, strict=True)
+            for row, cells in zip(grid.rows, rows, strict=True)
         ]
     return build_table(columns, rows, widths=widths)
 
@@ -111,13 +111,13 @@ def _table(
 def _cell(text: str | None, first: bool) -> Text:
     cell = plain("-" if text is None else text)
     if first:
-        # The layer's own name stands out from those of the layers around it.
+        # The names of the layers around it are dimmed.
         cell.stylize("dim", 0, cell.plain.rfind("/") + 1)
     return cell
 
 
 def _mark(layer: str, marks: Mapping[str, str]) -> Text:
-    """Return the first letter of the worst that a layer was found with."""
+    """Return the first letter of a layer's worst severity."""
     severity = mark_of(layer, marks)
     return Text(severity[:1].upper(), style=COLORS.get(severity, ""))
 
@@ -134,17 +134,17 @@ def _prose(inspection: Inspection, omitted: Sequence[str]) -> Iterator[Any]:
 
 
 def _group(group: Group) -> Iterator[Any]:
-    first, *others = group.findings
-    where = f"{len(group.findings)} layers" if others else first.layer
+    first, *further = group.findings
+    where = f"{len(group.findings)} layers" if further else first.layer
     title = plain(f"{group.code} in {where}")
     title.stylize("bold")
     yield _hanging(group.severity, COLORS[group.severity], title)
-    for one in group.findings[:SHOWN]:
-        lead = f"{one.layer}: " if others else ""
-        yield _indented(paragraph(lead + one.evidence))
+    for finding in group.findings[:SHOWN]:
+        lead = f"{finding.layer}: " if further else ""
+        yield _indented(paragraph(lead + finding.evidence))
     if len(group.findings) > SHOWN:
-        rest = len(group.findings) - SHOWN
-        yield _indented(plain(f"… and {rest} more; all are in inspection.findings."))
+        count = len(group.findings) - SHOWN
+        yield _indented(plain(f"… and {count} more; all are in inspection.findings."))
     remedy = Text("→ ")
     for piece, code in code_spans(group.remedy):
         part = paragraph(piece)

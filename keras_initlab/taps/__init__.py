@@ -1,8 +1,8 @@
 """Taps on layers' outputs in the training step, per backend.
 
-A model that is watched has two compiled steps: Keras's own, which is called as it is,
-and a second one, in which every layer's output goes through a tap, for the steps that
-are measured. Its figures leave it beside the logs, and are merged in NumPy.
+A watched model has two compiled steps. Keras's own is called unchanged. In a second
+one, for the steps that are measured, every layer's output goes through a tap; its
+figures leave it beside the logs and are merged in NumPy.
 
     tap = attach(model, Request(...), Schedule(every=10))     # on_train_begin
     tap.begin_epoch()                                         # on_epoch_begin

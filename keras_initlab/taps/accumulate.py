@@ -1,8 +1,9 @@
-"""Running figures: what many batches come to, merged in NumPy outside of the step.
+"""Merges the figures of many batches in NumPy, outside the training step.
 
-A value is the mean over batches, each with its share, but for variances: they are of
-all batches' elements together, by the formula of Chan, Golub & LeVeque ("Algorithms
-for computing the sample variance", 1983), which adds what the means differ by.
+A merged value is the mean over batches, weighted by their shares. A merged variance is
+that of all batches' elements together, by the formula of Chan, Golub & LeVeque
+("Algorithms for computing the sample variance", 1983), which adds the variance between
+the batches' means.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from keras_initlab.taps.figures import Layout
 
 Array = NDArray[np.float64]
 
-# Steps for which a vector stays on its device: by then it is surely there, and no step
-# has to wait for it.
+# Steps for which a vector stays on its device. By then it has been computed, and no
+# step has to wait while it is read.
 LAG = 32
 
 SAMPLES = ("sample", "gradient_sample")
 
 
 class WindowFigures(NamedTuple):
-    """What the steps of a window came to.
+    """The merged figures of a window's steps.
 
     Attributes:
         calls: path and output shape of each call of a layer, by its key.
-        figures: by key, or path where they are of a weight, and name.
+        figures: by key (by path for those of a weight), then by name.
     """
 
     calls: dict[str, tuple[str, Shape]]
@@ -44,7 +45,7 @@ class Accumulator:
     """The figures of one epoch, window by window.
 
     Args:
-        layouts: what vectors hold, by the index that is their first entry.
+        layouts: those of the vectors; a vector's first entry is the index of its own.
     """
 
     def __init__(self, layouts: Sequence[Layout]) -> None:
@@ -53,12 +54,12 @@ class Accumulator:
         self._windows: dict[int, WindowFigures] = {}
         # Of the first step, before it is merged with others.
         self._first: Any = None
-        # Of the present window a vector for each layout, that of the last step last.
-        self._present = -1
+        # The current window: a merged vector for each layout, the last step's one last.
+        self._current = -1
         self._vectors: dict[Layout, Array] = {}
 
     def add(self, window: int, matrix: Any) -> None:
-        """Take in what one step measured, a row for each replica, by and by."""
+        """Queue the figures of one step, a row for each replica, to be merged later."""
         if self._first is None:
             self._first = matrix
         self._waiting.append((window, matrix))
@@ -74,7 +75,7 @@ class Accumulator:
         return alone.windows()[0]
 
     def windows(self) -> dict[int, WindowFigures]:
-        """Return all windows, by their numbers. Only the last one has samples."""
+        """Return all windows by number. Only the last one keeps its samples."""
         self._fold(len(self._waiting))
         self._close(keep_samples=True)
         return self._windows
@@ -89,9 +90,9 @@ class Accumulator:
         for (window, index), group in itertools.groupby(
             rows, lambda pair: (pair[0], round(pair[1][0]))
         ):
-            if window != self._present:
+            if window != self._current:
                 self._close()
-                self._present = window
+                self._current = window
             layout = self._layouts[index]
             before = self._vectors.pop(layout, None)
             new = [row for _, row in group]
@@ -100,7 +101,7 @@ class Accumulator:
             )
 
     def _close(self, keep_samples: bool = False) -> None:
-        """Keep what the present window's vectors say, in place of them."""
+        """Turn the current window's vectors into its figures."""
         if not self._vectors:
             return
         figures = figures_of(self._vectors)
@@ -108,17 +109,17 @@ class Accumulator:
             for of_key in figures.values():
                 for kind in SAMPLES:
                     of_key.pop(kind, None)
-        self._windows[self._present] = WindowFigures(calls_of(self._vectors), figures)
+        self._windows[self._current] = WindowFigures(calls_of(self._vectors), figures)
         self._vectors = {}
 
 
 def combined(layout: Layout, rows: Array) -> Array:
-    """Return the vector of several samples taken together, of shape (samples, size)."""
+    """Merge vectors of one layout, the rows of an array (vectors, size), into one."""
     count = len(layout.entries)
     values, shares = rows[:, 1 : 1 + count], rows[:, 1 + count : 1 + 2 * count]
     total = shares.sum(axis=0)
     parts = shares / np.where(total > 0, total, 1)
-    # What has no share may be anything.
+    # A value without a share may be anything, even NaN.
     values = np.where(shares > 0, values, 0)
     with np.errstate(invalid="ignore", over="ignore"):
         mean = (parts * values).sum(axis=0)
@@ -134,7 +135,7 @@ def combined(layout: Layout, rows: Array) -> Array:
 
 @lru_cache(maxsize=64)
 def _variances(layout: Layout) -> tuple[list[int], list[int]]:
-    """Return where the variances are, and where the mean of each is."""
+    """Return the index of each variance, and that of the mean that belongs to it."""
     indices = {entry: index for index, entry in enumerate(layout.entries)}
     pairs = [
         (index, indices[key, "mean"])
@@ -146,10 +147,10 @@ def _variances(layout: Layout) -> tuple[list[int], list[int]]:
 
 @lru_cache(maxsize=64)
 def _runs(layout: Layout) -> list[tuple[str, int, int]]:
-    """Return where tails of one kind that follow each other begin and end."""
-    ends = zip(layout.tails, _starts(layout), strict=True)
+    """Return kind, start and end of each run of neighbouring tails of one kind."""
+    tails = zip(layout.tails, _starts(layout), strict=True)
     runs = []
-    for kind, group in itertools.groupby(ends, lambda pair: pair[0][1]):
+    for kind, group in itertools.groupby(tails, lambda pair: pair[0][1]):
         members = [*group]
         (*_, length), last = members[-1]
         runs.append((kind, members[0][1], last + length))
@@ -157,20 +158,20 @@ def _runs(layout: Layout) -> list[tuple[str, int, int]]:
 
 
 def figures_of(vectors: dict[Layout, Array]) -> dict[str, dict[str, Any]]:
-    """Return what is in the vectors of one window, by key and name.
+    """Return the figures in the vectors of one window, by key and name.
 
-    There are several where its steps did not all call the same layers.
+    There are several vectors if the window's steps did not all call the same layers.
     """
     union = Layout(
         (),
-        tuple(dict.fromkeys(entry for one in vectors for entry in one.entries)),
-        tuple(dict.fromkeys(tail for one in vectors for tail in one.tails)),
+        tuple(dict.fromkeys(entry for layout in vectors for entry in layout.entries)),
+        tuple(dict.fromkeys(tail for layout in vectors for tail in layout.tails)),
         "float64",
     )
     rows: list[Array] = []
     for layout, vector in vectors.items():
-        rest = rows[-1] if rows else np.zeros(1 + 2 * len(union.entries) + _end(union))
-        rows.append(_widened(layout, vector, union, rest))
+        base = rows[-1] if rows else np.zeros(1 + 2 * len(union.entries) + _end(union))
+        rows.append(_widened(layout, vector, union, base))
     whole = combined(union, np.stack(rows))
     count = len(union.entries)
     values, shares = whole[1 : 1 + count], whole[1 + count : 1 + 2 * count]
@@ -190,7 +191,7 @@ def figures_of(vectors: dict[Layout, Array]) -> dict[str, dict[str, Any]]:
 
 
 def calls_of(layouts: Iterable[Layout]) -> dict[str, tuple[str, Shape]]:
-    """Return path and shape of each call by its key; None where lengths differ."""
+    """Return path and shape of each call by key; None for an axis that varies."""
     calls: dict[str, tuple[str, Shape]] = {}
     for key, path, shape in (call for layout in layouts for call in layout.calls):
         _, before = calls.get(key, (path, shape))
@@ -201,15 +202,15 @@ def calls_of(layouts: Iterable[Layout]) -> dict[str, tuple[str, Shape]]:
     return calls
 
 
-def _widened(layout: Layout, vector: Array, union: Layout, rest: Array) -> Array:
-    """Return a vector in a layout that has all of its own; other tails are `rest`'s."""
-    wide = rest.copy()
-    count, to = len(layout.entries), len(union.entries)
-    wide[: 1 + 2 * to] = 0
+def _widened(layout: Layout, vector: Array, union: Layout, base: Array) -> Array:
+    """Return a vector in the layout `union`; missing tails are those of `base`."""
+    wide = base.copy()
+    count, width = len(layout.entries), len(union.entries)
+    wide[: 1 + 2 * width] = 0
     indices = {entry: index for index, entry in enumerate(union.entries)}
     chosen = np.array([indices[entry] for entry in layout.entries], int)
     wide[1 + chosen] = vector[1 : 1 + count]
-    wide[1 + to + chosen] = vector[1 + count : 1 + 2 * count]
+    wide[1 + width + chosen] = vector[1 + count : 1 + 2 * count]
     starts = dict(zip(union.tails, _starts(union), strict=True))
     for tail, start in zip(layout.tails, _starts(layout), strict=True):
         at, length = starts[tail], tail[-1]

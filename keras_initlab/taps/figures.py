@@ -1,9 +1,9 @@
-"""What is measured of one batch: figures, and what several numbers go into.
+"""The figures of one batch, and the vector in which they leave the training step.
 
-A figure is a value with its share, the weight that it has when batches are merged; a
-share of 0 says that there was nothing to measure. All is Keras's `ops`, so that one
-code serves compiled steps of every backend. A step's figures leave it as one vector,
-whose places a `Layout` tells.
+A figure is a value with a share, the weight that it has when batches are merged; a
+share of 0 means that there was nothing to measure. Everything uses Keras's `ops`, so
+that the same code serves the compiled steps of every backend. A `Layout` says what each
+place of the vector stands for.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from keras_initlab.taps.ops import ops
 if TYPE_CHECKING:
     from keras_initlab.taps.recorder import Output
 
-# Entries of a weight that its update ratio is measured by, at most: all of the smaller
-# ones. The whole of every kernel, kept over each update, would cost the step more than
-# all other figures together.
+# The most entries of a weight that its update ratio is measured on. To keep whole
+# kernels over each update would cost the step more than all other figures together.
 SAMPLED_ENTRIES = 2**14
 
+# Neighbouring entries of a weight that are sampled together.
 RUN = 64
 
 # Values of an output that its histogram is made from.
 SAMPLED_VALUES = 2**10
 
-# Elements of a tensor that is small: it is worth a copy, to measure it along with
-# others. And of all that go together, at most.
+# The most elements of a tensor that is copied, to be measured together with others; and
+# the most elements that are measured together.
 SMALL = 2**16
 TOGETHER = 2**20
 
@@ -41,9 +41,9 @@ T = TypeVar("T")
 
 
 class Figures(NamedTuple):
-    """One statistic of several outputs or weights, and the share each has in its mean.
+    """One statistic of several outputs or weights, and the share of each in its mean.
 
-    Values are a vector. Shares are one too, an array where they are known beforehand.
+    Values and shares are vectors. Shares that do not depend on the batch are arrays.
     """
 
     keys: tuple[str, ...]
@@ -53,9 +53,9 @@ class Figures(NamedTuple):
 
 
 class Tails(NamedTuple):
-    """Several numbers of each of several outputs, as rows of a matrix.
+    """Several numbers for each of several outputs, as rows of a matrix.
 
-    "alive": for each unit the share of its elements that are not 0. "sample" and
+    "alive": the share of each unit's elements that are not 0. "sample" and
     "gradient_sample": some of the values.
     """
 
@@ -65,9 +65,9 @@ class Tails(NamedTuple):
 
 
 class Update(NamedTuple):
-    """One step of the main weight of the layer at `key`, a path.
+    """One update of the main weight of a layer, whose path is `key`.
 
-    Before and after it the weight is `sampled`.
+    `before` and `after` are entries of the weight, as `sampled` picks them.
     """
 
     key: str
@@ -83,9 +83,10 @@ class Layout(NamedTuple):
     those of `entries`, in their order.
 
     Attributes:
-        calls: key, path and output shape of each call of a layer, as they ended.
+        calls: key, path and output shape of each call of a layer, in the order in which
+            the calls ended.
         entries: key and name of each value.
-        tails: key, kind and length of each part of the end.
+        tails: key, kind and length of each tail.
         dtype: of the vector.
     """
 
@@ -101,36 +102,35 @@ class Layout(NamedTuple):
         figures: Sequence[Figures],
         tails: Sequence[Tails],
     ) -> Layout:
-        """Return the layout of what one step measures."""
+        """Return the layout of the vector of one step."""
         return cls(
-            tuple((one.key, one.path, _shape(one.tensor)) for one in outputs),
-            tuple((key, one.name) for one in figures for key in one.keys),
+            tuple((call.key, call.path, _shape(call.tensor)) for call in outputs),
+            tuple((key, figure.name) for figure in figures for key in figure.keys),
             tuple(
-                (key, one.kind, one.values.shape[1])
-                for one in tails
-                for key in one.keys
+                (key, tail.kind, tail.values.shape[1])
+                for tail in tails
+                for key in tail.keys
             ),
-            working_dtype([one.tensor for one in outputs]),
+            working_dtype([call.tensor for call in outputs]),
         )
 
 
 def packed(
     layout: Layout, index: float, figures: Sequence[Figures], tails: Sequence[Tails]
 ) -> Any:
-    """Return what one step measured as a vector."""
-    rest = [ops.reshape(one.values, (-1,)) for one in tails]
+    """Return the figures and tails of one step as a vector."""
     vectors = [
         np.array([index]),
-        *(one.values for one in figures),
-        *(one.shares for one in figures),
-        *rest,
+        *(figure.values for figure in figures),
+        *(figure.shares for figure in figures),
+        *(ops.reshape(tail.values, (-1,)) for tail in tails),
     ]
     parts = []
-    for is_known, run in itertools.groupby(
+    for is_constant, run in itertools.groupby(
         vectors, lambda vector: isinstance(vector, np.ndarray)
     ):
-        if is_known:
-            # Neighbours that are known beforehand go as one constant.
+        if is_constant:
+            # Neighbouring constants are joined into one.
             parts.append(ops.convert_to_tensor(np.concatenate([*run]), layout.dtype))
         else:
             parts += [ops.cast(vector, layout.dtype) for vector in run]
@@ -143,7 +143,7 @@ def _shape(tensor: Any) -> Shape:
 
 
 class Stack(NamedTuple):
-    """Members of one kind; `x` has one axis more than their tensors, the first."""
+    """Members of one kind, and their tensors, stacked along a new first axis."""
 
     members: list[Any]
     x: Any
@@ -152,8 +152,8 @@ class Stack(NamedTuple):
 def unit_axis(layer: Any, rank: int) -> int:
     """Return the axis that counts a layer's units: its features or channels.
 
-    The last; of images with channels first, by the layer's own word or Keras's
-    setting, the second.
+    That is the last axis, or the second of images with channels first: as the layer's
+    `data_format` says, or else Keras's setting.
     """
     data_format = getattr(layer, "data_format", None)
     if data_format is None and rank >= 4:
@@ -162,8 +162,8 @@ def unit_axis(layer: Any, rank: int) -> int:
 
 
 def working_dtype(tensors: Sequence[Any]) -> str:
-    """Return the dtype in which to keep moments: float32, or float64 if any is."""
-    # PyTorch and TensorFlow have names of their own, which hold Keras's.
+    """Return the dtype for moments: float64 if any tensor has it, else float32."""
+    # PyTorch's and TensorFlow's names of dtypes contain Keras's.
     wide = any("float64" in str(x.dtype) for x in tensors)
     return "float64" if wide else "float32"
 
@@ -171,22 +171,22 @@ def working_dtype(tensors: Sequence[Any]) -> str:
 def stacks(
     members: Sequence[T],
     tensor: Callable[[T], Any],
-    kind: Callable[[T], Hashable] = lambda one: None,
+    kind: Callable[[T], Hashable] = lambda member: None,
 ) -> list[Stack]:
-    """Return small tensors of one shape and kind as one, and all others alone.
+    """Stack small tensors of the same shape and kind; leave all others on their own.
 
-    In their working dtype: float16 and bfloat16 can neither hold sums nor counts.
+    In their working dtype: float16 and bfloat16 are too coarse for sums and counts.
     """
-    found: dict[Hashable, list[tuple[T, Any]]] = {}
-    for index, one in enumerate(members):
-        x = tensor(one)
+    groups: dict[Hashable, list[tuple[T, Any]]] = {}
+    for index, member in enumerate(members):
+        x = tensor(member)
         shape = tuple(x.shape)
         small = None not in shape and math.prod(shape) <= SMALL
-        group = (working_dtype([x]), shape, kind(one)) if small else index
-        found.setdefault(group, []).append((one, x))
+        key = (working_dtype([x]), shape, kind(member)) if small else index
+        groups.setdefault(key, []).append((member, x))
     return [
-        Stack([one for one, _ in part], _stacked([x for _, x in part]))
-        for group in found.values()
+        Stack([member for member, _ in part], _stacked([x for _, x in part]))
+        for group in groups.values()
         for part in _parts(group)
     ]
 
@@ -205,19 +205,19 @@ def _stacked(tensors: Sequence[Any]) -> Any:
     if len(tensors) == 1:
         x = ops.cast(tensors[0], dtype)[None]
     else:
-        x = ops.stack([ops.cast(one, dtype) for one in tensors])
-    # Of scalars a column: there is an axis to sum over.
+        x = ops.stack([ops.cast(tensor, dtype) for tensor in tensors])
+    # Scalars become a column, so that there is an axis to sum over.
     return x if len(x.shape) > 1 else x[:, None]
 
 
 def joined(vectors: Sequence[Any]) -> Any:
-    """Return vectors as one, in their working dtype."""
+    """Concatenate vectors, in their working dtype."""
     dtype = working_dtype(vectors)
-    return ops.concatenate([ops.cast(one, dtype) for one in vectors])
+    return ops.concatenate([ops.cast(vector, dtype) for vector in vectors])
 
 
 def unscaled(x: Any, scale: Any) -> Any:
-    """Return `x` without a loss scale, in its working dtype."""
+    """Return `x` divided by a loss scale, in its working dtype."""
     dtype = working_dtype([x])
     x = ops.cast(x, dtype)
     if isinstance(scale, float) and scale == 1:
@@ -226,11 +226,11 @@ def unscaled(x: Any, scale: Any) -> Any:
 
 
 def sampled(weight: Any) -> Any:
-    """Return entries of a weight: of `SAMPLED_ENTRIES` all, of more an even share.
+    """Return at most `SAMPLED_ENTRIES` entries of a weight, spread evenly over it.
 
-    That is every k-th run of 64 entries: single ones, spread as evenly, would be as
-    dear to fetch from memory as the whole. No k that would make it the share of a few
-    columns, as one does that divides the runs in a row.
+    From a larger weight, every k-th run of 64 entries is taken: to fetch single entries
+    from memory would cost as much as the whole. A k that divides the runs of a row is
+    skipped, as it would sample the same few columns in every row.
     """
     size, row = math.prod(weight.shape), weight.shape[-1] if len(weight.shape) else 1
     flat = ops.reshape(weight, (-1,))
@@ -245,7 +245,7 @@ def sampled(weight: Any) -> Any:
 
 
 def samples_of(stack: Stack, keys: tuple[str, ...], kind: str) -> Tails:
-    """Return values spread over all of each tensor, some twice where it has few."""
+    """Return values spread evenly over each tensor, repeated if the tensor is small."""
     flat = ops.reshape(stack.x, (len(stack.members), -1))
     count = flat.shape[1]
     if count is not None:
@@ -258,7 +258,7 @@ def samples_of(stack: Stack, keys: tuple[str, ...], kind: str) -> Tails:
 
 
 def shares_of(stack: Stack) -> Any:
-    """Return the number of elements of each tensor: an array, if it is known."""
+    """Return the number of elements of each tensor: an array, if shapes are static."""
     count, shape = len(stack.members), tuple(stack.x.shape)[1:]
     share = np.full(count, float(math.prod(size for size in shape if size is not None)))
     if None not in shape:

@@ -1,8 +1,8 @@
-"""Lets go of a model as soon as the `fit` under way fails.
+"""Releases a model as soon as its running `fit` fails.
 
-Keras calls no callback when `fit` is left by an exception or Ctrl-C, so each place that
-`fit` can be left from while a tap is in the model is watched: the data, the other
-callbacks, and, by the tap itself, the training step.
+Keras calls no callback when an exception or Ctrl-C ends `fit`. So each place where that
+can happen while a model is tapped is watched: the data, the other callbacks and, by the
+tap itself, the training step.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Guard:
     """Calls `release` when `fit` fails, wherever that shows first.
 
     Args:
-        release: takes everything off the model, for good; called once or more.
+        release: takes everything off the model for good; may be called repeatedly.
         leave: takes everything off the model until the next epoch.
-        control_flow: exceptions that only say that the data has come to its end.
+        control_flow: exceptions that only signal the end of the data.
     """
 
     def __init__(
@@ -51,21 +51,21 @@ class Guard:
         self._watched: list[tuple[weakref.ref[Any], str]] = []
 
     def watch_callbacks(self, callbacks: Any) -> None:
-        """Release when another callback raises, or when `fit` drops its callbacks."""
+        """Release when another callback raises, or when the callbacks are deleted."""
         for name in HOOKS:
             self._watch(callbacks, name, self._raising)
         # For what slips through, such as Ctrl-C between two steps.
         weakref.finalize(callbacks, self._release).atexit = False
 
     def watch_epochs(self, fit: FrameType) -> None:
-        """Release when the data of a running `fit` raise; leave when they end."""
+        """Release when the data of a running `fit` fails; leave when it ends."""
         epochs = epochs_of(fit)
         if epochs is not None:
             for name in BATCH_ITERATORS[keras.backend.backend()]:
                 self._watch(epochs, name, self._iterating)
 
     def close(self) -> None:
-        """Take the watch off."""
+        """Stop watching."""
         while self._watched:
             reference, name = self._watched.pop()
             owner = reference()
@@ -81,7 +81,7 @@ class Guard:
         self._watched.append((weakref.ref(owner), name))
 
     def _raising(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function`, releasing where it raises."""
+        """Return `function`, which then releases when it raises."""
 
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -96,7 +96,7 @@ class Guard:
         return guarded
 
     def _iterating(self, function: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
-        """Return `function`, which makes an iterator, releasing where that raises."""
+        """Return `function`, whose iterator then releases when it raises."""
 
         def guarded(iterator: Iterator[Any]) -> Iterator[Any]:
             try:
@@ -113,7 +113,7 @@ class Guard:
 
         @functools.wraps(function)
         def make(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            # Made at once, not at the first item: PyTorch's loaders draw seeds here.
+            # Not at the first item, but now: PyTorch's loaders draw their seeds here.
             return guarded(iter(function(*args, **kwargs)))
 
         return make

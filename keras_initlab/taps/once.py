@@ -1,6 +1,6 @@
-"""One batch through a model, once: every layer's output, and the gradient there.
+"""Runs one batch through a model: every layer's output, and the gradient there.
 
-Any model goes that Keras can call, also one whose Python looks at values.
+Any model that Keras can call will do, even one whose Python code reads values.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from keras_initlab.taps.recorder import Recorder
 
 WHO = "measure"
 
-# Given a shape, the gradient of a loss with respect to a model output of that shape.
+# From the shape of a model output to the gradient of a loss with respect to it.
 Cotangent = Callable[[tuple[int, ...]], np.ndarray]
 
-# Given a layer's output, what goes on in its place.
+# From a layer's output to the tensor that the model continues with.
 Tap = Callable[[Any], Any]
 
-# Variables, and the tensors that stand in for their values.
+# Pairs of a variable and a tensor to use as its value.
 Mapping = Sequence[tuple[Any, Any]]
 
 
@@ -38,16 +38,16 @@ class Call(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What one batch did, in the order in which the calls ended."""
+    """The results of one batch; calls in the order in which they ended."""
 
     calls: list[Call]
     weight_gradients: list[Any | None]
 
 
 def build(model: Any, x: Any) -> None:
-    """Make the weights that are still missing, as a first call on `x` would.
+    """Create missing weights, as a first call on `x` would.
 
-    Nothing is done to a model that has them all, or to the state of one that has some.
+    A model that has all its weights is left alone; if it has some, its state is kept.
     """
     if model.built and all(place.layer.built for place in places(model)):
         return
@@ -55,7 +55,7 @@ def build(model: Any, x: Any) -> None:
         with calls_forgotten(model):
             output_spec(model, keras.tree.map_structure(_spec, x))
     except Exception:
-        # Its call needs values; or it is in error, and this will say so.
+        # The call reads values; or it is faulty, and this raises its own error.
         with keras.StatelessScope() if model.built else calls_forgotten(model):
             model(x)
 
@@ -70,12 +70,12 @@ def run(
 ) -> Pass:
     """Call `model` on `x` and return what its layers' calls returned.
 
-    The model, its weights, its seeds and all other state are as before afterwards.
+    The model, its weights, its seeds and all other state stay as they are.
 
     Args:
         model: a built model.
-        x: as the model takes it.
-        training: what the layers are told.
+        x: inputs in the form that the model takes.
+        training: the mode in which the layers are called.
         weights: trainable variables to return gradients for.
         cotangent: draws the gradient at each output of the model; with None nothing
             is differentiated.
@@ -104,9 +104,9 @@ def run(
             None if cotangent is None else cotangents,
         )
     calls = [
-        # On JAX the recorded tensor is of a trace that is over; what was tapped is not.
-        Call(one.key, one.layer, value, gradient)
-        for one, (value, gradient) in zip(
+        # On JAX the recorded tensors belong to a finished trace; tapped ones do not.
+        Call(output.key, output.layer, value, gradient)
+        for output, (value, gradient) in zip(
             recorder.outputs(recorder.take()), tensors, strict=True
         )
     ]

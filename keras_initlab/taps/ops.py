@@ -1,4 +1,4 @@
-"""The operations that figures are made of, for the backend in use."""
+"""The operations that figures are computed with, for the current backend."""
 
 from __future__ import annotations
 

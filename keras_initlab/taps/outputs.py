@@ -26,11 +26,11 @@ from keras_initlab.taps.request import Request
 
 
 class _Group(NamedTuple):
-    """Outputs of one kind, as one tensor; its vectors are rows of matrices.
+    """Outputs of one shape and kind, stacked; results have a row for each.
 
     `shares` are the numbers of elements; `rows` is (outputs, batch, elements). `totals`
-    are the sums of the inputs' unit vectors, and `counts` says of how many; None where
-    no cosine is asked for.
+    are the sums of the inputs' unit vectors, and `counts` their numbers; both are None
+    unless the cosine is asked for.
     """
 
     stack: Stack
@@ -48,29 +48,30 @@ class _Group(NamedTuple):
 def of_outputs(
     outputs: Sequence[Output], request: Request, passes: Passes, across: Any = None
 ) -> tuple[list[Figures], list[Tails]]:
-    """Return the figures of outputs of shape (batch, ...), and what has more numbers.
+    """Return the figures and tails of outputs of shape (batch, ...).
 
-    Those of which nothing is known, as there are no elements, are left out.
+    Outputs without elements are left out.
 
     Args:
-        outputs: what was recorded.
+        outputs: as the recorder returns them.
         request: what to measure.
-        passes: how this backend does it.
-        across: `sums` over all replicas, and their number; None where this is all.
+        passes: those of the backend.
+        across: `sums`, added up over all replicas, and the number of replicas; None if
+            there is one.
     """
     figures: list[Figures] = []
     tails: list[Tails] = []
     variances = []
     groups = _groups(outputs, request, passes)
-    for group, of_all in zip(groups, _apart(groups, across), strict=True):
-        found = _moments(group, request, passes, of_all)
-        variances += [one.values for one in found if one.name == "variance"]
-        figures += found
+    for group, of_all in zip(groups, _split_sums(groups, across), strict=True):
+        moments = _moments(group, request, passes, of_all)
+        variances += [figure.values for figure in moments if figure.name == "variance"]
+        figures += moments
         if group.totals is not None:
             figures.append(_input_cosines(group, of_all))
         if {"zero_fraction", "dead_fraction"} & {*request.statistics}:
-            more, alive = _of_units(group, request, passes)
-            figures += more
+            fractions, alive = _of_units(group, request, passes)
+            figures += fractions
             tails += alive
         if group.bounds is not None:
             figures.append(_saturated(group, group.bounds))
@@ -87,17 +88,19 @@ def of_outputs(
 
 
 def needs_sums(outputs: Sequence[Output], request: Request) -> bool:
-    """Whether replicas have to know of each other what `sums` returns."""
+    """Whether the `sums` of all replicas have to be added up."""
     names = {"batch_variance", "input_cosine"} & {*request.statistics}
     shapes = [output.tensor.shape for output in outputs]
-    known = any(None not in shape[1:] and 0 not in shape for shape in shapes)
-    return bool(names) and known
+    measurable = any(None not in shape[1:] and 0 not in shape for shape in shapes)
+    return bool(names) and measurable
 
 
 def sums(outputs: Sequence[Output], request: Request, passes: Passes) -> Any:
-    """Return a vector whose sum over replicas `of_outputs` takes as `across`."""
+    """Return the vector whose sum over all replicas `of_outputs` takes as `across`."""
     groups = _groups(outputs, request, passes)
-    vectors = [ops.reshape(_summed(one), (-1,)) for one in groups if _known(one)]
+    vectors = [
+        ops.reshape(_summands(group), (-1,)) for group in groups if _is_static(group)
+    ]
     dtype = working_dtype([output.tensor for output in outputs])
     return ops.cast(joined(vectors), dtype)
 
@@ -105,25 +108,25 @@ def sums(outputs: Sequence[Output], request: Request, passes: Passes) -> Any:
 def _groups(
     outputs: Sequence[Output], request: Request, passes: Passes
 ) -> list[_Group]:
-    bounds: dict[str, Bounds | None] = dict.fromkeys(one.key for one in outputs)
+    bounds: dict[str, Bounds | None] = dict.fromkeys(output.key for output in outputs)
     if "saturated_fraction" in request.statistics:
-        bounds = {one.key: request.bounds(one.layer) for one in outputs}
+        bounds = {output.key: request.bounds(output.layer) for output in outputs}
 
     def kind(output: Output) -> tuple[Bounds | None, int]:
         axis = unit_axis(output.layer, len(output.tensor.shape))
         return bounds[output.key], axis
 
-    there = [one for one in outputs if 0 not in one.tensor.shape]
+    nonempty = [output for output in outputs if 0 not in output.tensor.shape]
     return [
         _group(stack, *kind(stack.members[0]), request, passes)
-        for stack in stacks(there, lambda one: one.tensor, kind)
+        for stack in stacks(nonempty, lambda output: output.tensor, kind)
     ]
 
 
 def _group(
     stack: Stack, bounds: Bounds | None, axis: int, request: Request, passes: Passes
 ) -> _Group:
-    keys = tuple(one.key for one in stack.members)
+    keys = tuple(output.key for output in stack.members)
     shape = ops.shape(stack.x)
     batch = shape[1] if len(shape) > 1 else 1
     rows = ops.reshape(stack.x, (len(keys), batch, -1))
@@ -131,11 +134,11 @@ def _group(
     totals = counts = None
     if "input_cosine" in request.statistics:
         norms = passes.row_norms(rows)
-        there = norms > 0
-        safe = ops.where(there, norms, ops.ones_like(norms))
-        lengths = ops.cast(there, norms.dtype) / safe
-        totals = ops.matmul(lengths[:, None], rows)[:, 0]
-        counts = ops.sum(ops.cast(there, norms.dtype), axis=1)
+        nonzero = norms > 0
+        safe = ops.where(nonzero, norms, ops.ones_like(norms))
+        factors = ops.cast(nonzero, norms.dtype) / safe
+        totals = ops.matmul(factors[:, None], rows)[:, 0]
+        counts = ops.sum(ops.cast(nonzero, norms.dtype), axis=1)
     shares = shares_of(stack)
     return _Group(stack, keys, shares, rows, batch, means, totals, counts, bounds, axis)
 
@@ -144,14 +147,14 @@ def _moments(
     group: _Group, request: Request, passes: Passes, across: Any
 ) -> list[Figures]:
     """Return mean, variance and batch variance."""
-    # Two passes. The mean of squares minus the squared mean would lose everything in
-    # float32 where the mean is large. Within the units and between them: the variance
-    # over the batch falls off on the way.
+    # Two passes: the mean of squares minus the squared mean would lose all digits in
+    # float32 where the mean is large. The variance is that within units, which is also
+    # the batch variance, plus that between units.
     within = passes.mean_square(group.rows, group.means[:, None])
     mean = ops.mean(group.means, axis=1)
     between = passes.mean_square(group.means, mean[:, None])
     shares = group.shares
-    found = [
+    figures = [
         Figures(group.keys, "mean", mean, shares),
         Figures(group.keys, "variance", within + between, shares),
     ]
@@ -165,15 +168,15 @@ def _moments(
         else:
             dtype = group.rows.dtype
             shares = ops.cast(batch > 1, dtype) * ops.convert_to_tensor(shares, dtype)
-        found.append(Figures(group.keys, "batch_variance", within, shares))
-    return found
+        figures.append(Figures(group.keys, "batch_variance", within, shares))
+    return figures
 
 
 def _input_cosines(group: _Group, across: Any) -> Figures:
-    """Return the mean cosine over all pairs of rows that are not 0, and their number.
+    """Return the mean cosine over all pairs of nonzero rows; shares count the pairs.
 
-    Of all pairs at once: |Σu|² is the sum of the cosines of all ordered pairs, each
-    unit vector u with itself included.
+    No pair is formed: |Σu|² is the sum of the cosines of all ordered pairs, including
+    each unit vector u with itself.
     """
     counts, totals, replicas = group.counts, group.totals, 1
     if across is not None:
@@ -187,18 +190,18 @@ def _input_cosines(group: _Group, across: Any) -> Figures:
 def _of_units(
     group: _Group, request: Request, passes: Passes
 ) -> tuple[list[Figures], list[Tails]]:
-    """Return the fractions of zeros, and of each unit how much of it is not 0."""
+    """Return the fractions of zeros, and the share of each unit that is not 0."""
     x, rank = group.stack.x, len(group.stack.x.shape) - 1
     axis = group.axis + 1
-    known = rank == 1 or (rank > 1 and x.shape[axis] is not None)
-    if rank < 2 or not known:
+    has_units = rank == 1 or (rank > 1 and x.shape[axis] is not None)
+    if rank < 2 or not has_units:
         x, axis = ops.reshape(x, (len(group.keys), -1, 1)), 2
     alive = passes.alive(x, axis)
     figures, tails = [], []
     if "zero_fraction" in request.statistics:
         zeros = 1 - ops.mean(alive, axis=1)
         figures.append(Figures(group.keys, "zero_fraction", zeros, group.shares))
-    if "dead_fraction" in request.statistics and known:
+    if "dead_fraction" in request.statistics and has_units:
         tails.append(Tails(group.keys, "alive", alive))
     return figures, tails
 
@@ -206,28 +209,28 @@ def _of_units(
 def _saturated(group: _Group, bounds: Bounds) -> Figures:
     low, high, near, counts_low = bounds
     rows = group.rows
-    found = ops.logical_and(rows > high - near, rows < high + near)
+    saturated = ops.logical_and(rows > high - near, rows < high + near)
     if counts_low:
-        other = ops.logical_and(rows < low + near, rows > low - near)
-        found = ops.logical_or(found, other)
-    share = ops.mean(ops.cast(found, rows.dtype), axis=(1, 2))
+        at_low = ops.logical_and(rows < low + near, rows > low - near)
+        saturated = ops.logical_or(saturated, at_low)
+    share = ops.mean(ops.cast(saturated, rows.dtype), axis=(1, 2))
     return Figures(group.keys, "saturated_fraction", share, group.shares)
 
 
 def _custom(group: _Group, name: str, function: Any) -> Figures:
-    """Return what a user's function says of each output."""
+    """Return the value of a user's function for each output."""
     count, x = len(group.keys), group.stack.x
     values = [ops.cast(ops.mean(function(x[i])), x.dtype) for i in range(count)]
     return Figures(group.keys, name, ops.stack(values), np.ones(count))
 
 
-def _known(group: _Group) -> bool:
-    """Whether the length of what is summed over replicas is known beforehand."""
+def _is_static(group: _Group) -> bool:
+    """Whether the number of elements per input is static, so that sums can be split."""
     return group.means.shape[1] is not None
 
 
-def _summed(group: _Group) -> Any:
-    """Return what is summed over replicas, a row for each output."""
+def _summands(group: _Group) -> Any:
+    """Return the terms of the sums over replicas, a row for each output."""
     batch = ops.cast(group.batch, group.means.dtype)
     parts = [batch * ops.ones_like(group.means[:, :1]), group.means * batch]
     if group.totals is not None:
@@ -235,19 +238,19 @@ def _summed(group: _Group) -> Any:
     return ops.concatenate(parts, axis=1)
 
 
-def _apart(groups: Sequence[_Group], across: Any) -> list[Any]:
-    """Return of each group its batch, means, counts and totals over all replicas.
+def _split_sums(groups: Sequence[_Group], across: Any) -> list[Any]:
+    """Return each group's batch, means, counts and totals over all replicas.
 
-    And the number of replicas; None where there is but one, or nothing is summed.
+    And the number of replicas; None for a group that is not summed over replicas.
     """
     if across is None:
         return [None] * len(groups)
     vector, replicas = across
-    found: list[Any] = []
+    split: list[Any] = []
     start = 0
     for group in groups:
-        if not _known(group):
-            found.append(None)
+        if not _is_static(group):
+            split.append(None)
             continue
         count, width = group.means.shape
         length = (1 + width) * (1 if group.totals is None else 2)
@@ -259,5 +262,5 @@ def _apart(groups: Sequence[_Group], across: Any) -> list[Any]:
         counts = totals = None
         if group.totals is not None:
             counts, totals = matrix[:, 1 + width], matrix[:, 2 + width :]
-        found.append((batch[0, 0], means, counts, totals, replicas))
-    return found
+        split.append((batch[0, 0], means, counts, totals, replicas))
+    return split

@@ -1,4 +1,4 @@
-"""Attributes put on instances for a while, and taken off again without a trace."""
+"""Replaces attributes of instances for a while, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 _ABSENT = object()
 
-# Given the attribute as it is, what stands in for it.
+# From an attribute to its replacement.
 Wrap = Callable[[Any], Any]
 
 
 class Patches:
-    """Instance attributes that stand in for others while `applied`.
+    """Replacements for attributes of instances, in effect while `applied`.
 
     They are written to the instance's `__dict__`: Keras, TensorFlow and PyTorch track
-    what is set by plain assignment, and would save or name it.
+    values that are set by plain assignment, and would save or name them.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Patches:
         self._lock = threading.Lock()
 
     def add(self, owner: Any, name: str, wrap: Wrap) -> None:
-        """Let `wrap` of the attribute `name` of `owner` stand in for it."""
+        """Replace the attribute `name` of `owner` by `wrap` of it."""
         patch = _Patch(owner, name, wrap)
         with self._lock:
             self._patches.append(patch)
@@ -36,7 +36,7 @@ class Patches:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Apply all, unless that is done; whoever leaves last takes them off."""
+        """Apply all patches; the last user to leave removes them."""
         with self._lock:
             if not self._users:
                 for patch in self._patches:
@@ -56,8 +56,8 @@ class _Patch:
     def __init__(self, owner: Any, name: str, wrap: Wrap) -> None:
         self._owner, self._name, self._wrap = owner, name, wrap
         self._before: Any = _ABSENT
-        # What stands in for the method of the class, made once.
-        self._usual: Any = None
+        # The replacement for the method of the class, made once.
+        self._replacement: Any = None
 
     def apply(self) -> None:
         attributes = self._owner.__dict__
@@ -65,9 +65,9 @@ class _Patch:
         if self._before is not _ABSENT:
             attributes[self._name] = self._wrap(self._before)
             return
-        if self._usual is None:
-            self._usual = self._wrap(getattr(self._owner, self._name))
-        attributes[self._name] = self._usual
+        if self._replacement is None:
+            self._replacement = self._wrap(getattr(self._owner, self._name))
+        attributes[self._name] = self._replacement
 
     def remove(self) -> None:
         if self._before is _ABSENT:

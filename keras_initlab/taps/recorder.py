@@ -47,9 +47,9 @@ class Recorder:
 
     Args:
         model: the model whose layers are wrapped.
-        backend: knows tensors and traces. A tensor made in another trace than the
+        backend: identifies tensors and traces. A tensor of another trace than the
             step's (a loop's body, a vmap) would leak out of it, and is left alone.
-        who: the name under which warnings speak.
+        who: the subject of warnings.
         wanted: whether a layer, given with its path, is to be recorded.
     """
 
@@ -65,33 +65,33 @@ class Recorder:
         self._is_tensor = backend.is_tensor
         self._who = who
         self._wanted = wanted
-        # By thread: replicas of a step take turns, each in a thread of its own.
+        # By thread: the replicas of a step take turns, each in its own thread.
         self._open: dict[int, _Recording] = {}
-        self._over: dict[int, _Recording] = {}
+        self._finished: dict[int, _Recording] = {}
         self._warned: set[str] = set()
         self._places: list[Place] = []
         self._patches = Patches()
         if not model.built:
-            # Layers that the model's own build makes are found through it.
+            # Layers that the model's `build` creates are found through it.
             self._wrap(Place(model, "", False))
         for place in places(model):
             self._wrap(place)
 
     @staticmethod
     def layers_of(model: Any) -> tuple[int, ...]:
-        """Return what tells one set of layers from another."""
+        """Return a key that differs between two sets of layers."""
         return tuple(id(place.layer) for place in places(model))
 
     def ignore_threads_and_traces(self) -> None:
-        """Take all for one: PyTorch's compiler would break its graph to ask."""
+        """Treat all as the same: to ask would break the graph of PyTorch's compiler."""
         self._trace = self._thread = int
 
     @contextmanager
     def recording(self, exchange: Callable[[Any], Any] | None = None) -> Iterator[None]:
-        """Record what this thread computes in the trace that is open now.
+        """Record the outputs that this thread computes in the current trace.
 
-        Each recorded tensor is first given to `exchange`, and what that returns takes
-        its place in the computation.
+        Each recorded tensor is first given to `exchange`, whose result takes its place
+        in the computation.
         """
         thread = self._thread()
         self._open[thread] = _Recording(self._trace(), exchange)
@@ -99,11 +99,11 @@ class Recorder:
             with self._patches.applied():
                 yield
         finally:
-            self._over[thread] = self._open.pop(thread)
+            self._finished[thread] = self._open.pop(thread)
 
     def take(self) -> list[tuple[str, Any]]:
         """Return path and tensor of each call, in the order in which they ended."""
-        over = self._over.pop(self._thread(), None)
+        over = self._finished.pop(self._thread(), None)
         if over is None:
             return []
         paths = {path for path, _ in over.calls}
@@ -121,7 +121,7 @@ class Recorder:
 
     @property
     def places(self) -> list[Place]:
-        """The layers that are known by now, `measured` where they are recorded."""
+        """The layers found so far; the `measured` ones are recorded."""
         return list(self._places)
 
     def _wrap(self, place: Place) -> None:
@@ -133,7 +133,7 @@ class Recorder:
         if not place.measured and not late:
             return
         if rematerialized(layer):
-            # Outside the rematerialisation: what is inside is computed twice.
+            # Outside the rematerialisation, within which everything is computed twice.
             wrap = functools.partial(self._around_remat, place=place, late=late)
             self._patches.add(layer, "rematerialized_call", wrap)
             return
@@ -144,15 +144,15 @@ class Recorder:
     def _around(
         self, call: Callable[..., Any], place: Place, late: bool
     ) -> Callable[..., Any]:
-        # Keras reads the signature of `call`, which wraps keeps.
+        # Keras reads the signature of `call`, which `wraps` preserves.
         @functools.wraps(call)
         def tapped(*args: Any, **kwargs: Any) -> Any:
             recording = self._open.get(self._thread())
             if recording is None:
                 return call(*args, **kwargs)
             if late:
-                for new in list(inside(place, self._places)):
-                    self._wrap(new)
+                for sublayer in list(inside(place, self._places)):
+                    self._wrap(sublayer)
             outputs = call(*args, **kwargs)
             if not place.measured:
                 return outputs
@@ -171,7 +171,7 @@ class Recorder:
 
     def _record(self, recording: _Recording, path: str, outputs: Any) -> Any:
         if is_shape_inference():
-            # Keras asks for shapes, as when it builds a layer: not the step itself.
+            # Not the step itself: Keras infers shapes, as when it builds a layer.
             return outputs
         flat = keras.tree.flatten(outputs)
         index = self._first_float(flat)
@@ -181,7 +181,7 @@ class Recorder:
             recording.foreign.add(path)
             return outputs
         if recording.exchange is not None:
-            # By its place: an RNN returns one tensor as its output and as its state.
+            # By index: an RNN returns one tensor both as its output and as its state.
             flat[index] = with_notes_of(flat[index], recording.exchange(flat[index]))
             outputs = keras.tree.pack_sequence_as(outputs, flat)
         recording.calls.append((path, flat[index]))

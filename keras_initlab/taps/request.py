@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_initlab.stats import Bounds
 
-# What can be had of a layer's output alone.
+# Statistics that need a layer's output alone.
 FORWARD = (
     "mean",
     "variance",
@@ -21,7 +21,7 @@ FORWARD = (
     "saturated_fraction",
     "nonfinite",
 )
-# What takes the backward pass: at the output, and at the layer's main weight.
+# Statistics that need the backward pass: at the output, and of the main weight.
 BACKWARD = (
     "gradient_second_moment",
     "weight_gradient_second_moment",
@@ -31,15 +31,15 @@ BACKWARD = (
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure of which layers. Steps are compiled for it: equal ones share.
+    """What to measure, and of which layers. Equal requests share a compiled step.
 
     Attributes:
-        statistics: names out of `FORWARD` and `BACKWARD`.
+        statistics: names from `FORWARD` and `BACKWARD`.
         custom: functions of an output that return a scalar, by name.
         samples: whether values are kept for histograms, of the last batch measured.
         wanted: whether a layer, given with its path, is measured.
-        bounds: the range of a layer's activation, None where it has no ends.
-        weight: the trainable weight that a layer is known by, or None.
+        bounds: the range of a layer's activation, None where it is unbounded.
+        weight: the main trainable weight of a layer, or None.
     """
 
     statistics: tuple[str, ...] = ("mean", "variance", "second_moment")
@@ -56,7 +56,7 @@ class Request:
 
     @property
     def weights(self) -> bool:
-        """Whether anything of the layers' weights is asked for."""
+        """Whether any statistic of weights is asked for."""
         return bool({*BACKWARD[1:]} & {*self.statistics})
 
 
@@ -65,7 +65,7 @@ class Schedule:
     """When to measure, and which measurements go together.
 
     Attributes:
-        every: measure each so many steps, or the first step after each such time.
+        every: the steps, or the span of time, from one measurement to the next.
         window: steps in a window; None is an epoch.
     """
 

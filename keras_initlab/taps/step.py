@@ -18,26 +18,26 @@ from keras_initlab.taps.recorder import Output, Recorder
 from keras_initlab.taps.request import Request
 from keras_initlab.taps.weights import WeightTap
 
-# Where it stands on the function that Keras made, and which is of the same model.
+# The attribute of Keras's training function that holds its tapped counterpart.
 _NAME = "initlab_tapped_step"
 
 
 class TappedStep:
     """A function that does what Keras's training function does, and measures.
 
-    Keras makes it as it makes its own, of a `train_step` that is tapped while it is
-    traced (or run eagerly). Nothing is on the model between its calls.
+    Keras builds it as it builds its own, from a `train_step` that is tapped while it is
+    traced (or run eagerly). Between calls the model is unchanged.
 
     Attributes:
-        recorder: knows the layers.
+        recorder: of the layers' outputs.
         passes: over outputs and gradients; a backend's `tap` may choose others.
-        layouts: what the vectors hold: the first entry of a vector is an index here.
+        layouts: those of the vectors; a vector's first entry is the index of its own.
     """
 
     def __init__(self, model: Any, request: Request, backend: Backend) -> None:
         self._backend = backend
         self.recorder = Recorder(model, backend, wanted=request.wanted)
-        # A layer's range is that for as long as what is compiled is in use. It may
+        # A layer's range is read once for as long as the compiled step is used. It may
         # depend on weights, which cannot be read while a step is traced.
         bounds = functools.cache(request.bounds)
         for place in self.recorder.places:
@@ -47,11 +47,11 @@ class TappedStep:
         self.passes = backend.passes
         self.layouts: list[Layout] = []
         self.weights = WeightTap(self.request, self.recorder, backend)
-        # On the model while the function is made and called; on the layers and the
-        # optimizer while what Keras compiles, or runs eagerly, is in it.
+        # On the model while the function is built or called. On the layers and the
+        # optimizer only while the step is traced, or run eagerly.
         self._on_model = Patches()
         backend.tap(self, model, self._on_model)
-        self._function = self._made(model)
+        self._function = self._build_function(model)
 
     def __call__(self, *args: Any) -> tuple[Any, Any]:
         """Return what Keras's own function would, and the figures as a matrix.
@@ -63,7 +63,7 @@ class TappedStep:
 
     @contextmanager
     def tapping(self, exchange: Callable[[Any], Any] | None = None) -> Iterator[None]:
-        """Tap the layers, in the trace that is open now, and the optimizer."""
+        """Tap the layers and the optimizer in the current trace."""
         with ExitStack() as stack:
             stack.enter_context(self.recorder.recording(exchange))
             stack.enter_context(self.weights.watching())
@@ -84,22 +84,23 @@ class TappedStep:
         """Return the figures of a step as a matrix, a row for each replica.
 
         Args:
-            outputs: what was recorded.
-            updates: what was seen of the weights.
-            gradients: of the outputs, by their index, where one reached them.
+            outputs: as the recorder returns them.
+            updates: as the weight tap returns them.
+            gradients: those at the outputs, by the output's index, where there is one.
             scale: the loss scale that gradients carry.
         """
         backend, request, passes = self._backend, self.request, self.passes
         across = None
         replicas = backend.replicas()
         if replicas > 1 and needs_sums(outputs, request):
-            own = sums(outputs, request, passes)
-            across = backend.sum_over_replicas(own), replicas
+            total = backend.sum_over_replicas(sums(outputs, request, passes))
+            across = total, replicas
         figures, tails = of_outputs(outputs, request, passes, across)
         keys = [output.key for output in outputs]
-        dense = {index: backend.dense(one) for index, one in gradients.items()}
+        dense = {index: backend.dense(x) for index, x in gradients.items()}
         updates = [
-            one._replace(gradient=backend.dense(one.gradient)) for one in updates
+            update._replace(gradient=backend.dense(update.gradient))
+            for update in updates
         ]
         more, ends = of_gradients(keys, dense, updates, scale, request, passes)
         figures, tails = figures + more, tails + ends
@@ -110,32 +111,34 @@ class TappedStep:
             packed(layout, float(self.layouts.index(layout)), figures, tails)
         )
 
-    def _made(self, model: Any) -> Callable[..., Any]:
-        """Let Keras make its training function once more, of the tapped step."""
-        own = model.train_function
+    def _build_function(self, model: Any) -> Callable[..., Any]:
+        """Let Keras build its training function once more, from the tapped step."""
+        original = model.train_function
         with self._on_model.applied():
             # Not by assignment, which Keras would track.
             model.__dict__["train_function"] = None
             try:
                 model.make_train_function()
-                made: Callable[..., Any] = model.train_function
+                function: Callable[..., Any] = model.train_function
             finally:
-                model.__dict__["train_function"] = own
-        return made
+                model.__dict__["train_function"] = original
+        return function
 
 
-def tapped_step(model: Any, own: Any, request: Request, backend: Backend) -> TappedStep:
-    """Return the measured step of a model, of which Keras made the function `own`.
+def tapped_step(
+    model: Any, original: Any, request: Request, backend: Backend
+) -> TappedStep:
+    """Return the measured counterpart of `original`, Keras's training function.
 
-    The same one for as long as Keras keeps its own, if the layers and what is asked of
-    them are the same, so that nothing is traced or compiled again.
+    It is reused as long as Keras keeps `original` and neither the layers nor the
+    request change, so that nothing is traced or compiled again.
     """
-    kept: tuple[Any, TappedStep] | None = getattr(own, _NAME, None)
+    cached: tuple[Any, TappedStep] | None = getattr(original, _NAME, None)
     key = (request, Recorder.layers_of(model), id(model.optimizer))
-    if kept is not None and kept[0] == key:
-        return kept[1]
+    if cached is not None and cached[0] == key:
+        return cached[1]
     step = TappedStep(model, request, backend)
-    if not isinstance(own, MethodType):
-        # There it lives and dies with it.
-        own.__dict__[_NAME] = key, step
+    if not isinstance(original, MethodType):
+        # The step then lives exactly as long as the function.
+        original.__dict__[_NAME] = key, step
     return step

@@ -1,4 +1,4 @@
-"""The tap of one `fit`: it stands where `fit` looks for the training function."""
+"""The tap of one `fit`, in place of the model's training function."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from keras_initlab.taps.request import BACKWARD, Request, Schedule
 from keras_initlab.taps.step import TappedStep, tapped_step
 from keras_initlab.taps.weights import accumulated_steps
 
-# A model's present taps, the innermost last: a callback may call `fit` in a `fit`.
+# A model's taps, the innermost last: a callback may call `fit` within a `fit`.
 _TAPS: weakref.WeakKeyDictionary[Any, list[Tap]] = weakref.WeakKeyDictionary()
 
-# On a dispatcher: the function of Keras's that it stands for.
-_OWN = "initlab_own"
+# The attribute of a dispatcher that holds the function of Keras that it replaces.
+_ORIGINAL = "initlab_original"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured at one call of a layer in a window.
+    """The figures of one call of a layer in a window.
 
-    `weight` names the weight that some of the figures speak of. Samples are values
-    of the output, and of the gradient there, in the last batch measured.
+    `weight` names the weight that some of the figures are of. Samples are values of
+    the output, and of the gradient there, in the last batch measured.
     """
 
     key: str
@@ -63,12 +63,12 @@ def attach(
     schedule: Schedule,
     released: Callable[[], None] = lambda: None,
 ) -> Tap:
-    """Return a tap that measures what is asked for.
+    """Return a tap that measures what `request` asks for.
 
-    `released` is called once, when the tap is done, for whatever reason.
+    `released` is called once, when the tap is removed for any reason.
 
-    Called while the callbacks' `on_train_begin` runs. The model itself is left alone
-    until an epoch begins: another callback may still fail before.
+    To be called in `on_train_begin`. The model itself is left alone until an epoch
+    begins, as another callback may fail before that.
 
     Raises:
         ValueError: another monitor is attached in the same `fit`.
@@ -84,7 +84,7 @@ def attach(
                 "one of them, with the smaller `every`."
             )
         if not tap.is_running():
-            # Its `fit` was left in a way that nobody saw.
+            # Its `fit` has ended unnoticed.
             tap.detach()
     tap = Tap(model, request, schedule, callbacks, released)
     taps.append(tap)
@@ -92,7 +92,7 @@ def attach(
 
 
 class Tap:
-    """Layers' outputs of one model, measured while it is trained."""
+    """Measures the outputs of a model's layers while it is trained."""
 
     def __init__(
         self,
@@ -103,22 +103,22 @@ class Tap:
         released: Callable[[], None],
     ) -> None:
         self._backend = backends.load("VarianceMonitor")
-        # Weak, so that a tap that nobody detached does not keep the model alive.
+        # Weak, so that a tap that was never detached does not keep the model alive.
         self._model = weakref.ref(model)
         self._callbacks = None if callbacks is None else weakref.ref(callbacks)
         self._request, self._schedule = request, schedule
         self._released = released
         self._open = True
         frame = fit_frame(model)
-        # Its address alone: a frame that is held keeps all that is in it alive.
+        # Its address alone: a reference to the frame would keep all its objects alive.
         self._fit = None if frame is None else (id(frame), frame.f_code)
         self._guard = Guard(self.detach, self.leave, self._backend.control_flow)
         self.unsupported: str | None = self._backend.why_not(model)
-        # What stands on the model, while we are there, and what stood there before.
+        # The training function that we put on the model, and the one that was there.
         self._dispatch: Any = None
         self._before: Any = None
-        # Keras's own function, and ours.
-        self._own: Any = None
+        # Keras's own training function, and its measured counterpart.
+        self._original: Any = None
         self._measured: TappedStep | None = None
         self._figures: Accumulator | None = None
         self._size, self._step = 1, 0
@@ -134,16 +134,16 @@ class Tap:
         return self._callbacks is not None and self._callbacks() is callbacks
 
     def is_running(self) -> bool:
-        """Whether the `fit` of this tap is under way, maybe around another one."""
+        """Whether the `fit` of this tap is running, possibly around another one."""
         return self._fit is not None and self._is_called_by_fit(innermost=False)
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process is the one that writes for all that train together."""
+        """Whether this process writes for all those that train together."""
         return bool(self._backend.is_chief())
 
     def begin_epoch(self) -> None:
-        """Forget what was measured, count steps from 0, and enter the model."""
+        """Drop all figures, count steps from 0, and tap the model."""
         model: Any = self._model()
         if not self._open or self.unsupported or model is None:
             return
@@ -157,17 +157,17 @@ class Tap:
             raise
 
     def leave(self) -> None:
-        """Leave the model as it was found, until the next epoch begins."""
+        """Take the tap off the model until the next epoch begins."""
         model: Any = self._model()
         entered, before, self._dispatch = self._dispatch, self._before, None
         if model is None or entered is None:
             return
-        # Somebody else may have compiled the model meanwhile.
+        # Other code may have compiled the model in the meantime.
         if model.train_function is entered:
             model.__dict__["train_function"] = before
 
     def read(self) -> list[Window]:
-        """Return what was measured in this epoch, window by window."""
+        """Return the figures of this epoch, window by window."""
         self.leave()
         if self._figures is None:
             return []
@@ -180,7 +180,7 @@ class Tap:
         return [] if figures is None else self._rows(figures)
 
     def detach(self) -> None:
-        """Leave the model for good; the second time does nothing."""
+        """Take the tap off the model for good; a second call does nothing."""
         if not self._open:
             return
         self._open = False
@@ -196,38 +196,38 @@ class Tap:
                 # What was measured last can still be read.
                 self._released()
             finally:
-                self._own = self._measured = self._figures = None
+                self._original = self._measured = self._figures = None
 
     def _enter(self, model: Any) -> None:
         if self._dispatch is not None and model.train_function is self._dispatch:
             return
         before = model.train_function
-        # That of a `fit` around this one, if it is watched too, stands for its own.
-        own = getattr(before, _OWN, before)
-        if self._measured is None or own is not self._own:
-            self._measured = tapped_step(model, own, self._request, self._backend)
-            self._own = own
+        # The dispatcher of a `fit` around this one, if that is watched too, or Keras's.
+        original = getattr(before, _ORIGINAL, before)
+        if self._measured is None or original is not self._original:
+            self._measured = tapped_step(model, original, self._request, self._backend)
+            self._original = original
             self._size = int(model.steps_per_execution)
         # Not by assignment, which Keras would track.
-        self._before, self._dispatch = before, self._dispatcher(own)
+        self._before, self._dispatch = before, self._dispatcher(original)
         model.__dict__["train_function"] = self._dispatch
-        # Of accumulated gradients, measure at a step that updates the weights.
+        # With accumulated gradients, only some steps update the weights: measure those.
         together = accumulated_steps(model.optimizer)
         done = 0 if together == 1 else optimizer_steps(model.optimizer)
         self._together, self._offset = together, (-1 - done) % together
 
-    def _dispatcher(self, own: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what `fit` calls in place of its own function at each step."""
+    def _dispatcher(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function that `fit` calls at each step in place of `original`."""
 
         def dispatch(*args: Any) -> Any:
             if not self._is_called_by_fit():
-                # By a callback, or after a fit that was left in a way nobody saw.
-                return own(*args)
+                # Called by a callback, or after a `fit` that ended unnoticed.
+                return original(*args)
             first = self._step
             self._step += self._size
             try:
                 if not self._is_due(first):
-                    return own(*args)
+                    return original(*args)
                 return self._measure(first, args)
             except self._backend.control_flow:
                 self.leave()
@@ -236,7 +236,7 @@ class Tap:
                 self.detach()
                 raise
 
-        setattr(dispatch, _OWN, own)
+        setattr(dispatch, _ORIGINAL, original)
         return dispatch
 
     def _measure(self, first: int, args: tuple[Any, ...]) -> Any:
@@ -244,13 +244,13 @@ class Tap:
         assert self._figures is not None
         results, matrix = self._measured(*args)
         length = self._schedule.window
-        # What is executed together measures its last step.
+        # Of steps that are executed together the last one is measured.
         last = first + self._size - 1
         self._figures.add(0 if length is None else last // length, matrix)
         return results
 
     def _is_due(self, first: int) -> bool:
-        """Whether one of the steps that are executed together now is to be measured."""
+        """Whether one of the steps that are now executed together is to be measured."""
         every = self._schedule.every
         if isinstance(every, datetime.timedelta):
             last = first + self._size - 1
@@ -262,7 +262,7 @@ class Tap:
         return (self._offset - first) % every < self._size
 
     def _is_called_by_fit(self, innermost: bool = True) -> bool:
-        """Whether the step under way is one of the `fit` that this tap belongs to."""
+        """Whether the current step is one of the `fit` that this tap belongs to."""
         if self._fit is None:
             return True
         address, code = self._fit

@@ -19,7 +19,7 @@ from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Recorder
 from keras_initlab.taps.request import Request
 
-# Given samples of weights and gradients, both as the update is to have them.
+# From samples of weights, and gradients, to both as they are before the update.
 Keep = Callable[[list[Any], list[Any]], tuple[list[Any], list[Any]]]
 
 
@@ -33,12 +33,12 @@ class _Watch:
 
 
 class WeightTap:
-    """Sees what the optimizer is given, and what it makes of the weights.
+    """Records gradients, and samples of the weights before and after their update.
 
     Args:
-        request: what is measured; nothing is tapped if no weights are asked for.
-        recorder: knows the layers.
-        backend: knows traces.
+        request: nothing is tapped if it asks for no statistic of weights.
+        recorder: lists the layers.
+        backend: identifies traces.
     """
 
     def __init__(self, request: Request, recorder: Recorder, backend: Backend) -> None:
@@ -46,38 +46,38 @@ class WeightTap:
         self._recorder = recorder
         self._trace = backend.trace
         self._patches = Patches()
-        # What `keys` was asked last, and what it said.
+        # The last arguments of `_keys_among`, and their result.
         self._asked: tuple[int, ...] = ()
         self._keys: list[tuple[str, int]] = []
-        # By thread, as the recorder's.
+        # By thread, as in the recorder.
         self._open: dict[int, _Watch] = {}
-        self._over: dict[int, _Watch] = {}
+        self._finished: dict[int, _Watch] = {}
 
     def ignore_traces(self) -> None:
-        """Take all for one: PyTorch's compiler would break its graph to ask."""
+        """Treat all as the same: to ask would break the graph of PyTorch's compiler."""
         self._trace = int
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Take down what the optimizer does in the trace that is open now."""
+        """Record the optimizer's update in the current trace."""
         thread = threading.get_ident()
         self._open[thread] = _Watch(self._trace())
         try:
             with self._patches.applied():
                 yield
         finally:
-            self._over[thread] = self._open.pop(thread)
+            self._finished[thread] = self._open.pop(thread)
 
     def take(self) -> list[Update]:
-        """Return what this thread saw, in the order of the layers."""
-        over = self._over.pop(threading.get_ident(), None)
+        """Return this thread's updates, in the order of the layers."""
+        over = self._finished.pop(threading.get_ident(), None)
         return [] if over is None else list(over.updates.values())
 
     def attach(self, optimizer: Any, keep: Keep) -> None:
         """Tap an optimizer that updates variables in place.
 
-        `keep` is given samples of the weights, and the gradients. It returns samples
-        that the update does not change, and the gradients for it.
+        `keep` takes samples of the weights, and the gradients. It returns samples that
+        the update does not change, and the gradients to update with.
         """
         if optimizer is None or not self._request.weights:
             return
@@ -94,8 +94,8 @@ class WeightTap:
                     return apply(grads, trainable_variables, *args, **kwargs)
                 keys = self._keys_among(variables)
                 samples = [sampled(variables[i].value) for _, i in keys]
-                before, given = keep(samples, grads)
-                result = apply(given, variables, *args, **kwargs)
+                before, grads_to_apply = keep(samples, grads)
+                result = apply(grads_to_apply, variables, *args, **kwargs)
                 for (key, index), old in zip(keys, before, strict=True):
                     value = variables[index].value
                     gradient = watch.summed.get(id(value), grads[index])
@@ -107,7 +107,7 @@ class WeightTap:
         self._patches.add(optimizer, "apply", wrap)
 
     def attach_sums(self, optimizer: Any) -> None:
-        """Tap what gradients sum up to over replicas that each have their own."""
+        """Tap the sums of the gradients that replicas compute."""
         optimizer = inner_optimizer(optimizer)
         if not hasattr(optimizer, SUM_OVER_REPLICAS) or not self._request.weights:
             return
@@ -118,7 +118,9 @@ class WeightTap:
                 summed = total(pairs)
                 watch = self._open.get(threading.get_ident())
                 if watch is not None and self._trace() == watch.within:
-                    watch.summed = {id(variable): one for one, variable in summed}
+                    watch.summed = {
+                        id(variable): gradient for gradient, variable in summed
+                    }
                 return summed
 
             return tapped
@@ -126,7 +128,7 @@ class WeightTap:
         self._patches.add(optimizer, SUM_OVER_REPLICAS, wrap)
 
     def attach_stateless(self, optimizer: Any) -> None:
-        """Tap an optimizer that is handed the values and returns new ones."""
+        """Tap an optimizer that takes the weights' values and returns new ones."""
         if optimizer is None or not self._request.weights:
             return
 
@@ -150,7 +152,7 @@ class WeightTap:
         self._patches.add(optimizer, "stateless_apply", wrap)
 
     def _keys_among(self, variables: Sequence[Any]) -> list[tuple[str, int]]:
-        """Return the layers whose main weight is in `variables`, and where there."""
+        """Return path and index of each layer whose main weight is in `variables`."""
         places = self._recorder.places
         asked = (len(places), *map(id, variables))
         if asked != self._asked:
@@ -171,13 +173,13 @@ class WeightTap:
 
 
 def _note(watch: _Watch, key: str, gradient: Any, before: Any, after: Any) -> None:
-    """Keep what happened to a weight, if it has a gradient at all."""
+    """Record the update of a weight that has a gradient."""
     if gradient is not None:
         watch.updates[key] = Update(key, gradient, before, after)
 
 
 def loss_scale(optimizer: Any) -> Any:
-    """Return the factor that the gradients of the step under way carry."""
+    """Return the loss scale that the gradients of the current step carry."""
     return 1.0 if optimizer is None else optimizer.scale_loss(1.0)
 
 

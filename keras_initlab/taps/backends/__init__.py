@@ -1,4 +1,4 @@
-"""The taps of each backend of Keras: a file each, which fills `base.Backend`."""
+"""The taps of each backend of Keras: one file each, implementing `base.Backend`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMES = ("tensorflow", "jax", "torch")
 
 
 def load(who: str) -> Backend:
-    """Return what Keras's backend needs; `who` asks.
+    """Return the taps of the current backend; an error names `who` needs them.
 
     Raises:
         ValueError: Keras runs on a backend that has no gradients.

@@ -1,4 +1,4 @@
-"""What a backend gives to the taps."""
+"""What a backend provides for the taps."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ WithGradient = tuple[Any, Any | None]
 
 
 class Passes:
-    """The passes over whole outputs and gradients, which are what measuring costs.
+    """The passes over whole outputs and gradients: nearly all that measuring costs.
 
-    Each takes a stack of tensors, its first axis counting them. These are Keras's
-    `ops`, for every backend; what one does faster in a way of its own, it overrides.
+    Each takes a stack of tensors, its first axis counting them. These use Keras's
+    `ops`, for every backend; a backend overrides those that it can do faster.
     """
 
     def column_means(self, rows: Any) -> Any:
@@ -28,7 +28,7 @@ class Passes:
         return ops.mean(rows, axis=1)
 
     def mean_square(self, x: Any, shift: Any = None) -> Any:
-        """Return of each tensor the mean of x², or of (x − shift)²."""
+        """Return the mean of x² of each tensor, or of (x − shift)²."""
         axes = tuple(range(1, len(x.shape)))
         return ops.mean(ops.square(x if shift is None else x - shift), axis=axes)
 
@@ -37,21 +37,21 @@ class Passes:
         return ops.sqrt(ops.sum(ops.square(rows), axis=-1))
 
     def alive(self, x: Any, axis: int) -> Any:
-        """Return for each index along an axis the share of elements that are not 0."""
-        rest = tuple(i for i in range(1, len(x.shape)) if i != axis)
-        # 1 for all that is not 0, by arithmetic alone: XLA would write the truth
+        """Return the share of nonzero elements at each index along an axis."""
+        axes = tuple(i for i in range(1, len(x.shape)) if i != axis)
+        # 1 for each nonzero element, by arithmetic alone: XLA would write the truth
         # values of a comparison to memory, as large as the output, and then sum them.
-        return ops.mean(ops.minimum(ops.abs(x) * huge(x), 1.0), axis=rest)
+        return ops.mean(ops.minimum(ops.abs(x) * huge(x), 1.0), axis=axes)
 
     def nonfinite(self, stacks: Sequence[Any], variances: Any) -> Any:
-        """Return of each tensor, (batch, elements), how many are NaN or infinite.
+        """Return how many elements of each tensor, (batch, elements), are not finite.
 
-        `variances` is a vector of all tensors' variances: they are finite only where
-        all elements are, and seldom are they not, so it is only then that one looks.
+        `variances` is a vector of all tensors' variances. A variance is finite only
+        where all elements are, so that elements are counted only where one is not.
         """
 
         def count() -> Any:
-            # Row by row: what a branch may need is set aside in every step.
+            # Row by row: every step allocates the memory that a branch may need.
             counts = [ops.map(_nonfinite, x) for x in stacks]
             return ops.cast(ops.concatenate(counts), variances.dtype)
 
@@ -60,7 +60,7 @@ class Passes:
 
 
 def huge(x: Any) -> float:
-    """Return a number that takes all that is not 0 to 1 or more."""
+    """Return a factor that takes every nonzero element to 1 or more."""
     return 1e308 if "float64" in str(x.dtype) else 1e38
 
 
@@ -73,13 +73,13 @@ def _nonfinite_of_row(row: Any) -> Any:
 
 
 class Backend(Protocol):
-    """How one backend trains, seen from a tap: a file in `backends/` fills this.
+    """How one backend trains, as a tap needs it: a file in `backends/` implements it.
 
-    The measured step of a model is a second function, which Keras makes of a tapped
-    `train_step`. What it measures leaves it as one vector beside the logs.
+    The measured step of a model is a second function, which Keras makes from a tapped
+    `train_step`. Its figures leave it as one vector beside the logs.
 
     Attributes:
-        control_flow: exceptions that say that the data has come to its end.
+        control_flow: exceptions that only signal the end of the data.
         passes: the passes over outputs and gradients.
     """
 
@@ -90,16 +90,18 @@ class Backend(Protocol):
         """Return why this model cannot be tapped, or None."""
 
     def is_chief(self) -> bool:
-        """Whether this process is the one that writes for all that train together."""
+        """Whether this process writes for all those that train together."""
 
     def tap(self, step: TappedStep, model: Any, patches: Patches) -> None:
-        """Add to `patches` what makes the model's training step a tapped one."""
+        """Add the patches that make the model's training step a tapped one."""
 
     def split(self, results: Any) -> tuple[Any, Any]:
         """Return what Keras's own function would return, and the figures."""
+        logs, figures = results
+        return logs, figures
 
     def replicas(self) -> int:
-        """Return how many replicas each see a share of the batch in a tapped step."""
+        """Return how many replicas share the batch of a tapped step."""
 
     def sum_over_replicas(self, vector: Any) -> Any:
         """Return the sum of a vector over the replicas of a tapped step."""
@@ -108,16 +110,16 @@ class Backend(Protocol):
         """Return the vectors of all replicas as rows, the same on each."""
 
     def trace(self) -> Hashable:
-        """Return what identifies the trace under way, or the eager step."""
+        """Return a key that identifies the current trace, or the eager step."""
 
     def is_tensor(self, x: Any) -> bool:
         """Whether `x` is a plain, dense tensor of this backend."""
 
     def dense(self, x: Any) -> Any:
-        """Return a gradient as a plain tensor: those of an embedding are slices."""
+        """Return a gradient as a dense tensor: those of an embedding may be slices."""
 
     def isolated(self, model: Any, gradients: bool) -> AbstractContextManager[None]:
-        """Keep what Keras's stateless scope does not keep while a model is called."""
+        """Restore the state that Keras's stateless scope does not, after a call."""
 
     def differentiate(
         self,
@@ -127,16 +129,17 @@ class Backend(Protocol):
         weights: Sequence[Any],
         cotangents: Callable[[list[Any]], list[Any]] | None,
     ) -> tuple[list[WithGradient], list[Any | None]]:
-        """Run `forward(x, tap, mapping)` and go back.
+        """Run `forward(x, tap, mapping)` and differentiate it.
 
         Args:
-            forward: gives each layer's output to `tap` and goes on with what that
-                returns; its results are the model's outputs. `mapping` holds pairs of
-                `variables` and tensors to stand in for their values, if there are any.
+            forward: gives each layer's output to `tap` and continues with the result;
+                returns the model's outputs. `mapping` holds pairs of a variable and a
+                tensor to use as its value, and may be empty.
             x: the model's input.
             variables: all of the model's variables.
-            weights: those to return gradients of.
-            cotangents: returns the gradients at the outputs; None: no way back.
+            weights: the variables to return gradients for.
+            cotangents: returns the gradients at the outputs; with None nothing is
+                differentiated.
 
         Returns:
             Each tensor that `forward` gave to its tap, with its gradient; and the

@@ -1,10 +1,9 @@
 """Taps in JAX's training step.
 
-A pass and its gradients, for `measure`, are had by taps whose backward rule keeps what
-it is given. The rule is the identity, and is called as plain Python where `jax.vjp`
-goes back, once a tap; where nothing flows back to a tap, it is not called at all.
-JAX's documentation looks at gradients in a debugger in the same way ("Custom
-derivative rules").
+A tap is an identity whose derivative rules record the tensor and its gradient. The
+backward rule is called as plain Python, once a tap, where `jax.vjp` goes back; where no
+gradient flows back to a tap, it is not called at all. JAX's documentation looks at
+gradients in a debugger in the same way ("Custom derivative rules").
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from keras_initlab.taps.weights import loss_scale
 
 try:
     from jax.extend.core import get_opaque_trace_state
-except ImportError:  # Where older releases of JAX have it.
+except ImportError:  # Its place in older releases of JAX.
     from jax.core import get_opaque_trace_state
 
 
@@ -43,15 +42,15 @@ class _Passes(Passes):
 class Jax(Backend):
     """The training step returns the figures beside the logs.
 
-    What is recorded within the function that is differentiated is a tracer of that
-    function. The forward rule of a tap is given the tensor as the step itself has it.
+    A tensor within the function that is differentiated is a tracer of that function.
+    The forward rule of a tap is given the tensor of the step itself.
     """
 
     control_flow = (StopIteration,)
     passes = _Passes()
 
     def why_not(self, model: Any) -> str | None:
-        """Decline Flax's way to compile, which takes the step from the class."""
+        """Decline Flax NNX, which compiles the step of the class, not the model's."""
         if getattr(keras.config, "is_nnx_enabled", lambda: False)():
             return "Flax NNX is enabled. Call keras.config.disable_nnx() to monitor"
         return None
@@ -80,7 +79,7 @@ class Jax(Backend):
             return forward
 
         def wrap_step(train_step: Callable[..., Any]) -> Callable[..., Any]:
-            # JAX caches traces by function: a new one is never taken for an old one.
+            # JAX caches traces by function: a new function is always traced.
             @functools.wraps(train_step)
             def tapped(state: Any, data: Any) -> Any:
                 taps.begin()
@@ -110,15 +109,15 @@ class Jax(Backend):
         return (logs, state), figures
 
     def replicas(self) -> int:
-        """Return 1: arrays are those of all devices."""
+        """Return 1: an array spans all devices."""
         return 1
 
     def sum_over_replicas(self, vector: Any) -> Any:
-        """Return the vector as it is."""
+        """Return the vector unchanged."""
         return vector
 
     def gather(self, vector: Any) -> Any:
-        """Return it as a row, whole on each device."""
+        """Return it as a row, replicated on each device."""
         row = vector[None]
         distribution = keras.distribution.distribution()
         if distribution is None:
@@ -128,7 +127,7 @@ class Jax(Backend):
         return jax.lax.with_sharding_constraint(row, whole)
 
     def trace(self) -> Hashable:
-        """Return JAX's state of tracing."""
+        """Return JAX's trace state."""
         # Older releases of JAX ask for the argument, newer ones ignore it.
         state: Hashable = get_opaque_trace_state(convention="flax")
         return state
@@ -138,12 +137,12 @@ class Jax(Backend):
         return isinstance(x, jax.Array)
 
     def dense(self, x: Any) -> Any:
-        """Return it as it is."""
+        """Return it unchanged."""
         return x
 
     @contextmanager
     def isolated(self, model: Any, gradients: bool) -> Iterator[None]:
-        """Within `fit` the variables are empty, and their values with the trainer."""
+        """Sync the variables: within `fit` the trainer holds their values."""
         model.jax_state_sync()
         yield
 
@@ -155,28 +154,30 @@ class Jax(Backend):
         weights: Sequence[Any],
         cotangents: Callable[[list[Any]], list[Any]] | None,
     ) -> tuple[list[WithGradient], list[Any | None]]:
-        """As `Backend` asks for it, compiled where that is possible.
+        """See `Backend.differentiate`; compiled where that is possible.
 
-        Operations compiled one by one take several times as long as all at once. But a
-        model whose Python looks at values, or draws without a seed, only runs so.
+        Operations compiled one by one take several times as long as all at once. But
+        models whose Python code reads values, or draws without a seed, need that.
         """
-        run = functools.partial(_passed, forward, variables, weights, cotangents)
+        run = functools.partial(
+            _differentiated, forward, variables, weights, cotangents
+        )
         values = [variable.value for variable in variables]
         try:
             taken, gradients = jax.jit(run)(x, values)
         except Exception:
-            # If the model is in error, this will say so in its own words.
+            # If the model is faulty, this raises its own error.
             taken, gradients = run(x, values)
-        found = [(one, gradients.get(i)) for i, one in enumerate(taken, len(weights))]
-        return found, [gradients.get(i) for i in range(len(weights))]
+        pairs = [(y, gradients.get(i)) for i, y in enumerate(taken, len(weights))]
+        return pairs, [gradients.get(i) for i in range(len(weights))]
 
 
 class _Taps:
-    """What a trace of a step has recorded: tensors and gradients, by index.
+    """The tensors and gradients that a trace of a step has recorded, by index.
 
     Attributes:
         paths: of the layers, by index.
-        weights: what the loss is differentiated by.
+        weights: the variables that the loss is differentiated by.
     """
 
     def __init__(self, trace: Callable[[], Hashable]) -> None:
@@ -184,7 +185,7 @@ class _Taps:
         self.begin()
 
     def begin(self) -> None:
-        """Forget all: a trace begins."""
+        """Forget all records: a trace begins."""
         self.paths: list[str] = []
         self.weights: Sequence[Any] = ()
         self._tensors: dict[int, Any] = {}
@@ -192,38 +193,26 @@ class _Taps:
         self._differentiated: set[int] = set()
         self._within = self._trace()
         self._calls = itertools.count()
+        self._tap = _recording_identity(self._record, self._record_gradient)
 
-        # As in `_passed`: JAX does not follow what it does not differentiate by. So
-        # every tap is a function of a weight, too.
-        @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-        def tapped(index: int, tensor: Any, weight: Any) -> Any:
-            return tensor
+    def _record(self, index: int, tensor: Any) -> None:
+        if self._trace() == self._within:
+            self._tensors[index] = tensor.value
+        if tensor.perturbed:
+            self._differentiated.add(index)
 
-        def forth(index: int, tensor: Any, weight: Any) -> tuple[Any, None]:
-            if self._trace() == self._within:
-                self._tensors[index] = tensor.value
-            if tensor.perturbed:
-                self._differentiated.add(index)
-            return tensor.value, None
-
-        def back(index: int, _: None, gradient: Any) -> tuple[Any, None]:
-            if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
-                return None, None
-            if self._trace() == self._within:
-                self._gradients[index] = gradient
-            return gradient, None
-
-        tapped.defvjp(forth, back, symbolic_zeros=True)
-        self._tapped = tapped
+    def _record_gradient(self, index: int, gradient: Any) -> None:
+        if self._trace() == self._within:
+            self._gradients[index] = gradient
 
     def watch(self, tensor: Any) -> Any:
-        """Return the tensor as another one, which is kept with its gradient."""
+        """Return the tensor behind a tap, which records it with its gradient."""
         index = next(self._calls)
         if not self.weights:
             return tensor
-        other = self._tapped(index, tensor, self.weights[0])
-        # Nothing goes back through layers that are frozen.
-        return other if index in self._differentiated else tensor
+        tapped = self._tap(index, tensor, self.weights[0])
+        # No gradient goes back through frozen layers.
+        return tapped if index in self._differentiated else tensor
 
     def take(self) -> tuple[list[tuple[str, Any]], dict[int, Any]]:
         """Return path and tensor of each call, and gradients by their indices."""
@@ -243,7 +232,35 @@ def _argument(name: str, index: int, args: Any, kwargs: Any) -> Any:
     )
 
 
-def _passed(
+def _recording_identity(
+    record: Callable[[int, Any], None], record_gradient: Callable[[int, Any], None]
+) -> Callable[[int, Any, Any], Any]:
+    """Return an identity of (index, tensor, source) that records when differentiated.
+
+    JAX uses the rules only for functions of a variable of the differentiation: any
+    such variable may be the `source`. `record` is given a `CustomVJPPrimal`.
+    """
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def tap(index: int, tensor: Any, source: Any) -> Any:
+        return tensor
+
+    def forward(index: int, tensor: Any, source: Any) -> tuple[Any, None]:
+        record(index, tensor)
+        return tensor.value, None
+
+    def backward(index: int, _: None, gradient: Any) -> tuple[Any, None]:
+        if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
+            return None, None
+        record_gradient(index, gradient)
+        return gradient, None
+
+    tap.defvjp(forward, backward, symbolic_zeros=True)
+    identity: Callable[[int, Any, Any], Any] = tap
+    return identity
+
+
+def _differentiated(
     forward: Callable[..., list[Any]],
     variables: Sequence[Any],
     weights: Sequence[Any],
@@ -251,34 +268,20 @@ def _passed(
     x: Any,
     values: Sequence[Any],
 ) -> tuple[list[Any], dict[int, Any]]:
-    """Return what was tapped, and gradients by index: of weights, then of taps."""
+    """Return the tapped tensors, and gradients by index: of weights, then of taps."""
     gradients: dict[int, Any] = {}
-
-    # What JAX does not differentiate by, it does not follow either: `spark` makes
-    # every tap a function of what it does, whatever the tensor is.
-    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-    def tapped(index: int, tensor: Any, spark: Any) -> Any:
-        return tensor
-
-    def forth(index: int, tensor: Any, spark: Any) -> tuple[Any, None]:
-        return tensor, None
-
-    def back(index: int, _: None, gradient: Any) -> tuple[Any, Any]:
-        gradients[index] = gradient
-        return gradient, jnp.zeros(())
-
-    tapped.defvjp(forth, back)
+    record = _recording_identity(lambda *_: None, gradients.__setitem__)
     places = {id(weight): index for index, weight in enumerate(weights)}
 
-    def run(spark: Any) -> tuple[list[Any], list[Any]]:
+    def run(source: Any) -> tuple[list[Any], list[Any]]:
         taken: list[Any] = []
 
         def tap(tensor: Any) -> Any:
-            taken.append(tapped(len(weights) + len(taken), tensor, spark))
+            taken.append(record(len(weights) + len(taken), tensor, source))
             return taken[-1]
 
         mapping = [
-            (variable, tapped(places[id(variable)], value, spark))
+            (variable, record(places[id(variable)], value, source))
             if id(variable) in places
             else (variable, value)
             for variable, value in zip(variables, values, strict=True)

@@ -28,39 +28,39 @@ class _Passes(Passes):
 
 
 class _PassesWithoutXLA(_Passes):
-    """Each operation is a pass: these are few, without tensors in between."""
+    """Each operation is a pass over memory: these use few, without intermediates."""
 
     def mean_square(self, x: tf.Tensor, shift: Any = None) -> tf.Tensor:
         if x.shape[0] != 1:
             return super().mean_square(x, shift)
         total = 2 * tf.nn.l2_loss(x if shift is None else x - shift)
-        return (total / _size_of_one(x))[None]
+        return (total / _size_of_each(x))[None]
 
     def row_norms(self, rows: tf.Tensor) -> tf.Tensor:
         return tf.math.reduce_euclidean_norm(rows, axis=-1)
 
     def alive(self, x: tf.Tensor, axis: int) -> tf.Tensor:
-        rest = [i for i in range(1, len(x.shape)) if i != axis]
+        axes = [i for i in range(1, len(x.shape)) if i != axis]
         # Signs are 0 or ±1: the squares of their norms count what is not 0.
-        norms = tf.math.reduce_euclidean_norm(tf.sign(x), axis=rest)
+        norms = tf.math.reduce_euclidean_norm(tf.sign(x), axis=axes)
         counts = tf.round(tf.square(norms))
-        return counts * tf.cast(tf.shape(x)[axis], x.dtype) / _size_of_one(x)
+        return counts * tf.cast(tf.shape(x)[axis], x.dtype) / _size_of_each(x)
 
 
-def _size_of_one(stack: tf.Tensor) -> tf.Tensor:
-    """Return the number of elements of a tensor of a stack."""
+def _size_of_each(stack: tf.Tensor) -> tf.Tensor:
+    """Return the number of elements of each tensor in a stack."""
     return tf.cast(tf.size(stack) // stack.shape[0], stack.dtype)
 
 
 class TensorFlow(Backend):
     """The training step returns the figures beside the logs."""
 
-    # How TensorFlow says that the data has come to its end.
+    # TensorFlow signals the end of the data in two ways.
     control_flow = (StopIteration, tf.errors.OutOfRangeError)
     passes = _Passes()
 
     def why_not(self, model: Any) -> str | None:
-        """Decline what is spread over several processes."""
+        """Decline training that is spread over several processes."""
         strategy = model.distribute_strategy
         several = getattr(strategy.extended, "_in_multi_worker_mode", lambda: False)
         if several() or isinstance(strategy, tf.distribute.ParameterServerStrategy):
@@ -79,7 +79,7 @@ class TensorFlow(Backend):
         """Let `train_step` return logs and figures."""
         optimizer = model.optimizer
         if not model.jit_compile:
-            # As Keras's "auto" has it where there are only CPUs.
+            # Keras's "auto" means no XLA where there are only CPUs.
             step.passes = _PassesWithoutXLA()
         step.weights.attach(optimizer, _keep)
         if model.distribute_strategy.num_replicas_in_sync > 1:
@@ -99,33 +99,28 @@ class TensorFlow(Backend):
 
         patches.add(model, "train_step", wrap)
 
-    def split(self, results: Any) -> tuple[Any, Any]:
-        """Return logs and figures."""
-        logs, figures = results
-        return logs, figures
-
     def replicas(self) -> int:
-        """Return those of the strategy in use."""
+        """Return the number of replicas of the current strategy."""
         return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
     def sum_over_replicas(self, vector: tf.Tensor) -> tf.Tensor:
-        """Reduce it within the step."""
+        """Reduce the vector within the step."""
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, vector)
 
     def gather(self, vector: tf.Tensor) -> tf.Tensor:
-        """Gather within the step, as Keras averages over replicas what it returns."""
+        """Gather within the step, as Keras averages its results over replicas."""
         if self.replicas() == 1:
             return vector[None]
         context = tf.distribute.get_replica_context()
         return context.all_gather(vector[None], axis=0)
 
     def trace(self) -> Hashable:
-        """Return the graph, or the pattern within it of a vectorized_map."""
+        """Return the graph, and whether a vectorized_map is being traced within it."""
         if tf.executing_eagerly():
             return None
         graph = tf.compat.v1.get_default_graph()
-        # vectorized_map runs its function once within the same graph, as a pattern.
+        # vectorized_map traces its function once, within the same graph.
         return id(graph), "loop_body" in graph.get_name_scope().split("/")
 
     def is_tensor(self, x: Any) -> bool:
@@ -133,11 +128,11 @@ class TensorFlow(Backend):
         return isinstance(x, tf.Tensor)
 
     def dense(self, x: Any) -> tf.Tensor:
-        """Sum up slices."""
+        """Return slices as one dense tensor."""
         return tf.convert_to_tensor(x)
 
     def isolated(self, model: Any, gradients: bool) -> AbstractContextManager[None]:
-        """There is nothing to keep."""
+        """There is no other state."""
         return nullcontext()
 
     def differentiate(
@@ -148,13 +143,13 @@ class TensorFlow(Backend):
         weights: Sequence[Any],
         cotangents: Callable[[list[Any]], list[Any]] | None,
     ) -> tuple[list[WithGradient], list[Any | None]]:
-        """As `Backend` asks for it."""
+        """See `Backend.differentiate`."""
         taken: list[Any] = []
         sources = [weight.value for weight in weights]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
 
             def tap(tensor: Any) -> Any:
-                # A tensor of its own: an identity layer returns that of the one before.
+                # A new tensor: an identity layer returns that of the layer before.
                 taken.append(tf.identity(tensor))
                 if cotangents is not None:
                     tape.watch(taken[-1])
@@ -179,7 +174,7 @@ class TensorFlow(Backend):
     def _watch(
         self, gradients: dict[int, tf.Tensor]
     ) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Return an identity that keeps the gradient of each tensor it is given."""
+        """Return an identity that records the gradient of each tensor it is given."""
         within, calls = self.trace(), itertools.count()
 
         def exchange(tensor: tf.Tensor) -> tf.Tensor:
@@ -202,7 +197,7 @@ class TensorFlow(Backend):
 def _keep(samples: list[Any], grads: list[Any]) -> tuple[list[Any], list[Any]]:
     """Let the update wait for the samples.
 
-    It would copy whole weights, which somebody still has to read.
+    TensorFlow would otherwise copy whole weights, which are still to be read.
     """
     with tf.control_dependencies(samples):
         waiting = [tf.identity(x) if isinstance(x, tf.Tensor) else x for x in grads]

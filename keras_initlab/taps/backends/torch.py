@@ -18,12 +18,12 @@ from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.step import TappedStep
 from keras_initlab.taps.weights import loss_scale
 
-# Elements that are summed by one of PyTorch's norms.
+# Elements that one norm of PyTorch's sums up.
 RUN = 1024
 
 
 class _Passes(Passes):
-    """On CPUs products and changes in place are several times as fast as the rest."""
+    """On CPUs norms and operations in place are several times as fast as others."""
 
     def mean_square(self, x: torch.Tensor, shift: Any = None) -> torch.Tensor:
         if shift is not None:
@@ -31,7 +31,7 @@ class _Passes(Passes):
         count = len(x)
         if x[0].numel() % RUN or not x.is_contiguous():
             return torch.square(x).flatten(1).mean(dim=1)
-        # Without a tensor of squares; in runs, as long norms lose digits.
+        # This needs no tensor of squares. In runs, as long norms lose digits.
         runs = torch.linalg.vector_norm(x.view(count, -1, RUN), dim=2)
         return runs.square_().mean(dim=1).div_(RUN)
 
@@ -39,18 +39,18 @@ class _Passes(Passes):
         return torch.linalg.vector_norm(rows, dim=-1)
 
     def alive(self, x: torch.Tensor, axis: int) -> torch.Tensor:
-        ones = x.abs().mul_(huge(x)).clamp_(max=1)
+        nonzero = x.abs().mul_(huge(x)).clamp_(max=1)
         if axis < x.dim() - 1:
-            return ones.mean(dim=tuple(i for i in range(1, x.dim()) if i != axis))
-        return ones.reshape(len(x), -1, x.shape[-1]).mean(dim=1)
+            return nonzero.mean(dim=tuple(i for i in range(1, x.dim()) if i != axis))
+        return nonzero.reshape(len(x), -1, x.shape[-1]).mean(dim=1)
 
     def nonfinite(
         self, stacks: Sequence[torch.Tensor], variances: torch.Tensor
     ) -> torch.Tensor:
-        # On other devices the look at the variances would wait for what is under way.
+        # On other devices, to read the variances would wait for the running kernels.
         if variances.device.type == "cpu" and bool(torch.isfinite(variances).all()):
             return torch.zeros_like(variances)
-        counts = [(~torch.isfinite(one)).sum(dim=(1, 2)) for one in stacks]
+        counts = [(~torch.isfinite(stack)).sum(dim=(1, 2)) for stack in stacks]
         return torch.cat(counts).to(variances.dtype)
 
 
@@ -65,7 +65,7 @@ class Torch(Backend):
         return None
 
     def is_chief(self) -> bool:
-        """Whether this is rank 0, where there are ranks."""
+        """Whether this is rank 0, or the only process."""
         return self.replicas() == 1 or torch.distributed.get_rank() == 0
 
     def tap(self, step: TappedStep, model: Any, patches: Patches) -> None:
@@ -92,8 +92,8 @@ class Torch(Backend):
                 indices = (
                     _untouched(outputs, versions) if versions else range(len(outputs))
                 )
-                # Each process has the loss of its share; that of all is their mean, as
-                # DistributedDataParallel has the weights' gradients.
+                # Each process has the loss of its share of the batch. The whole loss is
+                # their mean, as for DistributedDataParallel's gradients of weights.
                 shares = {
                     place: gradients[index] / self.replicas()
                     for place, index in enumerate(indices)
@@ -103,17 +103,12 @@ class Torch(Backend):
                 with torch.no_grad():
                     return logs, step.figures(outputs, updates, shares, scale)
 
-            # Recording is plain Python; what PyTorch compiles is what it wraps.
+            # Recording is plain Python; PyTorch compiles the steps within it.
             return (
                 torch.compiler.disable(tapped, recursive=False) if compiled else tapped
             )
 
         patches.add(model, "train_step", wrap)
-
-    def split(self, results: Any) -> tuple[Any, Any]:
-        """Return logs and figures."""
-        logs, figures = results
-        return logs, figures
 
     def replicas(self) -> int:
         """Return the number of processes that train together."""
@@ -123,12 +118,12 @@ class Torch(Backend):
         return int(distributed.get_world_size())
 
     def sum_over_replicas(self, vector: torch.Tensor) -> torch.Tensor:
-        """Reduce it within the step."""
+        """Reduce the vector within the step."""
         torch.distributed.all_reduce(vector)
         return vector
 
     def gather(self, vector: torch.Tensor) -> torch.Tensor:
-        """Gather within the step."""
+        """Gather the vectors within the step."""
         if self.replicas() == 1:
             return vector[None]
         rows = [torch.empty_like(vector) for _ in range(self.replicas())]
@@ -136,9 +131,9 @@ class Torch(Backend):
         return torch.stack(rows)
 
     def trace(self) -> Hashable:
-        """Return the backward pass and the level of torch.func that run."""
-        # Not -1 while gradients are computed: a checkpointed layer runs again there. A
-        # level is that of torch.func: within a vmap a tensor is not what it will be.
+        """Return the current backward pass and level of torch.func."""
+        # The pass is not -1 while gradients are computed, where a checkpointed layer
+        # runs again. The level reveals a vmap, within which tensors lack an axis.
         level = torch._C._functorch.maybe_current_level()
         return int(torch._C._current_graph_task_id()), level
 
@@ -147,15 +142,15 @@ class Torch(Backend):
         return isinstance(x, torch.Tensor) and x.layout == torch.strided
 
     def dense(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what an embedding with sparse gradients has as a whole."""
+        """Return the sparse gradient of an embedding as a dense one."""
         return x.to_dense() if x.layout != torch.strided else x
 
     @contextmanager
     def isolated(self, model: Any, gradients: bool) -> Iterator[None]:
-        """Keep what Keras's stateless scope does not keep.
+        """Restore the random generator, and the state of wrapped PyTorch modules.
 
-        That is the generator that unseeded dropout draws from, and what wrapped PyTorch
-        modules hold: their mode and their buffers, such as moving statistics.
+        Unseeded dropout draws from the generator. A module's state is its mode and its
+        buffers, such as moving statistics.
         """
         modules = {
             id(module): module
@@ -177,8 +172,8 @@ class Torch(Backend):
                 for module, mode in modes:
                     module.__dict__["training"] = mode
                 with torch.no_grad():
-                    for buffer, kept in buffers:
-                        buffer.copy_(kept)
+                    for buffer, saved in buffers:
+                        buffer.copy_(saved)
 
     def differentiate(
         self,
@@ -188,12 +183,12 @@ class Torch(Backend):
         weights: Sequence[Any],
         cotangents: Callable[[list[Any]], list[Any]] | None,
     ) -> tuple[list[WithGradient], list[Any | None]]:
-        """As `Backend` asks for it."""
+        """See `Backend.differentiate`."""
         taken: list[torch.Tensor] = []
 
         def tap(tensor: torch.Tensor) -> torch.Tensor:
             if torch.is_grad_enabled():
-                # A tensor of its own: an identity layer returns that of the one before.
+                # A new tensor: an identity layer returns that of the layer before.
                 leaf = not tensor.requires_grad
                 tensor = tensor.detach() if leaf else tensor.view_as(tensor)
                 tensor.requires_grad_()
@@ -223,16 +218,16 @@ class Torch(Backend):
 def _watch(
     gradients: dict[int, torch.Tensor] | None, versions: list[int] | None
 ) -> Callable[[Any], Any]:
-    """Return an identity that keeps the gradient of each tensor it is given.
+    """Return an identity that records the gradient of each tensor it is given.
 
-    And how often the tensor had been changed in place by then.
+    And the tensor's version: how often it had been changed in place by then.
     """
     calls = itertools.count()
 
     def exchange(tensor: torch.Tensor) -> torch.Tensor:
         index = next(calls)
         if gradients is not None and tensor.requires_grad:
-            # A tensor of its own: an identity layer returns that of the one before.
+            # A new tensor: an identity layer returns that of the layer before.
             tensor = tensor.view_as(tensor)
             tensor.register_hook(functools.partial(gradients.__setitem__, index))
         if versions is not None:
@@ -245,7 +240,7 @@ def _watch(
 def _untouched(outputs: Sequence[Output], versions: Sequence[int]) -> list[int]:
     """Return the indices of outputs that no later layer has changed in place."""
     pairs = zip(outputs, versions, strict=True)
-    indices = [i for i, (one, v) in enumerate(pairs) if one.tensor._version == v]
+    indices = [i for i, (out, v) in enumerate(pairs) if out.tensor._version == v]
     if len(indices) < len(outputs):
         changed = {*range(len(outputs))} - {*indices}
         warnings.warn(
