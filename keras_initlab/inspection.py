@@ -43,13 +43,13 @@ def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]
     not with fixed sizes: a normalisation starts the count anew, and what is added to a
     residual stream is not taken for the stream.
 
-    The codes: `input-scale`, `target-scale` (data), `head-loss-mismatch`,
-    `saturated-head` (outputs of a compiled model), `symmetric-units`, `constant-kernel`,
-    `shared-draw`, `large-biases` (weights), `initializer-mismatch`, `wrong-fans`
-    (initializers), `vanishing-signal`, `exploding-signal`, `collapsed-inputs`,
-    `dead-units`, `saturated-units`, `nonfinite` (signals), `no-gradient`,
-    `vanishing-gradient`, `exploding-gradient` (gradients), `update-too-large`,
-    `update-too-small` (of a monitor's stats).
+    The codes: `input-scale`, `target-scale` (data); `head-loss-mismatch`,
+    `saturated-head` (outputs of a compiled model); `symmetric-units`,
+    `constant-kernel`, `shared-draw`, `large-biases` (weights); `initializer-mismatch`,
+    `wrong-fans` (initializers); `vanishing-signal`, `exploding-signal`,
+    `collapsed-inputs`, `dead-units`, `saturated-units`, `nonfinite` (signals);
+    `no-gradient`, `vanishing-gradient`, `exploding-gradient` (gradients);
+    `update-too-large`, `update-too-small` (of a monitor's stats).
 
     What follows from a cause that was found is not listed beside it: it stands in
     that finding's `consequences`.

@@ -1,7 +1,7 @@
 """What follows from what: each finding goes under its cause.
 
 Causes come in the order in which a network works: data, kernels and biases, signals,
-gradients, units, steps. What broke while the network was trained, and was sound at its
+units, gradients, steps. What broke while the network was trained, and was sound at its
 first step, is the steps' doing: there, steps come before signals.
 """
 
@@ -18,8 +18,8 @@ ORDER = (
     *("wrong-fans", "constant-kernel", "symmetric-units", "shared-draw"),
     *("large-biases", "initializer-mismatch"),
     *("vanishing-signal", "exploding-signal", "collapsed-inputs", "saturated-head"),
-    *("no-gradient", "vanishing-gradient", "exploding-gradient"),
     *("dead-units", "saturated-units"),
+    *("no-gradient", "vanishing-gradient", "exploding-gradient"),
     *("update-too-large", "update-too-small", "nonfinite"),
 )
 
@@ -39,16 +39,11 @@ CAUSES: dict[str, tuple[str, ...]] = {
         *("initializer-mismatch", "wrong-fans", "exploding-signal", "input-scale"),
     ),
     "no-gradient": (
-        *(
-            "head-loss-mismatch",
-            *_KERNELS,
-            "input-scale",
-            "exploding-signal",
-            "vanishing-signal",
-        ),
+        *("head-loss-mismatch", *_KERNELS, "dead-units", "input-scale"),
+        *("exploding-signal", "vanishing-signal"),
     ),
     "vanishing-gradient": (
-        *_KERNELS,
+        *(*_KERNELS, "dead-units", "saturated-units"),
         *("vanishing-signal", "collapsed-inputs", "no-gradient", "input-scale"),
         *("symmetric-units", "exploding-signal"),
     ),

@@ -1,6 +1,13 @@
 """Facts made by hand, to hold one rule at a time to what it says."""
 
-from keras_initlab.diagnosis import Facts, InputFacts, KernelFacts, LayerFacts
+from keras_initlab.diagnosis import (
+    Facts,
+    HeadFacts,
+    InputFacts,
+    KernelFacts,
+    LayerFacts,
+    TargetFacts,
+)
 from keras_initlab.stats import LayerStats
 
 NAN = float("nan")
@@ -18,7 +25,7 @@ def kernels(*rows, **common):
     return Facts(kernels=tuple(named))
 
 
-def chain(figure, values, *, kinds=(), units=8, **rest):
+def chain(figure, values, *, kinds=(), units=8, last=None, **rest):
     """Return facts of layers in a row, with a figure each, and a head after them.
 
     Args:
@@ -26,6 +33,7 @@ def chain(figure, values, *, kinds=(), units=8, **rest):
         values: of layers `dense_0`, `dense_1`…
         kinds: what is known of some layers by their numbers; () for nothing of any.
         units: of each layer.
+        last: the figure of the head.
         rest: further facts.
     """
     shape, measured = (None, units), {"source": "measured"}
@@ -33,18 +41,29 @@ def chain(figure, values, *, kinds=(), units=8, **rest):
         LayerStats(f"dense_{i}", "kernel", shape, **measured, **{figure: value})
         for i, value in enumerate(values)
     ]
-    counted = {"nonfinite": 0} if figure == "nonfinite" else {}
-    head = LayerStats("head", "kernel", shape, **measured, **counted)
+    known = {"nonfinite": 0} if figure == "nonfinite" else {figure: last}
+    end = LayerStats("head", "kernel", shape, **measured, **known)
     if kinds:
         known = {one.layer: LayerFacts("Dense", bends=True) for one in stats}
         known |= {f"dense_{i}": LayerFacts("Any", **what) for i, what in kinds.items()}
         rest["layers"] = {**known, "head": LayerFacts("Dense", ends=True)}
-    return Facts(stats=(*stats, head), **rest)
+    return Facts(stats=(*stats, end), **rest)
 
 
 def data(**known):
     """Return facts of one input, `x`: standardised, but for what is given."""
     return Facts(inputs=(InputFacts("x", **{"mean": 0.0, "deviation": 1.0, **known}),))
+
+
+def head(**known):
+    """Return facts of one output of ten classes, with what is given."""
+    return Facts(heads=(HeadFacts("head", **{"units": 10, **known}),))
+
+
+def targets(**known):
+    """Return facts of a hundred targets, standardised, with what is given."""
+    usual = {"minimum": -3.0, "maximum": 3.0, "mean": 0.0, "deviation": 1.0}
+    return TargetFacts((100,), **{**usual, **known})
 
 
 def steps(*ratios, before=(), gradient=1.0, nonfinite=None, steps=None, **rest):

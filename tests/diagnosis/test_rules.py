@@ -5,17 +5,25 @@ from dataclasses import replace
 import pytest
 
 import keras_initlab as il
-from keras_initlab.diagnosis import SEVERITIES, Facts, InputFacts, findings_of
+from keras_initlab.diagnosis import (
+    SEVERITIES,
+    Facts,
+    HeadFacts,
+    InputFacts,
+    findings_of,
+)
 from keras_initlab.stats import LayerStats
 from tests.diagnosis.byhand import (
     NAN,
     alike,
     chain,
     data,
+    head,
     kernel,
     kernels,
     many,
     steps,
+    targets,
 )
 
 pytestmark = pytest.mark.once
@@ -26,7 +34,8 @@ CODES = {
     *("vanishing-signal", "exploding-signal", "collapsed-inputs"),
     *("no-gradient", "vanishing-gradient", "exploding-gradient"),
     *("dead-units", "saturated-units"),
-    *("nonfinite", "input-scale"),
+    *("nonfinite", "input-scale", "target-scale"),
+    *("head-loss-mismatch", "saturated-head"),
     *("update-too-large", "update-too-small"),
 }
 
@@ -304,6 +313,27 @@ FIRES = {
         data(spread=301.0, largest=4, deviation=90.0),
         ("input-scale", "warning", "x"),
         ("Feature 4", "3e+02 times"),
+    ),
+    # Outputs
+    "a softmax over one unit": (
+        head(activation="softmax", units=1),
+        ("head-loss-mismatch", "error", "head"),
+        ("1 for every input",),
+    ),
+    "targets in the millions": (
+        head(loss="mean_squared_error", targets=targets(mean=1e8, deviation=3e7)),
+        ("target-scale", "warning", "head"),
+        ("mean 1e+08",),
+    ),
+    "sure before it has learned": (
+        chain(
+            "second_moment",
+            [1.0],
+            last=0.098,
+            heads=(HeadFacts("head", 10, "softmax"),),
+        ),
+        ("saturated-head", "warning", "head"),
+        ("add up to 0.98", "0.1 says nothing"),
     ),
     # Steps
     "a wild step": (
