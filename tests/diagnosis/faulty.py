@@ -40,6 +40,7 @@ TOO_LARGE = (
     "update-too-large",
     "nonfinite",
     "no-gradient",
+    "saturated-head",
 )
 # Where the initializers are not to blame, anything else may follow.
 WILD = tuple(sorted({*TOO_LARGE, *DARK} - {"initializer-mismatch"}))

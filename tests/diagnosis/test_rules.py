@@ -354,7 +354,7 @@ FIRES = {
     "steps of exactly 0": (
         steps(0.0, 0.0, updates=True),
         ("update-too-small", "warning", "dense_0"),
-        ("changes the weights nothing",),
+        ("by 0 times their length",),
     ),
     "the loss stands still": (
         steps(1e-5, 9e-5, losses=(2.392, 2.391, 2.389), steps=100),

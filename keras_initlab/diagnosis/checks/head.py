@@ -29,7 +29,7 @@ _RANGES = {
 # mean may lie from 0, in deviations.
 SMALLEST, LARGEST, OFFSET = 1e-3, 1e3, 1e2
 # Σp² over the classes: 1 where the whole probability is on one.
-SURE = 0.7
+SURE = 0.95
 
 
 @check

@@ -72,17 +72,16 @@ def update_too_small(facts: Facts) -> Iterator[Finding]:
     # NaN is neither large nor small.
     if facts.updates and all(ratio <= SMALL for window in ratios for ratio in window):
         usual = median(ratios[-1]) if ratios[-1] else 0.0
-        moved = f"by {wording.number(usual)} times their length" if usual else "nothing"
         evidence = (
-            f"A step changes the weights {moved}, in every layer; about 0.001 times is "
-            "usual."
+            f"A step changes the weights by {wording.number(usual)} times their length "
+            "in every layer; about 0.001 times is usual."
         )
     else:
-        moved = _crept(facts, ratios[-1])
-        if moved is None:
+        share = _crept(facts, ratios[-1])
+        if share is None:
             return
         evidence = (
-            f"In {facts.steps} steps the weights moved by at most {moved} of their "
+            f"In {facts.steps} steps the weights moved by at most {share} of their "
             f"length, and the loss went from {facts.losses[0]:.4g} to "
             f"{facts.losses[-1]:.4g}."
         )
