@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from keras_initlab import diagnosis
@@ -63,8 +64,11 @@ class Judge:
         told: list[Finding] = []
         if self._windows == 1 and first:
             self._first = tuple(first)
-            at_start = Facts(stats=self._first, **self._of_model(initial=True))
-            start = diagnosis.all_findings(at_start)
+            known = self._of_model(initial=True)
+            # Weights are looked at when the window ends: NaN may have come since.
+            kernels = [replace(one, nonfinite=0) for one in known.get("kernels", ())]
+            known["kernels"] = tuple(kernels)
+            start = diagnosis.all_findings(Facts(stats=self._first, **known))
             self._at_start = frozenset(finding.code for finding in start)
             told = self._new(start, training=False)
         now = tuple(stats)

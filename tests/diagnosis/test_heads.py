@@ -164,7 +164,7 @@ def test_targets_that_nothing_can_be_learned_of(y, code, evidence):
 
 def test_an_untrained_head_that_is_sure_already():
     keras.utils.set_random_seed(0)
-    wide = keras.initializers.RandomUniform(-2, 2)
+    wide = keras.initializers.RandomUniform(-8, 8)
     rows = [layers.Dense(512, "relu", kernel_initializer="he_normal")]
     rows += [layers.Dense(10, "softmax", kernel_initializer=wide, name="head")]
     model = keras.Sequential([keras.Input((6,)), *rows])
