@@ -15,12 +15,14 @@ from keras_initlab.anatomy import (
     anatomy_of,
     biased_layers,
     broken_weights,
+    head_facts,
     input_facts,
     kernel_facts,
 )
 from keras_initlab.diagnosis import Facts, Finding, InputFacts, KernelFacts
 from keras_initlab.diagnosis.checks.inputs import is_constant
 from keras_initlab.measurement import measure
+from keras_initlab.model.keras_internals import optimizer_steps
 from keras_initlab.report import InspectedLayer, Inspection
 from keras_initlab.schemes.kernels import fans_of
 from keras_initlab.stats import LayerStats
@@ -31,7 +33,7 @@ __all__ = ["diagnose", "inspect"]
 SURE = 8
 
 
-def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
+def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]:
     """Say what is wrong with a network, where, what shows it, and what to do.
 
     Each rule uses what is known and is silent where it is not. Of a model alone these
@@ -41,24 +43,32 @@ def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
     not with fixed sizes: a normalisation starts the count anew, and what is added to a
     residual stream is not taken for the stream.
 
-    The codes: `symmetric-units`, `constant-kernel`, `shared-draw` (kernels),
-    `initializer-mismatch`, `wrong-fans` (initializers), `vanishing-signal`,
-    `exploding-signal`, `collapsed-inputs`, `vanishing-gradient`, `exploding-gradient`,
-    `dead-units`, `saturated-units`, `nonfinite` (signals), `update-too-large`,
-    `update-too-small` (of a monitor's stats), `input-scale` (data).
+    The codes: `input-scale`, `target-scale` (data); `head-loss-mismatch`,
+    `saturated-head` (outputs of a compiled model); `symmetric-units`,
+    `constant-kernel`, `shared-draw`, `large-biases` (weights); `initializer-mismatch`,
+    `wrong-fans` (initializers); `vanishing-signal`, `exploding-signal`,
+    `collapsed-inputs`, `dead-units`, `saturated-units`, `nonfinite` (signals);
+    `no-gradient`, `vanishing-gradient`, `exploding-gradient` (gradients);
+    `update-too-large`, `update-too-small` (of a monitor's stats).
+
+    What follows from a cause that was found is not listed beside it: it stands in
+    that finding's `consequences`.
 
     Args:
         model_or_stats: a built `keras.Model`, compiled or not, which is left as it is;
             or a list of `LayerStats` in call order, such as `measure` and `propagate`
             return and `VarianceMonitor.stats` holds.
         x: a batch as `model(x)` takes it, of shape (batch, ...).
+        y: the targets of that batch, as `fit` takes them; of a compiled model they are
+            held against the outputs' activations and losses.
 
     Returns:
         A list of `Finding`, errors first: `code`, `severity` ("error", "warning" or
-        "info"), `layer`, `evidence`, `remedy`. Empty if nothing is found.
+        "info"), `layer`, `evidence`, `remedy`, `consequences`. Empty if nothing is
+        found.
 
     Raises:
-        TypeError: neither a model nor stats, or `x` given with stats.
+        TypeError: neither a model nor stats, or `x` or `y` given with stats.
         ValueError: a model that is not built, with no `x` to build it.
 
     >>> model = keras.Sequential([keras.Input((64,))])
@@ -66,13 +76,14 @@ def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
     ...     model.add(keras.layers.Dense(64, "tanh", kernel_initializer="zeros"))
     >>> model.add(keras.layers.Dense(10, "softmax"))
     >>> [finding.code for finding in diagnose(model) if finding.severity == "error"]
-    ['vanishing-gradient', 'constant-kernel']
+    ['constant-kernel']
     """
     if not isinstance(model_or_stats, keras.Model):
-        return diagnosis.findings_of(_facts_of_stats(model_or_stats, x))
+        data = y if x is None else x
+        return diagnosis.findings_of(_facts_of_stats(model_or_stats, data))
     _build(model_or_stats, x)
     anatomy = _anatomy(model_or_stats, x)
-    return diagnosis.findings_of(_facts(anatomy, kernel_facts(anatomy), x)[0])
+    return diagnosis.findings_of(_facts(anatomy, kernel_facts(anatomy), x, y)[0])
 
 
 def inspect(model: Any, x: Any = None) -> Inspection:
@@ -159,7 +170,7 @@ def _leaves(x: Any) -> list[Any]:
 
 
 def _facts(
-    anatomy: Anatomy, kernels: tuple[KernelFacts, ...], x: Any
+    anatomy: Anatomy, kernels: tuple[KernelFacts, ...], x: Any, y: Any = None
 ) -> tuple[Facts, list[LayerStats]]:
     inputs = () if x is None else input_facts(anatomy, x)
     others = broken_weights(anatomy)
@@ -177,10 +188,17 @@ def _facts(
         layers=anatomy.layers,
         kernels=kernels,
         inputs=inputs,
+        heads=head_facts(anatomy, y),
         broken=others,
         biased=biased_layers(anatomy),
+        trained=_is_trained(anatomy.model),
     )
     return facts, measured
+
+
+def _is_trained(model: Any) -> bool:
+    optimizer = getattr(model, "optimizer", None)
+    return optimizer is not None and optimizer_steps(optimizer) > 0
 
 
 def _telling(

@@ -11,7 +11,9 @@ epoch, always with data; all their alarms count. Of a faulty network is told
 - misnamed: only what is not the case;
 - missed: nothing;
 
-and of a healthy one whether an error or warning was raised on it. A "+" counts (of
+and of a healthy one whether an error or warning was raised on it. Of keras-initlab it
+is also counted how often the first finding names the planted fault, and how many alarms
+a faulty network gets. A "+" counts (of
 keras-initlab, lists) the codes that were told and are not the case; diagnosis.json
 has all of them.
 
@@ -105,6 +107,8 @@ def run(case: Case) -> dict[str, Any]:
         "codes": list(case.codes),
         "allowed": list(case.allowed),
         "findings": [str(one) for one in findings],
+        "first": findings[0].code if findings else None,
+        "alarms": sum(one.severity != "info" for one in findings),
         "seconds": seconds,
         "answers": answers,
     }
@@ -176,6 +180,14 @@ def main(argv: list[str] | None = None) -> int:
     columns += [("told what is not so", "right"), ("false alarm on healthy", "right")]
     print()
     print(render_table("Summary", columns, summary(results)))
+    faulty = [one for one in results if one["codes"]]
+    first = sum(one["first"] in one["codes"] for one in faulty)
+    count = sum(one["alarms"] for one in faulty) / max(len(faulty), 1)
+    print()
+    print(
+        f"{OURS}: the first finding names the fault in {first} of {len(faulty)}; "
+        f"{count:.1f} alarms for a faulty network."
+    )
     return 0
 
 

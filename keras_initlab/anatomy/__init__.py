@@ -1,15 +1,18 @@
 """What a diagnosis may know of a Keras model besides its signals."""
 
+from keras_initlab.anatomy.head import head_facts
 from keras_initlab.anatomy.inputs import input_facts
 from keras_initlab.anatomy.model import Anatomy, anatomy_of
-from keras_initlab.anatomy.others import biased_layers, broken_weights
 from keras_initlab.anatomy.values import kernel_facts
+from keras_initlab.anatomy.weights import biased_layers, broken_weights, zero_layers
 
 __all__ = [
     "Anatomy",
     "anatomy_of",
     "biased_layers",
     "broken_weights",
+    "head_facts",
     "input_facts",
     "kernel_facts",
+    "zero_layers",
 ]

@@ -78,6 +78,7 @@ def _facts(
             "digest": _digest(values),
             "scale": _scale(kernel, drawn, own_fans, follows),
             "by_wrong_fans": _by_wrong_fans(kernel, drawn, own_fans, follows),
+            "isometric": isinstance(kernel.initializer, Mirrored),
         }
     return KernelFacts(
         kernel.path,

@@ -54,6 +54,7 @@ class KernelFacts:
         guarded: whether its scale matters less for another reason, such as attention
             or gates.
         head: whether it makes an output of the model.
+        isometric: whether it was drawn so that all of the signal is carried on.
     """
 
     layer: str
@@ -72,6 +73,7 @@ class KernelFacts:
     branch_end: bool = False
     guarded: bool = False
     head: bool = False
+    isometric: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,29 +100,99 @@ class InputFacts:
 
 
 @dataclass(frozen=True)
+class TargetFacts:
+    """What is known of the targets of one output.
+
+    Attributes:
+        shape: of the batch.
+        minimum, maximum, mean, deviation: over all finite values.
+        whole: whether all are whole numbers.
+        one_hot: whether each row has a single 1.
+        nonfinite: how many values are NaN or infinite.
+    """
+
+    shape: tuple[int, ...]
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    deviation: float | None = None
+    whole: bool = False
+    one_hot: bool = False
+    nonfinite: int = 0
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """What is known of one output of a model.
+
+    Attributes:
+        layer: the last one on the way to the output.
+        units: size of the output's last axis.
+        activation: the last one, by name.
+        before: the one before it with no kernel between, by name.
+        loss: of this output, by Keras's name; None of one's own, or not compiled.
+        from_logits: whether the loss applies an activation of its own.
+        targets: if they are known.
+    """
+
+    layer: str
+    units: int = 0
+    activation: str = "linear"
+    before: str = "linear"
+    loss: str | None = None
+    from_logits: bool = False
+    targets: TargetFacts | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that is known of a model.
 
     Attributes:
         stats: of the layers' signals, in call order.
         earlier: the same of earlier windows of the training, the first one first.
+        first: the same of the training's very first step.
         layers: what layers are, by their paths.
         kernels: in the order of the layers.
         inputs: those that were measured.
+        heads: the outputs, their losses and targets.
         broken: layers and other weights of theirs that hold NaN or infinity, and how
             many entries.
-        biased: hidden layers whose biases are far from 0.
+        biased: hidden layers whose biases are far from 0, and the root mean square
+            of these.
+        from_zero: layers whose main weight was all zeros when training began.
+        trained: whether the model has made steps already.
         updates: whether `stats` would hold update ratios if weights had moved.
+        at_start: of a training, the codes that were found at its first step; None
+            where there is no training, or its first step is not known.
+        losses: of the windows so far, the present one last.
+        steps: how many there were so far.
     """
 
     stats: tuple[LayerStats, ...] = ()
     earlier: tuple[tuple[LayerStats, ...], ...] = ()
+    first: tuple[LayerStats, ...] = ()
     layers: Mapping[str, LayerFacts] = field(default_factory=dict)
     kernels: tuple[KernelFacts, ...] = ()
     inputs: tuple[InputFacts, ...] = ()
+    heads: tuple[HeadFacts, ...] = ()
     broken: tuple[tuple[str, str, int], ...] = ()
-    biased: tuple[str, ...] = ()
+    biased: tuple[tuple[str, float], ...] = ()
+    from_zero: frozenset[str] = frozenset()
+    trained: bool = False
     updates: bool = False
+    at_start: frozenset[str] | None = None
+    losses: tuple[float, ...] = ()
+    steps: int | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether the loss has fallen to half of what it was at first."""
+        return len(self.losses) > 1 and self.losses[-1] < 0.5 * self.losses[0]
+
+    def broke(self, code: str) -> bool:
+        """Whether a fault was not there at the first step: training brought it."""
+        return self.at_start is not None and code not in self.at_start
 
     def layer(self, key: str) -> LayerFacts | None:
         """Return what the layer of a `LayerStats.layer` is."""

@@ -1,4 +1,4 @@
-"""Remedies that go by what the network is: new weights do not mend all of them."""
+"""Remedies that go by the cause: new initial weights do not mend all."""
 
 from __future__ import annotations
 
@@ -7,26 +7,41 @@ from keras_initlab.diagnosis.facts import Facts
 
 _RECURRENT = ("SimpleRNN", "RNN", "LSTM", "GRU", "Bidirectional", "ConvLSTM")
 
+SLOWER = (
+    "It was sound at the first step, so the steps broke it: use a learning rate 3 to "
+    "10 times smaller, or clipnorm=1.0 in the optimizer."
+)
 
-def redraw(facts: Facts, scheme: str) -> str:
-    """Return what mends signals or gradients that new initial weights can mend.
 
-    >>> redraw(Facts(), "isometric")
+_FROM_TRAINING = "train with a smaller learning rate, or clipnorm=1.0 in the optimizer."
+
+
+def redraw(facts: Facts, code: str, scheme: str) -> str:
+    """Return what mends signals or gradients, by where their fault comes from.
+
+    >>> redraw(Facts(), "vanishing-signal", "isometric")
     'Call il.rewrite_initializers(model, scheme="isometric") before training.'
+    >>> redraw(Facts(at_start=frozenset()), "vanishing-signal", "isometric")
+    'It was sound at the first step, so the steps broke it: use a learning rate 3 to \
+10 times smaller, or clipnorm=1.0 in the optimizer.'
     """
-    if facts.biased:
-        named = ", ".join(facts.biased[:3])
-        return (
-            f"The biases of {named} are far from 0, which no choice of kernels mends: "
-            'use bias_initializer="zeros".'
-        )
-    inside = [one for one in facts.kernels if one.nonlinearity == "softmax"]
-    found = [one.layer for one in inside if not (one.head or one.guarded)]
-    if found:
-        named = ", ".join(found[:6]) + " …" * (len(found) > 6)
+    if facts.broke(code):
+        return SLOWER
+    inside = [kernel for kernel in facts.kernels if kernel.nonlinearity == "softmax"]
+    softmax = [kernel.layer for kernel in inside if not (kernel.head or kernel.guarded)]
+    if softmax:
+        named = ", ".join(softmax[:6]) + " …" * (len(softmax) > 6)
         return f'Use another activation than softmax in {named}, such as "gelu".'
+    if any(kernel.isometric for kernel in facts.kernels):
+        return (
+            "Other initial weights will not carry it further: put a normalization, "
+            "such as layers.LayerNormalization(), between the layers, or skip "
+            "connections around them."
+        )
     text = wording.rewrite(scheme)
-    if any(one.kind.startswith(_RECURRENT) for one in facts.layers.values()):
+    if facts.trained:
+        return f"If the untrained model has it too: {text} If not: {_FROM_TRAINING}"
+    if any(layer.kind.startswith(_RECURRENT) for layer in facts.layers.values()):
         return (
             f'{text[:-1]}; in recurrent layers use recurrent_initializer="orthogonal".'
         )

@@ -7,8 +7,9 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from functools import cache
 
+from keras_initlab.diagnosis.causes import folded
 from keras_initlab.diagnosis.facts import Facts
-from keras_initlab.diagnosis.finding import SEVERITIES, Finding
+from keras_initlab.diagnosis.finding import Finding
 
 Rule = Callable[[Facts], Iterator[Finding]]
 _RULES: list[Rule] = []
@@ -30,12 +31,17 @@ def rules() -> tuple[Rule, ...]:
 
 
 def findings_of(facts: Facts) -> list[Finding]:
-    """Return what is wrong, errors first.
+    """Return what is wrong, errors first; what follows from a cause is in it.
 
     >>> from keras_initlab.stats import LayerStats
     >>> stats = LayerStats("dense", nonfinite=3, source="monitored")
-    >>> [one.code for one in findings_of(Facts(stats=(stats,)))]
+    >>> [found.code for found in findings_of(Facts(stats=(stats,)))]
     ['nonfinite']
     """
-    found = [finding for rule in rules() for finding in rule(facts)]
-    return sorted(found, key=lambda one: SEVERITIES.index(one.severity))
+    inputs = {data.name for data in facts.inputs}
+    return folded(all_findings(facts), inputs=inputs)
+
+
+def all_findings(facts: Facts) -> list[Finding]:
+    """Return what each rule says, causes and consequences alike."""
+    return [finding for rule in rules() for finding in rule(facts)]

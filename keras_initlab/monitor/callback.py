@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -138,6 +139,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         )
         self._tap: taps.Tap | None = None
         self._judge: Judge | None = None
+        # The epoch under way.
+        self._epoch: int | None = None
         self.stats: list[LayerStats] = []
         self._forget()
 
@@ -147,7 +150,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self.model,
             self._request,
             self._schedule,
-            lambda: self._tell_sinks("close"),
+            self._on_release,
         )
         self._detach()
         self._tap = tap
@@ -167,13 +170,16 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Begin a new window."""
         if self._tap is not None:
+            self._epoch = epoch
             self._tap.begin_epoch()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keep the epoch's figures, add to `logs`, and hand them to the sinks."""
         if self._tap is None:
             return
+        self._epoch = None
         windows = self._tap.read()
+        first = [] if self.epochs else self._tap.first()
         if not windows and isinstance(self.every, datetime.timedelta):
             # The time was not yet up.
             return
@@ -191,13 +197,15 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             self._extend_history(epoch, step)
         self.records += new
         self._keep_samples(windows[-1].rows)
+        # The loss by itself: `logs` are about to hold figures of ours as well.
+        loss = None if logs is None else logs.get("loss")
         self._add_to(logs)
         if new and self._tap.is_chief:
             for sink in self._sinks:
                 sink(new)
             if self.samples:
                 self._tell_sinks("samples", epoch, self.samples, self.gradient_samples)
-        self._tell(epoch)
+        self._tell(epoch, [_stats_of(row) for row in first], loss)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leave the model as it was."""
@@ -278,6 +286,28 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             if callable(method):
                 method(*args)
 
+    def _on_release(self) -> None:
+        try:
+            # Where `fit` fails, what was measured up to then may say why.
+            if isinstance(sys.exc_info()[1], Exception):
+                self._tell_of_the_rest()
+        finally:
+            self._tell_sinks("close")
+
+    def _tell_of_the_rest(self) -> None:
+        tap, epoch, self._epoch = self._tap, self._epoch, None
+        if tap is None or epoch is None:
+            return
+        try:
+            windows = tap.read()
+            first = [] if self.epochs else tap.first()
+        except Exception:
+            # The failure may be the device's: then there is nothing to be read.
+            return
+        if windows and windows[-1].rows:
+            self.stats = [_stats_of(row) for row in windows[-1].rows]
+            self._tell(epoch, [_stats_of(row) for row in first], None, failed=True)
+
     def _look_for_layers(self) -> None:
         if self._layers is None or not self.model.built:
             return
@@ -322,23 +352,29 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             if self._log == "layers":
                 logs |= {f"{name}/{_for_logs(k)}": v for k, v in known.items()}
 
-    def _tell(self, epoch: int) -> None:
+    def _tell(
+        self,
+        epoch: int,
+        first: Sequence[LayerStats],
+        loss: float | None,
+        failed: bool = False,
+    ) -> None:
         if self._judge is None or not self.stats:
             return
-        for finding in self._judge.findings(self.stats):
+        for finding in self._judge.findings(self.stats, first, loss):
             self.findings.append((epoch, finding))
             # What is only worth knowing is there to be read.
             if finding.severity != "info":
-                self._act_on(epoch, finding)
+                self._act_on(epoch, finding, failed)
 
-    def _act_on(self, epoch: int, finding: diagnosis.Finding) -> None:
+    def _act_on(self, epoch: int, finding: diagnosis.Finding, failed: bool) -> None:
         if callable(self._on_finding):
             self._on_finding(finding)
             return
         if self._on_finding == "ignore":
             return
         fails = finding.severity == "error"
-        if fails and self._on_finding == "raise":
+        if fails and self._on_finding == "raise" and not failed:
             raise FindingError(f"Epoch {epoch}: {finding}")
         warnings.warn(f"Epoch {epoch}: {finding}", stacklevel=2)
         if fails and self._on_finding == "stop":

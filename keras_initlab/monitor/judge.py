@@ -3,63 +3,142 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from keras_initlab import diagnosis
-from keras_initlab.anatomy import Anatomy, anatomy_of, kernel_facts
+from keras_initlab.anatomy import (
+    Anatomy,
+    anatomy_of,
+    head_facts,
+    kernel_facts,
+    zero_layers,
+)
 from keras_initlab.diagnosis import Facts, Finding
+from keras_initlab.diagnosis.causes import folded, follows_from
 from keras_initlab.diagnosis.checks.updates import SMALL
+from keras_initlab.diagnosis.finding import worse
+from keras_initlab.model.keras_internals import optimizer_steps
 from keras_initlab.stats import LayerStats
 
 
 class Judge:
     """Goes through the windows of one training, and tells each fault once.
 
+    What was there at the first step is the initial weights' doing, and what came later
+    is the training's. What follows from a fault that was told is not told again, but
+    where it is worse.
+
     Args:
-        model: the model.
+        model: the model, before its first step.
         updates: whether update ratios are measured.
     """
 
     def __init__(self, model: Any, updates: bool) -> None:
         self._model = model
         self._still = updates
+        self._steps = _steps_of(model)
+        self._from_zero = zero_layers(model)
         self._windows = 0
         self._before: tuple[LayerStats, ...] = ()
+        self._first: tuple[LayerStats, ...] = ()
+        self._losses: tuple[float, ...] = ()
         self._anatomy: Anatomy | None = None
-        self._told: set[str] = set()
+        self._at_start: frozenset[str] | None = None
+        self._told: dict[str, Finding] = {}
 
-    def findings(self, stats: Sequence[LayerStats]) -> list[Finding]:
-        """Return what is wrong in a window and was not in those before."""
+    def findings(
+        self,
+        stats: Sequence[LayerStats],
+        first: Sequence[LayerStats] = (),
+        loss: float | None = None,
+    ) -> list[Finding]:
+        """Return what is wrong in a window and was not in those before.
+
+        Args:
+            stats: of the window.
+            first: of the training's first step, with the first window.
+            loss: of the window.
+        """
         self._windows += 1
+        told: list[Finding] = []
+        if self._windows == 1 and first:
+            self._first = tuple(first)
+            known = self._of_model(initial=True)
+            # Weights are looked at when the window ends: NaN may have come since.
+            kernels = [replace(one, nonfinite=0) for one in known.get("kernels", ())]
+            known["kernels"] = tuple(kernels)
+            start = diagnosis.all_findings(Facts(stats=self._first, **known))
+            self._at_start = frozenset(finding.code for finding in start)
+            told = self._new(start, training=False)
         now = tuple(stats)
         ratios = [one.update_ratio for one in now if one.update_ratio is not None]
         self._still = self._still and not any(ratio > SMALL for ratio in ratios)
+        if loss is not None:
+            self._losses = (*self._losses, loss)
         facts = Facts(
             stats=now,
             earlier=(self._before,) if self._before else (),
+            first=self._first,
             updates=self._still,
-            **self._of_model(),
+            at_start=self._at_start,
+            losses=self._losses,
+            steps=_since(self._steps, _steps_of(self._model)),
+            **self._of_model(initial=not self._first and self._windows == 1),
         )
         self._before = now
-        # The layer where a fault begins may move; it is the same fault.
-        found = [f for f in diagnosis.findings_of(facts) if f.code not in self._told]
-        self._told.update(finding.code for finding in found)
-        return found
+        training = self._at_start is not None
+        return told + self._new(diagnosis.all_findings(facts), training=training)
 
-    def _of_model(self) -> dict[str, Any]:
+    def _new(self, findings: list[Finding], *, training: bool) -> list[Finding]:
+        """Return the causes that were not told, and what became worse."""
+        # The layer where a fault begins may move; it is the same fault.
+        fresh = [one for one in findings if one.code not in self._told]
+        new = []
+        for finding in folded(fresh, training=training):
+            causes = [
+                cause
+                for cause in self._told.values()
+                if cause.severity != "info" and follows_from(finding, cause, training)
+            ]
+            known = causes and not any(
+                all(worse(one.severity, cause.severity) for cause in causes)
+                for one in (finding, *finding.consequences)
+            )
+            for one in (finding, *finding.consequences):
+                self._told[one.code] = one
+            if not known:
+                new.append(finding)
+        return new
+
+    def _of_model(self, *, initial: bool) -> dict[str, Any]:
         try:
             if self._anatomy is None:
                 # What a layer of one's own does when it is called is not for a
                 # callback to set off.
                 self._anatomy = anatomy_of(self._model, predict=False)
-            known: dict[str, Any] = {"layers": self._anatomy.layers}
+            known: dict[str, Any] = {
+                "layers": self._anatomy.layers,
+                "from_zero": self._from_zero,
+                "heads": head_facts(self._anatomy),
+            }
             # Units that are not twins do not become twins: to look at all the weights
             # in windows 1, 2, 4, 8 … is enough.
             if self._windows & (self._windows - 1) == 0:
-                known["kernels"] = kernel_facts(self._anatomy, initial=False)
+                known["kernels"] = kernel_facts(self._anatomy, initial=initial)
         except Exception:
             # Weights spread over processes cannot be read here, and a layer that
             # somebody wrote may be anything: training goes on, and the rules that go
             # by signals alone still speak.
             return {}
         return known
+
+
+def _steps_of(model: Any) -> int | None:
+    """Return how many steps the optimizer has made; None if there is none."""
+    optimizer = getattr(model, "optimizer", None)
+    return None if optimizer is None else optimizer_steps(optimizer)
+
+
+def _since(first: int | None, now: int | None) -> int | None:
+    return None if first is None or now is None else now - first

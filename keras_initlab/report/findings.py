@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,10 +43,17 @@ def grouped(findings: Iterable[Finding]) -> list[Group]:
 def worst_by_layer(findings: Iterable[Finding]) -> dict[str, Severity]:
     """Return the worst severity among each layer's findings."""
     worst: dict[str, Severity] = {}
-    for finding in findings:
+    for finding in with_consequences(findings):
         layer, severity = finding.layer, finding.severity
         worst[layer] = min(worst.get(layer, severity), severity, key=SEVERITIES.index)
     return worst
+
+
+def with_consequences(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield each finding, and then what follows from it."""
+    for finding in findings:
+        yield finding
+        yield from finding.consequences
 
 
 def mark_of(layer: str, marks: Mapping[str, str]) -> str:

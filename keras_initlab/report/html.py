@@ -117,6 +117,8 @@ def _card(group: Group, head: str, places: Mapping[str, str]) -> Iterator[str]:
         for piece, code in code_spans(group.remedy)
     )
     yield f'<p class="initlab-remedy">{remedy}</p>'
+    for follows in filter(None, (finding.follows for finding in group.findings)):
+        yield f'<p class="initlab-follows">{_text(follows)}</p>'
     yield "</section>"
 
 

@@ -8,7 +8,9 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from keras_initlab.diagnosis import Finding
 from keras_initlab.report.columns import output_shape, shape
+from keras_initlab.report.findings import with_consequences
 from keras_initlab.stats import LayerStats
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def as_dict(inspection: Inspection) -> dict[str, Any]:
         "model": inspection.model,
         "data": inspection.data,
         "layers": [_plain(vars(layer)) for layer in inspection.layers],
-        "findings": [_plain(vars(finding)) for finding in inspection.findings],
+        "findings": _plain(inspection.findings),
         "notes": list(inspection.notes),
     }
 
@@ -47,7 +49,7 @@ def as_json(inspection: Inspection, indent: int | None = 2) -> str:
 def records(inspection: Inspection) -> list[dict[str, Any]]:
     """Return one flat dict for each layer, all with the same keys."""
     codes: dict[str, list[str]] = {}
-    for finding in inspection.findings:
+    for finding in with_consequences(inspection.findings):
         codes.setdefault(finding.layer, []).append(finding.code)
     return [_record(layer, codes.get(layer.layer, [])) for layer in inspection.layers]
 
@@ -76,7 +78,7 @@ def _plain(value: Any) -> Any:
     """Return a value as JSON can hold it; NumPy's numbers become Python's."""
     if value is None or isinstance(value, str | bool):
         return value
-    if isinstance(value, LayerStats):
+    if isinstance(value, LayerStats | Finding):
         return _plain(vars(value))
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

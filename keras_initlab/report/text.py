@@ -152,6 +152,8 @@ def _group(group: Group) -> Iterator[Any]:
             part.stylize("green")
         remedy.append_text(part)
     yield _indented(remedy)
+    for follows in filter(None, (finding.follows for finding in group.findings)):
+        yield _indented(paragraph(follows))
 
 
 def _hanging(label: str, style: str, text: Text) -> Table:

@@ -52,15 +52,27 @@ class Accumulator:
         self._layouts = layouts
         self._waiting: list[tuple[int, Any]] = []
         self._windows: dict[int, WindowFigures] = {}
+        # Of the first step, before it is merged with others.
+        self._first: Any = None
         # The current window: a merged vector for each layout, the last step's one last.
         self._current = -1
         self._vectors: dict[Layout, Array] = {}
 
     def add(self, window: int, matrix: Any) -> None:
         """Queue the figures of one step, a row for each replica, to be merged later."""
+        if self._first is None:
+            self._first = matrix
         self._waiting.append((window, matrix))
         if len(self._waiting) >= 2 * LAG:
             self._fold(LAG)
+
+    def first(self) -> WindowFigures | None:
+        """Return what the first step measured, by itself; None before there is one."""
+        if self._first is None:
+            return None
+        alone = Accumulator(self._layouts)
+        alone.add(0, self._first)
+        return alone.windows()[0]
 
     def windows(self) -> dict[int, WindowFigures]:
         """Return all windows by number. Only the last one keeps its samples."""

@@ -174,6 +174,11 @@ class Tap:
         windows = self._figures.windows()
         return [Window(number, self._rows(windows[number])) for number in windows]
 
+    def first(self) -> list[Row]:
+        """Return what the first measured step of this epoch gave, by itself."""
+        figures = None if self._figures is None else self._figures.first()
+        return [] if figures is None else self._rows(figures)
+
     def detach(self) -> None:
         """Take the tap off the model for good; a second call does nothing."""
         if not self._open:
@@ -182,13 +187,16 @@ class Tap:
         try:
             self.leave()
         finally:
-            self._original = self._measured = self._figures = None
             self._guard.close()
             model = self._model()
             taps = [] if model is None else _TAPS.get(model, [])
             if self in taps:
                 taps.remove(self)
-            self._released()
+            try:
+                # What was measured last can still be read.
+                self._released()
+            finally:
+                self._original = self._measured = self._figures = None
 
     def _enter(self, model: Any) -> None:
         if self._dispatch is not None and model.train_function is self._dispatch:

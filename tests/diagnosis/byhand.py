@@ -1,6 +1,13 @@
 """Facts made by hand, to hold one rule at a time to what it says."""
 
-from keras_initlab.diagnosis import Facts, InputFacts, KernelFacts, LayerFacts
+from keras_initlab.diagnosis import (
+    Facts,
+    HeadFacts,
+    InputFacts,
+    KernelFacts,
+    LayerFacts,
+    TargetFacts,
+)
 from keras_initlab.stats import LayerStats
 
 NAN = float("nan")
@@ -18,25 +25,29 @@ def kernels(*rows, **common):
     return Facts(kernels=tuple(named))
 
 
-def chain(figure, values, *, kinds=(), **rest):
+def chain(figure, values, *, kinds=(), units=8, last=None, **rest):
     """Return facts of layers in a row, with a figure each, and a head after them.
 
     Args:
         figure: the name of a field of `LayerStats`.
         values: of layers `dense_0`, `dense_1`…
         kinds: what is known of some layers by their numbers; () for nothing of any.
+        units: of each layer.
+        last: the figure of the head.
         rest: further facts.
     """
+    shape, measured = (None, units), {"source": "measured"}
     stats = [
-        LayerStats(f"dense_{i}", "kernel", (None, 8), source="measured", **{figure: v})
-        for i, v in enumerate(values)
+        LayerStats(f"dense_{i}", "kernel", shape, **measured, **{figure: value})
+        for i, value in enumerate(values)
     ]
-    head = LayerStats("head", "kernel", (None, 8), source="measured")
+    known = {"nonfinite": 0} if figure == "nonfinite" else {figure: last}
+    end = LayerStats("head", "kernel", shape, **measured, **known)
     if kinds:
         known = {one.layer: LayerFacts("Dense", bends=True) for one in stats}
         known |= {f"dense_{i}": LayerFacts("Any", **what) for i, what in kinds.items()}
         rest["layers"] = {**known, "head": LayerFacts("Dense", ends=True)}
-    return Facts(stats=(*stats, head), **rest)
+    return Facts(stats=(*stats, end), **rest)
 
 
 def data(**known):
@@ -44,7 +55,18 @@ def data(**known):
     return Facts(inputs=(InputFacts("x", **{"mean": 0.0, "deviation": 1.0, **known}),))
 
 
-def steps(*ratios, before=(), updates=False, gradient=1.0):
+def head(**known):
+    """Return facts of one output of ten classes, with what is given."""
+    return Facts(heads=(HeadFacts("head", **{"units": 10, **known}),))
+
+
+def targets(**known):
+    """Return facts of a hundred targets, standardised, with what is given."""
+    usual = {"minimum": -3.0, "maximum": 3.0, "mean": 0.0, "deviation": 1.0}
+    return TargetFacts((100,), **{**usual, **known})
+
+
+def steps(*ratios, before=(), gradient=1.0, nonfinite=None, steps=None, **rest):
     """Return facts of layers whose weights a step changes by these shares."""
 
     def window(values):
@@ -54,13 +76,14 @@ def steps(*ratios, before=(), updates=False, gradient=1.0):
                 "kernel",
                 weight_gradient_second_moment=gradient,
                 update_ratio=value,
+                nonfinite=nonfinite,
                 source="monitored",
             )
             for i, value in enumerate(values)
         )
 
     earlier = tuple(window(values) for values in before)
-    return Facts(stats=window(ratios), earlier=earlier, updates=updates)
+    return Facts(stats=window(ratios), earlier=earlier, steps=steps, **rest)
 
 
 def alike(*cosines, **rest):

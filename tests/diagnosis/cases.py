@@ -59,8 +59,14 @@ def found(case: Case) -> list[Any]:
 
 
 def alarms(findings: list[Any]) -> set[str]:
-    """Return the codes of errors and warnings."""
+    """Return the codes of errors and warnings: of the causes alone."""
     return {one.code for one in findings if one.severity in ("error", "warning")}
+
+
+def all_codes(findings: list[Any]) -> set[str]:
+    """Return the codes of causes and consequences, what is only noted left out."""
+    told = [one for one in findings if one.severity in ("error", "warning")]
+    return alarms(told) | {part.code for one in told for part in one.consequences}
 
 
 def batch(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Networks with a fault planted, and the code by which it is to be found.
+"""Networks with a fault planted, and the code of its cause, which is to come first.
 
 `allowed` are what truly follows from the fault: a kernel of zeros lets nothing
 through, saturated units let no gradient back.
@@ -28,6 +28,7 @@ GONE = (
     "collapsed-inputs",
     "initializer-mismatch",
     "update-too-small",
+    "no-gradient",
 )
 # The same with ReLU: where all inputs look alike, a unit is 0 for all or for none.
 DARK = (*GONE, "dead-units")
@@ -38,6 +39,8 @@ TOO_LARGE = (
     "initializer-mismatch",
     "update-too-large",
     "nonfinite",
+    "no-gradient",
+    "saturated-head",
 )
 # Where the initializers are not to blame, anything else may follow.
 WILD = tuple(sorted({*TOO_LARGE, *DARK} - {"initializer-mismatch"}))
@@ -72,7 +75,7 @@ def _symmetry() -> tuple[Case, ...]:
         of(
             "constants, trained",
             constants(0.02, head=constant(0.02)),
-            "symmetric-units",
+            "constant-kernel",
             epochs=3,
             **trained,
         ),
@@ -136,31 +139,31 @@ def _too_small() -> tuple[Case, ...]:
         of(
             "0.01 N(0, 1)",
             seeded(plain, "tanh", 10, normal(0.01)),
-            "vanishing-signal",
+            "initializer-mismatch",
             **gone,
         ),
         of(
             "0.001 N(0, 1)",
             seeded(plain, "relu", 4, normal(0.001)),
-            "vanishing-signal",
+            "initializer-mismatch",
             **gone,
         ),
         of(
             "sigmoid, 15 layers",
             seeded(plain, "sigmoid", 15),
-            "vanishing-gradient",
+            "vanishing-signal",
             **gone,
         ),
         of(
             "softmax inside",
             seeded(planted.softmax_inside),
-            "vanishing-gradient",
+            "vanishing-signal",
             **gone,
         ),
         of(
             "ReLU, Glorot, 30 layers",
             seeded(plain, "relu", 30),
-            "vanishing-signal",
+            "initializer-mismatch",
             allowed=DARK,
         ),
         of(
@@ -186,7 +189,7 @@ def _too_small() -> tuple[Case, ...]:
         of(
             "dead by their bias",
             seeded(plain, "relu", 3, "he_normal", bias=constant(-20.0)),
-            "dead-units",
+            "large-biases",
             allowed=DARK,
         ),
     )
@@ -206,7 +209,7 @@ def _too_large() -> tuple[Case, ...]:
         of(
             "N(0, 0.25), ReLU",
             seeded(plain, "relu", 10, normal(0.5)),
-            "exploding-signal",
+            "initializer-mismatch",
             **large,
         ),
         of(
@@ -238,15 +241,15 @@ def _too_large() -> tuple[Case, ...]:
         of(
             "recurrent tanh, N(0, 1)",
             seeded(planted.recurrent, "tanh", normal(1.0)),
-            "saturated-units",
+            "exploding-gradient",
             data=cases.pixels_in_turn,
             **large,
         ),
         of(
             "saturated by their bias",
             seeded(plain, "tanh", 3, bias=constant(6.0)),
-            "saturated-units",
-            allowed=GONE,
+            "large-biases",
+            allowed=(*GONE, "saturated-units"),
         ),
     )
 
@@ -280,7 +283,6 @@ def _data() -> tuple[Case, ...]:
             "pixels from 0 to 255",
             seeded(plain, "tanh", 3),
             "input-scale",
-            "saturated-units",
             data=cases.pixels,
             **scale,
         ),
@@ -343,14 +345,14 @@ def _rates() -> tuple[Case, ...]:
         of(
             "dead by too large a rate",
             rate("sgd", 1.0),
-            "dead-units",
+            "exploding-signal",
             data=cases.fractions,
             **wild,
         ),
         of(
             "targets in the thousands",
             values,
-            "nonfinite",
+            "update-too-large",
             data=planted.large_targets,
             **wild,
         ),

@@ -5,28 +5,37 @@ from dataclasses import replace
 import pytest
 
 import keras_initlab as il
-from keras_initlab.diagnosis import SEVERITIES, Facts, InputFacts, findings_of
+from keras_initlab.diagnosis import (
+    SEVERITIES,
+    Facts,
+    HeadFacts,
+    InputFacts,
+    findings_of,
+)
 from keras_initlab.stats import LayerStats
 from tests.diagnosis.byhand import (
     NAN,
     alike,
     chain,
     data,
+    head,
     kernel,
     kernels,
     many,
     steps,
+    targets,
 )
 
 pytestmark = pytest.mark.once
 
 CODES = {
-    *("symmetric-units", "constant-kernel", "shared-draw"),
+    *("symmetric-units", "constant-kernel", "shared-draw", "large-biases"),
     *("initializer-mismatch", "wrong-fans"),
     *("vanishing-signal", "exploding-signal", "collapsed-inputs"),
-    *("vanishing-gradient", "exploding-gradient"),
+    *("no-gradient", "vanishing-gradient", "exploding-gradient"),
     *("dead-units", "saturated-units"),
-    *("nonfinite", "input-scale"),
+    *("nonfinite", "input-scale", "target-scale"),
+    *("head-loss-mismatch", "saturated-head"),
     *("update-too-large", "update-too-small"),
 }
 
@@ -90,42 +99,42 @@ FIRES = {
     "one kernel a little small": (
         kernels({}, {"scale": 0.6}),
         ("initializer-mismatch", "info", "dense_1"),
-        ("glorot", "0.6 times", "relu", "10^-0.2", "too small"),
+        ("glorot", "0.6 times", "relu", "shrinks 1.7 times"),
     ),
     "four decades lost": (
         many(14, scale=0.5),
         ("initializer-mismatch", "warning", "dense_0"),
-        ("0.5 times", "and 13 more layers", "10^-4.2"),
+        ("0.5 times", "and 13 more layers", "shrinks 1.6e+04 times"),
     ),
     "not yet four": (
         many(13, scale=0.5),
         ("initializer-mismatch", "info", "dense_0"),
-        ("10^-3.9",),
+        ("shrinks 8.2e+03 times",),
     ),
     "nine decades won": (
         many(9, scale=10.0),
         ("initializer-mismatch", "error", "dense_0"),
-        ("10 times", "10^9.0", "too large"),
+        ("10 times", "grows 1e+09 times"),
     ),
     "not more than eight": (
         many(7, scale=10.0),
         ("initializer-mismatch", "warning", "dense_0"),
-        ("10^7.0",),
+        ("grows 1e+07 times",),
     ),
     "won and lost again": (
         kernels(*[{"scale": 10.0}] * 4, *[{"scale": 0.1}] * 4),
         ("initializer-mismatch", "warning", "dense_0"),
-        ("10^4.0", "and 3 more layers", "too large"),
+        ("grows 1e+04 times", "and 3 more layers"),
     ),
     "the count starts anew at a normalisation": (
         kernels(*[{"scale": 0.5}] * 6, {"normalised": True}, *[{"scale": 0.5}] * 7),
         ("initializer-mismatch", "info", "dense_7"),
-        ("10^-2.1", "and 6 more layers"),
+        ("shrinks 1.3e+02 times", "and 6 more layers"),
     ),
     "the count starts anew where a branch ends": (
         kernels(*[{"scale": 0.5}] * 8, {"branch_end": True}, *[{"scale": 0.5}] * 7),
         ("initializer-mismatch", "info", "dense_0"),
-        ("10^-2.4", "and 7 more layers"),
+        ("shrinks 2.6e+02 times", "and 7 more layers"),
     ),
     # Fans
     "a quarter of the variance": (
@@ -157,12 +166,12 @@ FIRES = {
     "less than 1e-4 is left": (
         chain("batch_variance", [1, 0.1, 9e-5, 2e-6]),
         ("vanishing-signal", "warning", "dense_2"),
-        ("9e-05 of what went in", "2e-06 before the head"),
+        ("9e-05 times what went in", "2e-06 times before the head"),
     ),
     "lost little by little": (
         chain("batch_variance", [1, 1e-3, 1e-6, 1e-9]),
         ("vanishing-signal", "error", "dense_2"),
-        ("1e-06 of what went in", "1e-09 before the head"),
+        ("1e-06 times what went in", "1e-09 times before the head"),
     ),
     "gone for good from the last time on": (
         chain("batch_variance", [1, 1e-6, 1, 1e-9, 1e-9]),
@@ -201,17 +210,17 @@ FIRES = {
     "all inputs the same": (
         alike(0.5, 0.9, 0.99995),
         ("collapsed-inputs", "error", "dense_2"),
-        ("0.99995", "0.5 in the first"),
+        ("is 5e-05 before the head", "was 0.5 in the first"),
     ),
-    "nearly the same after ten layers": (
-        alike(*[0.5] * 8, 0.94, 0.96),
-        ("collapsed-inputs", "warning", "dense_8"),
-        ("0.96",),
+    "nearly the same after twenty layers": (
+        alike(*[0.5] * 18, 0.94, 0.96),
+        ("collapsed-inputs", "warning", "dense_18"),
+        ("is 0.04 before",),
     ),
     "nearly the same from early on": (
         alike(0.5, 0.7, 0.8, *[0.98] * 57),
         ("collapsed-inputs", "warning", "dense_3"),
-        ("0.98", "0.7 in the first"),
+        ("is 0.02 before", "was 0.3 in the first"),
     ),
     # Gradients
     "no gradient comes back": (
@@ -240,15 +249,24 @@ FIRES = {
         ("4.1e+03",),
     ),
     # Units
-    "more than half are dead": (
-        chain("dead_fraction", [0.2, 0.51, 0.6]),
+    "most are dead": (
+        chain("dead_fraction", [0.7, 0.8, 0.9], units=64),
         ("dead-units", "warning", "dense_2"),
-        ("60 %", "and 1 more layer)"),
+        ("90 %", "and 1 more layer)"),
     ),
     "nearly all are dead": (
-        chain("dead_fraction", [0.9]),
+        chain("dead_fraction", [0.95]),
         ("dead-units", "error", "dense_0"),
-        ("90 %",),
+        ("95 %",),
+    ),
+    "more have died than were dead at first": (
+        chain(
+            "dead_fraction",
+            [0.6],
+            first=chain("dead_fraction", [0.1]).stats,
+        ),
+        ("dead-units", "warning", "dense_0"),
+        ("60 %",),
     ),
     "many are saturated": (
         chain("saturated_fraction", [0.41, 0.1]),
@@ -296,6 +314,27 @@ FIRES = {
         ("input-scale", "warning", "x"),
         ("Feature 4", "3e+02 times"),
     ),
+    # Outputs
+    "a softmax over one unit": (
+        head(activation="softmax", units=1),
+        ("head-loss-mismatch", "error", "head"),
+        ("1 for every input",),
+    ),
+    "targets in the millions": (
+        head(loss="mean_squared_error", targets=targets(mean=1e8, deviation=3e7)),
+        ("target-scale", "warning", "head"),
+        ("mean 1e+08",),
+    ),
+    "sure before it has learned": (
+        chain(
+            "second_moment",
+            [1.0],
+            last=0.098,
+            heads=(HeadFacts("head", 10, "softmax"),),
+        ),
+        ("saturated-head", "warning", "head"),
+        ("add up to 0.98", "0.1 says nothing"),
+    ),
     # Steps
     "a wild step": (
         steps(0.1, 0.41),
@@ -310,7 +349,43 @@ FIRES = {
     "no step has moved weights": (
         steps(1e-7, 3e-8, 0.0, before=[(1e-8, 0.0, 0.0)], updates=True),
         ("update-too-small", "warning", "dense_0"),
-        ("3e-08",),
+        ("3e-08 times",),
+    ),
+    "steps of exactly 0": (
+        steps(0.0, 0.0, updates=True),
+        ("update-too-small", "warning", "dense_0"),
+        ("by 0 times their length",),
+    ),
+    "the loss stands still": (
+        steps(1e-5, 9e-5, losses=(2.392, 2.391, 2.389), steps=100),
+        ("update-too-small", "warning", "dense_0"),
+        ("100 steps", "at most 0.9 %", "from 2.392 to 2.389"),
+    ),
+    "no gradient anywhere": (
+        steps(0.0, 0.0, gradient=0.0),
+        ("no-gradient", "error", "dense_1"),
+        ("exactly 0",),
+    ),
+    # NaN in training
+    "the loss makes NaN": (
+        steps(NAN, NAN, gradient=NAN, nonfinite=0),
+        ("nonfinite", "error", "dense_1"),
+        ("All outputs are finite, and the gradients are NaN",),
+    ),
+    "the loss is NaN": (
+        chain("nonfinite", [0], losses=(NAN,)),
+        ("nonfinite", "error", "head"),
+        ("the loss is nan",),
+    ),
+    "NaN after sound steps": (
+        chain("nonfinite", [0, 5], at_start=frozenset()),
+        ("nonfinite", "error", "dense_1"),
+        ("5 elements", "at the first step all were finite"),
+    ),
+    "saturated by biases": (
+        chain("saturated_fraction", [0.8], biased=(("dense_0", 6.0),)),
+        ("large-biases", "error", "dense_0"),
+        ("biases is 6",),
     ),
 }
 
@@ -376,8 +451,9 @@ SILENT = {
         "second_moment", [1, 1e3, 1e3, 1e6], kinds={2: {"normalises": True}}
     ),
     "inputs told apart": alike(0.5, 0.9, 0.9998),
-    "few layers": alike(*[0.5] * 8, 0.96),
-    "not so near": alike(*[0.5] * 9, 0.94),
+    "few layers": alike(*[0.5] * 18, 0.96),
+    "not so near": alike(*[0.5] * 19, 0.94),
+    "the same to begin with": alike(1 - 9e-5, 1.0, 1.0),
     "alike from the beginning": alike(*[0.9999] * 9, 0.99995),
     # Gradients
     "enough comes back": chain("gradient_second_moment", [1.1e-4, 1.1e-4, 1, 1]),
@@ -386,7 +462,14 @@ SILENT = {
     "by accident, not steadily": chain("gradient_second_moment", [5e3, 1, 1, 1, 1]),
     "one layer": chain("gradient_second_moment", [1.0]),
     # Units
-    "half are dead": chain("dead_fraction", [0.5, 0.5]),
+    "half are dead": chain("dead_fraction", [0.75, 0.75], units=64),
+    "of few units, by chance": chain("dead_fraction", [0.9]),
+    "as many were dead at first": chain(
+        "dead_fraction", [0.6], first=chain("dead_fraction", [0.3]).stats
+    ),
+    "biases that do no harm": Facts(biased=(("dense", 5.0),)),
+    "saturated by learning": chain("saturated_fraction", [0.9], losses=(1.0, 0.1)),
+    "saturated by training": chain("saturated_fraction", [0.9], trained=True),
     "dead in the head": chain("dead_fraction", [1.0], kinds={0: {"ends": True}}),
     "zeros that are no units": chain(
         "dead_fraction", [1.0], kinds={0: {"bends": False}}
@@ -407,7 +490,12 @@ SILENT = {
     "not measured": steps(None, None),
     "steps of NaN": steps(NAN, NAN, updates=True, gradient=NAN),
     "one step of NaN": steps(NAN, 2e-7, updates=True),
-    "nothing to learn": steps(0.0, 0.0, updates=True, gradient=0.0),
+    "nothing left to learn": steps(
+        0.0, 0.0, updates=True, gradient=0.0, losses=(1.0, 0.0)
+    ),
+    "weights that began at 0": steps(9.0, 0.1, from_zero={"dense_0"}),
+    "slow steps that learn": steps(1e-5, losses=(1.0, 0.9, 0.8), steps=100),
+    "few windows": steps(1e-5, losses=(1.0, 1.0), steps=100),
     "no gradient known": steps(0.0, 0.0, updates=True, gradient=None),
 }
 
@@ -439,7 +527,7 @@ def test_what_is_not_known_says_nothing(figure, value):
         ("input_cosine", [0.5, 0.99999], "collapsed-inputs"),
         ("gradient_second_moment", [1e-6, 1], "vanishing-gradient"),
         ("gradient_second_moment", [1e6, 1], "exploding-gradient"),
-        ("dead_fraction", [0.6], "dead-units"),
+        ("dead_fraction", [0.99], "dead-units"),
         ("saturated_fraction", [0.6], "saturated-units"),
         ("update_ratio", [0.6], "update-too-large"),
     ],
@@ -495,6 +583,6 @@ def test_stats_alone_are_diagnosed():
 
 
 def test_calls_of_a_shared_layer_are_known_by_their_path():
-    facts = chain("dead_fraction", [0.6], kinds={0: {"bends": False}})
+    facts = chain("dead_fraction", [1.0], kinds={0: {"bends": False}})
     calls = tuple(replace(facts.stats[0], layer=f"dense_0#{i}") for i in range(2))
     assert findings_of(replace(facts, stats=calls)) == []

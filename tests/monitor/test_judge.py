@@ -165,9 +165,10 @@ def test_findings_are_told_once_with_the_epoch_in_which_they_began():
 @pytest.mark.parametrize("gradients", [False, True])
 def test_vanishing_is_told_once(gradients):
     monitor, _, told = watched(frozen(vanishing()), epochs=3, gradients=gradients)
-    found = {one[:2] for one in codes(monitor)}
-    backward = {(0, "vanishing-gradient")} if gradients else set()
-    assert found == {(0, "vanishing-signal"), *backward}
+    assert [one[:3] for one in codes(monitor)] == [(0, "initializer-mismatch", "error")]
+    follows = [one.code for one in monitor.findings[0][1].consequences]
+    backward = ["no-gradient", "vanishing-gradient"] if gradients else []
+    assert follows == ["vanishing-signal", *backward]
     assert sum("vanishing-signal" in one for one in told) == 1
 
 
@@ -205,12 +206,15 @@ def test_symmetric_units_are_found_after_steps():
     constant = keras.initializers.Constant(0.05)
     model = net(kernel=constant)
     model.layers[-1].set_weights([np.full((16, 2), 0.1), np.zeros(2)])
-    monitor, *_ = watched(model, epochs=3)
+    monitor, _, told = watched(model, epochs=3)
     found = {
         code: (epoch, level, layer) for epoch, code, level, layer in codes(monitor)
     }
-    assert found["symmetric-units"] == (0, "error", "first")
-    assert [one.code for one in il.diagnose(model)].count("symmetric-units") == 1
+    assert found["constant-kernel"] == (0, "error", "second")
+    assert "symmetric-units in first" in told[0]
+    [cause] = il.diagnose(model)
+    assert cause.code == "constant-kernel"
+    assert [one.code for one in cause.consequences] == ["symmetric-units"]
 
 
 @pytest.mark.torch
@@ -224,6 +228,76 @@ def test_a_model_that_is_not_built_is_judged_as_well():
     model.compile(keras.optimizers.SGD(0.01), "mse")
     monitor, *_ = watched(model, Rate(1, float("inf")), epochs=2)
     assert [one[:3] for one in codes(monitor)] == [(1, "nonfinite", "error")]
+
+
+# Whose doing it was -------------------------------------------------------------------
+
+
+@pytest.mark.torch
+def test_what_was_sound_at_the_first_step_was_broken_by_the_steps():
+    model = net("relu", rate=3.0)
+    monitor, *_ = watched(model, epochs=4, gradients=True)
+    cause = monitor.findings[0][1]
+    assert cause.code in ("update-too-large", "exploding-signal", "nonfinite")
+    for finding in (cause, *cause.consequences):
+        assert "learning rate" in finding.remedy
+        assert "rewrite_initializers" not in finding.remedy
+
+
+def test_targets_that_are_nan_are_told_at_the_first_step():
+    model, (x, y) = net(), data(32)
+    y = np.where(np.arange(len(y))[:, None] == 3, np.nan, y)
+    monitor = il.VarianceMonitor(1, gradients=True, on_finding="ignore")
+    fit(model, x, y, [monitor], epochs=1)
+    [(epoch, finding), *_] = monitor.findings
+    assert (epoch, finding.code) == (0, "nonfinite")
+    assert "All outputs are finite, and the gradients are NaN" in finding.evidence
+    assert "np.isfinite(y)" in finding.remedy
+
+
+@pytest.mark.torch
+def test_weights_that_begin_at_0_make_no_large_steps():
+    keras.utils.set_random_seed(0)
+    x = np.linspace(-1, 1, 64)[:, None].astype("float32")
+    model = keras.Sequential(
+        [keras.Input((1,)), layers.Dense(1, kernel_initializer="zeros")]
+    )
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    monitor = il.VarianceMonitor(1, gradients=True, on_finding="ignore")
+    fit(model, x, 2 * x + 0.5, [monitor], epochs=4)
+    assert codes(monitor) == []
+
+
+@pytest.mark.torch
+def test_steps_that_creep():
+    monitor, *_ = watched(net(rate=1e-6), epochs=4, gradients=True)
+    [(epoch, finding)] = monitor.findings
+    assert (epoch, finding.code) == (2, "update-too-small")
+    assert "larger learning rate" in finding.remedy
+
+
+class Fails(keras.callbacks.Callback):
+    """Spoils the weights after a step, and raises after another."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 0:
+            kernel, bias = self.model.layers[0].get_weights()
+            self.model.layers[0].set_weights([kernel * np.nan, bias])
+        if batch == 2:
+            raise RuntimeError("fit fails")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("handler", ["warn", "raise"])
+def test_where_fit_fails_it_is_told_what_was_seen(handler):
+    monitor = il.VarianceMonitor(1, on_finding=handler)
+    with (
+        pytest.raises(RuntimeError, match="fit fails"),
+        pytest.warns(UserWarning, match="Epoch 0: nonfinite in first"),
+    ):
+        fit(net(), *data(96), [Fails(), monitor], epochs=2)
+    assert [one[:2] for one in codes(monitor)] == [(0, "nonfinite")]
+    assert monitor.stats
 
 
 # The judge by himself ----------------------------------------------------------------
@@ -261,3 +335,25 @@ def test_weights_are_looked_at_in_windows_that_double():
             )
         seen += [(window, one.code) for one in judge.findings(saturated(0, 0, 0))]
     assert seen == [(8, "nonfinite")]
+
+
+def test_what_follows_from_a_told_fault_is_told_again_only_where_it_is_worse():
+    judge = Judge(object(), updates=False)
+
+    def window(large, share):
+        return [
+            LayerStats(
+                "hidden",
+                "kernel",
+                second_moment=moment,
+                saturated_fraction=share,
+                source="monitored",
+            )
+            for moment in (1.0, large)
+        ] + [LayerStats("out", "kernel", source="monitored")]
+
+    [cause] = judge.findings(window(1e5, 0.0))
+    assert (cause.code, cause.severity) == ("exploding-signal", "warning")
+    assert judge.findings(window(1e5, 0.5)) == []
+    [worse] = judge.findings([LayerStats("hidden", nonfinite=3, source="monitored")])
+    assert worse.code == "nonfinite"

@@ -22,7 +22,28 @@ STEADY, STEADY_GROWTH = 10, 1e3
 # ReLU layer (Yang et al., "A Mean Field Theory of Batch Normalization", 2019), and the
 # weights before them take smaller steps the larger they are: there it counts from LOST.
 
-_CLIP = "Or clip gradients: clipnorm=1.0 in the optimizer."
+_LOSS = (
+    "Look at the output layer and the loss: a ReLU whose units are all 0, a softmax "
+    "over one unit or a loss of labels that were rounded passes no gradient."
+)
+
+
+@check
+def no_gradient(facts: Facts) -> Iterator[Finding]:
+    """Report that the loss depends on no weight."""
+    gradients = [
+        stats.weight_gradient_second_moment
+        for stats in facts.stats
+        if stats.weight_gradient_second_moment is not None
+    ]
+    if gradients and all(gradient == 0 for gradient in gradients) and not facts.learned:
+        yield Finding(
+            "no-gradient",
+            "error",
+            next(stats.layer for stats in facts.stats[::-1] if stats.weight),
+            "The gradients of all weights are exactly 0: nothing is learned.",
+            _LOSS,
+        )
 
 
 @check
@@ -45,9 +66,10 @@ def vanishing_gradient(facts: Facts) -> Iterator[Finding]:
         "From here back to the input no gradient arrives."
         if here == last == 0
         else "The squared gradient, summed over a layer, is "
-        f"{wording.number(here)} of that at the last hidden layers, and "
-        f"{wording.number(last)} at the first one.",
-        remedies.redraw(facts, "isometric"),
+        f"{wording.number(here)} times that at the last hidden layers, and "
+        f"{wording.number(last)} times at the first one; in a sound network it is "
+        "between 0.1 and 10 times.",
+        remedies.redraw(facts, "vanishing-gradient", "isometric"),
     )
 
 
@@ -68,8 +90,9 @@ def exploding_gradient(facts: Facts) -> Iterator[Finding]:
         severity_of(most),
         large[0][0],
         "Back from the last hidden layers the squared gradient, summed over a layer, "
-        f"grows to {wording.number(most)} times.",
-        f"{remedies.redraw(facts, 'variance')} {_CLIP}",
+        f"grows to {wording.number(most)} times; in a sound network it stays between "
+        "0.1 and 10 times.",
+        remedies.redraw(facts, "exploding-gradient", "variance"),
     )
 
 

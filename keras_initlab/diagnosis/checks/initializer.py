@@ -47,18 +47,23 @@ def initializer_mismatch(facts: Facts) -> Iterator[Finding]:
                 decades, most = total, run
         if kernel.normalised or kernel.branch_end:
             run, total = [], 0.0
-    if not most:
+    severity = _severity(abs(decades))
+    sound = signal.is_sound(facts)
+    # Of a network of few layers, signals do not say it: a small share is no fault.
+    small = sound is None and bool(facts.stats) and severity == "info"
+    if not most or sound or small:
         return
     first = most[0]
-    size = "small" if decades < 0 else "large"
+    does = "shrinks" if decades < 0 else "grows"
     yield Finding(
         "initializer-mismatch",
-        _severity(abs(decades) if signal.is_sound(facts) is not True else 0.0),
+        severity,
         first.layer,
         f"{first.initializer} draws its {first.weight} with "
         f"{wording.number(first.scale or 1)} times the variance that fits "
-        f"{first.nonlinearity}{wording.others([one.layer for one in most])}: together "
-        f"10^{decades:.1f}, too {size}.",
+        f"{first.nonlinearity}{wording.others([one.layer for one in most])}: with all "
+        f"of them the signal's variance {does} {wording.number(10 ** abs(decades))} "
+        "times.",
         _FITTING,
     )
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from keras_initlab.diagnosis import wording
 from keras_initlab.diagnosis.facts import Facts
 from keras_initlab.diagnosis.finding import Finding
 from keras_initlab.diagnosis.rules import check
+from keras_initlab.stats import LayerStats
+
+# Root of a second moment above which float16 may overflow at the next layer.
+NEAR_OVERFLOW = 1e3
 
 _DATA = (
     "Look for missing values in the data, and fill or drop them: "
@@ -16,20 +22,28 @@ _WEIGHTS = (
     "Build the model anew, or load weights saved before it happened; then train with "
     "a smaller learning rate or clipnorm=1.0 in the optimizer."
 )
+_LOSS = (
+    "Look at the targets (np.isfinite(y).all() should be True) and at what the loss "
+    "computes: the logarithm, root or quotient of a number that may be 0 or negative."
+)
 _TRAINING = (
-    "Use a smaller learning rate, clip gradients (clipnorm=1.0 in the optimizer), or "
-    "check the data and targets for NaN and large values."
+    "Look at what its step changed: use a learning rate 10 times smaller, or "
+    "clipnorm=1.0 in the optimizer; and check that all of the data and targets are "
+    "finite."
 )
 
 
 @check
 def nonfinite(facts: Facts) -> Iterator[Finding]:
     """Report the first place where there is NaN or infinity: all after it follow."""
-    for one in facts.inputs:
-        if one.nonfinite:
-            evidence = f"{one.nonfinite} of the input's values are NaN or infinite."
-            yield Finding("nonfinite", "error", one.name, evidence, _DATA)
+    for data in facts.inputs:
+        if data.nonfinite:
+            evidence = f"{data.nonfinite} of the input's values are NaN or infinite."
+            yield Finding("nonfinite", "error", data.name, evidence, _DATA)
             return
+    if facts.broke("nonfinite"):
+        yield from _broken_by_steps(facts)
+        return
     kernels = [(one.layer, one.weight, one.nonfinite) for one in facts.kernels]
     for layer, weight, count in (*kernels, *facts.broken):
         if count:
@@ -37,8 +51,60 @@ def nonfinite(facts: Facts) -> Iterator[Finding]:
             evidence = f"{count} {entries} of its {weight} {are} NaN or infinite."
             yield Finding("nonfinite", "error", layer, evidence, _WEIGHTS)
             return
+    before: LayerStats | None = None
     for stats in facts.stats:
         if stats.nonfinite:
-            evidence = f"{stats.nonfinite} elements of its output are NaN or infinite."
+            evidence = f"{stats.nonfinite} elements of its output are NaN or infinite"
+            remedy = _at_once(facts, stats, before)
+            yield Finding("nonfinite", "error", stats.layer, f"{evidence}.", remedy)
+            return
+        before = stats
+    yield from _in_gradients(facts)
+
+
+def _at_once(facts: Facts, stats: LayerStats, before: LayerStats | None) -> str:
+    """Return what to do where untrained weights make NaN of finite inputs."""
+    size = math.sqrt((before and before.second_moment) or 0.0)
+    if size > NEAR_OVERFLOW:
+        grown = (
+            f"What comes in has grown to about {wording.number(size)}: it overflows."
+        )
+        return f"{grown} {wording.rewrite('variance')}"
+    if before is None and not facts.inputs:
+        return f"It is the first layer. {_DATA}"
+    return (
+        f"Look at what {stats.layer} computes of finite inputs: an exponential that "
+        "overflows, or the logarithm, root or quotient of a number that may be 0 or "
+        "negative."
+    )
+
+
+def _in_gradients(facts: Facts) -> Iterator[Finding]:
+    """Report gradients that are NaN while all outputs are finite: it is the loss."""
+    if not all(stats.nonfinite == 0 for stats in facts.stats):
+        return
+    back = [stats for stats in facts.stats[::-1] if _gradients(stats)]
+    if back and not any(math.isfinite(value) for value in _gradients(back[0])):
+        evidence = "All outputs are finite, and the gradients are NaN or infinite."
+        yield Finding("nonfinite", "error", back[0].layer, evidence, _LOSS)
+    elif facts.stats and facts.losses and not math.isfinite(facts.losses[-1]):
+        evidence = f"All outputs are finite, and the loss is {facts.losses[-1]}."
+        yield Finding("nonfinite", "error", facts.stats[-1].layer, evidence, _LOSS)
+
+
+def _gradients(stats: LayerStats) -> list[float]:
+    known = (stats.gradient_second_moment, stats.weight_gradient_second_moment)
+    return [value for value in known if value is not None]
+
+
+def _broken_by_steps(facts: Facts) -> Iterator[Finding]:
+    """Report outputs that a later step made NaN: the first step's were finite."""
+    for stats in facts.stats:
+        if stats.nonfinite:
+            evidence = (
+                f"{stats.nonfinite} elements of its output are NaN or infinite; at the "
+                "first step all were finite."
+            )
             yield Finding("nonfinite", "error", stats.layer, evidence, _TRAINING)
             return
+    yield from _in_gradients(facts)

@@ -23,16 +23,12 @@ RISKY, LOST = 1e4, 1e8
 
 # What is no more than a shift, of one layer or of the whole network.
 SOUND = 10.0
+_USUAL = "a sound network keeps it between 0.1 and 10 times"
 
 # What is left of 1 - cosine between inputs. Of plain ReLU networks it falls as the
 # square of the depth, and that is slow to train beyond some 30 layers.
 ALIKE, SAME = 0.05, 1e-4
-DEEP = 10
-_SLOWER = (
-    "Use a smaller learning rate or clipnorm=1.0 in the optimizer; if it was so from "
-    'the first epoch on, call il.rewrite_initializers(model, scheme="variance") before '
-    "training."
-)
+DEEP = 20
 
 
 def severity_of(factor: float) -> Severity:
@@ -63,9 +59,10 @@ def vanishing_signal(facts: Facts) -> Iterator[Finding]:
         layer,
         "From here on all inputs have the same output."
         if first == last == 0
-        else f"The variance between inputs is {wording.number(first)} of what went in, "
-        f"and {wording.number(last)} before the head.",
-        remedies.redraw(facts, "isometric"),
+        else "What tells inputs apart dies out: the variance between them is "
+        f"{wording.number(first)} times what went in, and {wording.number(last)} times "
+        f"before the head; {_USUAL}.",
+        remedies.redraw(facts, "vanishing-signal", "isometric"),
     )
 
 
@@ -82,10 +79,8 @@ def exploding_signal(facts: Facts) -> Iterator[Finding]:
         severity_of(most),
         large[0][0],
         f"The output's second moment is {wording.number(large[0][1])} times what went "
-        f"in, and grows to {wording.number(most)} times.",
-        _SLOWER
-        if facts.stats[0].source == "monitored"
-        else remedies.redraw(facts, "variance"),
+        f"in, and grows to {wording.number(most)} times; {_USUAL}.",
+        remedies.redraw(facts, "exploding-signal", "variance"),
     )
 
 
@@ -140,16 +135,18 @@ def collapsed_inputs(facts: Facts) -> Iterator[Finding]:
     last = found[-1][1]
     if not (last < SAME or (last < ALIKE and kernels >= DEEP)):
         return
-    if last * 10 > start:
+    # Inputs that were alike to begin with, but for rounding, have not collapsed.
+    if last * 10 > start or start < SAME:
         return
     where = next(key for key, value in found if value < max(2 * last, SAME))
     yield Finding(
         "collapsed-inputs",
         "error" if last < SAME else "warning",
         where,
-        f"The mean cosine between two inputs' outputs is {1 - last:.5g} before the "
-        f"head, and {1 - start:.3g} in the first layers: all inputs look alike.",
-        remedies.redraw(facts, "isometric"),
+        "All inputs look alike: 1 - cosine between two inputs' outputs is "
+        f"{wording.number(last)} before the head, where it was {wording.number(start)} "
+        "in the first layers.",
+        remedies.redraw(facts, "collapsed-inputs", "isometric"),
     )
 
 

@@ -5,7 +5,8 @@ By the share of units and elements, not by the size of anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator
 
 from keras_initlab.diagnosis import remedies, wording
 from keras_initlab.diagnosis.facts import Facts
@@ -14,61 +15,83 @@ from keras_initlab.diagnosis.rules import check
 from keras_initlab.stats import LayerStats
 
 # Shares of units that are 0 for all inputs, and of elements at an activation's ends.
-DEAD, ALL_DEAD = 0.5, 0.9
+DEAD, ALL_DEAD = 0.8, 0.95
 SATURATED, ALL_SATURATED = 0.4, 0.75
+# While it is trained, so many more than at the first step.
+DIED = 0.4
+
+_FLAT = (
+    "Start with biases of 0 or slightly above, or use an activation that is nowhere "
+    'flat: activation="leaky_relu" or "gelu".'
+)
 
 
 @check
 def dead_units(facts: Facts) -> Iterator[Finding]:
-    """Report the layer with the most units that are 0 whatever the input."""
-    found = _above(DEAD, "dead_fraction", _bending(facts))
-    if not found:
+    """Report the layer with the most units that are 0 whatever the input.
+
+    Of inputs with one sign, or one number, half of the units are dead by chance.
+    """
+    first = {stats.layer: stats.dead_fraction or 0.0 for stats in facts.first}
+    dead = [
+        (stats.layer, stats.dead_fraction or 0.0)
+        for stats in _bending(facts)
+        if _is_dead(stats, first.get(stats.layer))
+    ]
+    if not dead:
         return
-    worst, share = max(found, key=lambda pair: pair[1])
+    worst, share = max(dead, key=lambda pair: pair[1])
     yield Finding(
         "dead-units",
         "error" if share >= ALL_DEAD else "warning",
         worst,
         f"{wording.percent(share)} of its units are 0 for every input"
-        f"{wording.others([layer for layer, _ in found])}.",
-        "Use a smaller learning rate, biases of 0 or slightly above, or an activation "
-        'that is nowhere flat: activation="leaky_relu" or "gelu".',
+        f"{wording.others([layer for layer, _ in dead])}.",
+        remedies.SLOWER if facts.broke("dead-units") else _FLAT,
     )
+
+
+def _is_dead(stats: LayerStats, before: float | None) -> bool:
+    share = stats.dead_fraction
+    if share is None:
+        return False
+    if before is not None and share > 0.5 and share - before > DIED:
+        return True
+    units = (stats.shape or (None,))[-1] or 64
+    by_chance = 0.5 + 2.5 * math.sqrt(0.25 / units)
+    return units > 1 and share >= min(max(DEAD, by_chance), 1.0)
 
 
 @check
 def saturated_units(facts: Facts) -> Iterator[Finding]:
-    """Report the layer with the most outputs at the ends of its activation."""
-    found = _above(SATURATED, "saturated_fraction", facts.hidden)
-    if not found:
+    """Report the layer with the most outputs at the ends of its activation.
+
+    Of a network that has learned it is silent: to be sure, its units go to the ends.
+    """
+    saturated = [
+        (stats.layer, stats.saturated_fraction or 0.0)
+        for stats in facts.hidden
+        if (stats.saturated_fraction or 0.0) > SATURATED
+    ]
+    if not saturated or facts.learned or facts.trained:
         return
-    worst, share = max(found, key=lambda pair: pair[1])
+    worst, share = max(saturated, key=lambda pair: pair[1])
     yield Finding(
         "saturated-units",
         "error" if share >= ALL_SATURATED else "warning",
         worst,
         f"{wording.percent(share)} of its outputs are within 1 % of an end of the "
-        f"activation's range{wording.others([layer for layer, _ in found])}: hardly "
-        "any gradient passes.",
-        remedies.redraw(facts, "variance")
-        if facts.biased
-        else f"Scale the inputs to variance 1. {remedies.redraw(facts, 'variance')}",
+        f"activation's range{wording.others([layer for layer, _ in saturated])}: "
+        "hardly any gradient passes.",
+        remedies.redraw(facts, "saturated-units", "variance"),
     )
-
-
-def _above(
-    limit: float, figure: str, stats: Iterable[LayerStats]
-) -> list[tuple[str, float]]:
-    """Return the layers of which a share is above a limit, and that share."""
-    known = [(one.layer, getattr(one, figure) or 0.0) for one in stats]
-    return [(layer, share) for layer, share in known if share > limit]
 
 
 def _bending(facts: Facts) -> Iterator[LayerStats]:
     """Yield the stats in which a unit that is always 0 is a dead one."""
-    for one in facts.hidden:
-        what = facts.layer(one.layer)
-        # Of what is not known at all, a layer with weights; a constant pixel and a
-        # branch of zeros are no units.
-        if what.bends if what is not None else one.weight is not None:
-            yield one
+    for stats in facts.hidden:
+        layer = facts.layer(stats.layer)
+        # A constant pixel and a branch of zeros are no units. Of a layer of which
+        # nothing is known, weights show that it has some.
+        if layer.bends if layer is not None else stats.weight is not None:
+            yield stats

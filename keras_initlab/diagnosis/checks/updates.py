@@ -5,6 +5,7 @@ A usual step changes weights by about 1/1000 of their length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from statistics import median
 
@@ -17,59 +18,96 @@ from keras_initlab.stats import LayerStats
 # Ratios ‖Δw‖ / ‖w‖, as means over a window: at once, or in two windows on end.
 WILD, LARGE = 0.4, 0.3
 SMALL = 1e-7
+# Of weights, what all steps together have changed at most, and of the loss, in so many
+# windows.
+STILL, FLAT, WINDOWS = 0.01, 0.01, 3
+
+_FASTER = "Use a larger learning rate: 1e-3 is usual for Adam, 1e-2 for SGD."
 
 
 @check
 def update_too_large(facts: Facts) -> Iterator[Finding]:
     """Report weights that a step replaces rather than improves."""
-    now = _ratios(facts.stats)
-    before = _ratios(facts.earlier[-1]) if facts.earlier else {}
-    found = {
+    now = _ratios(facts, facts.stats)
+    before = _ratios(facts, facts.earlier[-1]) if facts.earlier else {}
+    large = {
         layer: ratio
         for layer, ratio in now.items()
         if ratio > WILD or (ratio > LARGE and before.get(layer, 0.0) > LARGE)
     }
-    if not found:
+    if not large:
         return
-    worst = max(found, key=lambda layer: found[layer])
+    worst = max(large, key=lambda layer: large[layer])
     yield Finding(
         "update-too-large",
         "warning",
         worst,
-        f"One step changes its weights by {wording.percent(found[worst])} of their "
-        f"length{wording.others([*found])}.",
-        "Use a learning rate about "
-        f"{wording.number(max(found[worst] / 0.01, 10))} times smaller.",
+        f"A step changes its weights by {_length(large[worst])}"
+        f"{wording.others([*large])}; about 0.1 % is usual.",
+        f"Use a learning rate {_smaller(large[worst])} times smaller.",
     )
+
+
+def _length(ratio: float) -> str:
+    if ratio < 1:
+        return f"{wording.percent(ratio)} of their length"
+    return f"{wording.number(ratio)} times their length"
+
+
+def _smaller(ratio: float) -> str:
+    """Return a power of ten; no more than a thousand, as one looks again then."""
+    if not math.isfinite(ratio):
+        return "1000"
+    return str(10 ** min(max(math.ceil(math.log10(ratio / 0.1)), 1), 3))
 
 
 @check
 def update_too_small(facts: Facts) -> Iterator[Finding]:
     """Report weights that have not moved since training began, in any layer."""
     windows = [*facts.earlier, facts.stats]
-    if not facts.updates or not any(_has_gradient(one) for one in facts.stats):
+    if not any(_has_gradient(stats) for stats in facts.stats):
         return
-    ratios = [list(_ratios(window).values()) for window in windows]
+    layer = next(stats.layer for stats in facts.stats if _has_gradient(stats))
+    ratios = [list(_ratios(facts, window).values()) for window in windows]
     # NaN is neither large nor small.
-    if not all(ratio <= SMALL for window in ratios for ratio in window):
-        return
-    layer = next(one.layer for one in facts.stats if _has_gradient(one))
-    usual = median(ratios[-1]) if ratios[-1] else 0.0
-    yield Finding(
-        "update-too-small",
-        "warning",
-        layer,
-        f"One step changes weights by {wording.number(usual)} of their length: none "
-        "of the layers learns.",
-        "Use a larger learning rate: 1e-3 is usual for Adam, 1e-2 for SGD.",
-    )
+    if facts.updates and all(ratio <= SMALL for window in ratios for ratio in window):
+        usual = median(ratios[-1]) if ratios[-1] else 0.0
+        evidence = (
+            f"A step changes the weights by {wording.number(usual)} times their length "
+            "in every layer; about 0.001 times is usual."
+        )
+    else:
+        share = _crept(facts, ratios[-1])
+        if share is None:
+            return
+        evidence = (
+            f"In {facts.steps} steps the weights moved by at most {share} of their "
+            f"length, and the loss went from {facts.losses[0]:.4g} to "
+            f"{facts.losses[-1]:.4g}."
+        )
+    yield Finding("update-too-small", "warning", layer, evidence, _FASTER)
+
+
+def _crept(facts: Facts, ratios: Sequence[float]) -> str | None:
+    """Return how far the weights moved where the loss stood still; else None."""
+    if facts.steps is None or len(facts.losses) < WINDOWS or not ratios:
+        return None
+    first, last = facts.losses[0], facts.losses[-1]
+    moved = max(ratios) * facts.steps
+    if not moved < STILL or not abs(first - last) < FLAT * abs(first):
+        return None
+    return f"{100 * moved:.2g} %"
 
 
 def _has_gradient(stats: LayerStats) -> bool:
     return (stats.weight_gradient_second_moment or 0.0) > 0
 
 
-def _ratios(stats: Sequence[LayerStats]) -> dict[str, float]:
+def _ratios(facts: Facts, window: Sequence[LayerStats]) -> dict[str, float]:
+    """Return the update ratios by layer, but for weights that began at 0."""
     return {
-        one.layer: one.update_ratio for one in stats if one.update_ratio is not None
+        stats.layer: stats.update_ratio
+        for stats in window
+        if stats.update_ratio is not None
+        and stats.layer.split("#")[0] not in facts.from_zero
     }

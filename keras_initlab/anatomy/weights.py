@@ -1,4 +1,4 @@
-"""Facts of weights that are no kernels: biases, scales, moving averages."""
+"""Facts of weights other than kernels: biases, scales, moving averages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from keras_initlab.anatomy.model import Anatomy
 from keras_initlab.anatomy.values import values_of
 from keras_initlab.model.keras_internals import own_variables
-from keras_initlab.model.layers import is_closed, places
+from keras_initlab.model.layers import is_closed, main_weight, places
 
 # Root mean square of biases that put most units to one side of their activation, where
 # what comes in has variance 1.
@@ -21,7 +21,7 @@ BIASED = 2.0
 def broken_weights(anatomy: Anatomy) -> tuple[tuple[str, str, int], ...]:
     """Return where weights other than kernels hold NaN or infinity, and how many."""
     found = []
-    for path, variable in _others(anatomy):
+    for path, variable in _other_weights(anatomy):
         values = values_of(variable)
         # A mask that is not trained may rightly hold -inf.
         wrong = np.isnan(values) | (np.isinf(values) & bool(variable.trainable))
@@ -30,19 +30,23 @@ def broken_weights(anatomy: Anatomy) -> tuple[tuple[str, str, int], ...]:
     return tuple(found)
 
 
-def biased_layers(anatomy: Anatomy) -> tuple[str, ...]:
-    """Return the layers whose biases are far from 0, those at the end left out."""
-    found = []
-    for path, variable in _others(anatomy):
+def biased_layers(anatomy: Anatomy) -> tuple[tuple[str, float], ...]:
+    """Return the layers whose biases are far from 0, and their root mean square.
+
+    Those at the end are left out: a head's biases may say how frequent classes are.
+    """
+    biased = []
+    for path, variable in _other_weights(anatomy):
         what = anatomy.layers.get(path)
         if variable.name not in ("bias", "beta") or (what is not None and what.ends):
             continue
-        if float(np.sqrt(np.mean(values_of(variable) ** 2))) > BIASED:
-            found.append(path)
-    return tuple(found)
+        size = float(np.sqrt(np.mean(values_of(variable) ** 2)))
+        if size > BIASED:
+            biased.append((path, size))
+    return tuple(biased)
 
 
-def _others(anatomy: Anatomy) -> Iterator[tuple[str, Any]]:
+def _other_weights(anatomy: Anatomy) -> Iterator[tuple[str, Any]]:
     known = {
         id(one.variable) for one in anatomy.kernels if one.weight != "recurrent_kernel"
     }
@@ -54,3 +58,13 @@ def _others(anatomy: Anatomy) -> Iterator[tuple[str, Any]]:
             known.add(id(variable))
             if keras.backend.is_float_dtype(variable.dtype):
                 yield place.path, variable
+
+
+def zero_layers(model: Any) -> frozenset[str]:
+    """Return the paths of the layers whose main weight is all zeros."""
+    paths = set()
+    for place in places(model) if getattr(model, "built", False) else ():
+        weight = main_weight(place.layer)
+        if weight is not None and not values_of(weight).any():
+            paths.add(place.path)
+    return frozenset(paths)

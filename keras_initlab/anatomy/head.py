@@ -1,0 +1,157 @@
+"""Facts of a compiled model's outputs: their activations, losses and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_initlab import activations
+from keras_initlab.anatomy.model import Anatomy
+from keras_initlab.diagnosis import HeadFacts, TargetFacts
+from keras_initlab.model import nonlinearity
+
+# Layers that leave an output's values as they are.
+_SAME_VALUES = (
+    keras.layers.Reshape,
+    keras.layers.Flatten,
+    keras.layers.Identity,
+    keras.layers.Dropout,
+)
+_CLASSES = {
+    keras.losses.CategoricalCrossentropy: "categorical_crossentropy",
+    keras.losses.SparseCategoricalCrossentropy: "sparse_categorical_crossentropy",
+    keras.losses.BinaryCrossentropy: "binary_crossentropy",
+    keras.losses.MeanSquaredError: "mean_squared_error",
+    keras.losses.MeanAbsoluteError: "mean_absolute_error",
+    keras.losses.Huber: "huber",
+    keras.losses.LogCosh: "log_cosh",
+}
+
+
+def head_facts(anatomy: Anatomy, y: Any = None) -> tuple[HeadFacts, ...]:
+    """Return the facts of each output whose layer is known; () without a graph.
+
+    Args:
+        anatomy: of the model, compiled or not.
+        y: a batch of targets as `fit` takes them.
+    """
+    if anatomy.flat is None:
+        return ()
+    outputs = list(anatomy.flat.outputs)
+    losses = _by_output(anatomy.model, getattr(anatomy.model, "loss", None), outputs)
+    targets = _by_output(anatomy.model, y, outputs)
+    heads = []
+    for tensor, loss, target in zip(outputs, losses, targets, strict=True):
+        ends = _ends(anatomy, tensor)
+        if ends is None:
+            continue
+        layer, units, functions = ends
+        name, from_logits = _loss(loss)
+        heads.append(
+            HeadFacts(
+                layer,
+                units=units,
+                activation=functions[0] if functions else "linear",
+                before=functions[1] if len(functions) > 1 else "linear",
+                loss=name,
+                from_logits=from_logits,
+                targets=None if target is None else _targets(target),
+            )
+        )
+    return tuple(heads)
+
+
+def _by_output(model: Any, value: Any, outputs: Sequence[int]) -> list[Any]:
+    """Return losses or targets in the order of the outputs; None where not given."""
+    if isinstance(value, dict):
+        names = list(getattr(model, "output_names", ()))
+        return [value.get(name) for name in names] or [None] * len(outputs)
+    if isinstance(value, list | tuple) and len(value) == len(outputs):
+        return list(value)
+    if len(outputs) == 1:
+        return [value]
+    # One loss for all outputs; of targets each has its own.
+    alike = isinstance(value, str | keras.losses.Loss) or callable(value)
+    return [value if alike else None] * len(outputs)
+
+
+def _ends(anatomy: Anatomy, tensor: int) -> tuple[str, int, list[str]] | None:
+    """Return the layer that makes an output, its units, and the activations there.
+
+    The last activation comes first. None where a layer's effect is not known.
+    """
+    assert anatomy.flat is not None
+    makers = {made: call for call in anatomy.flat.calls for made in call.outputs}
+    functions: list[str] = []
+    last: tuple[str, int] | None = None
+    while (call := makers.get(tensor)) is not None and call.is_layer:
+        layer = call.operation
+        if last is None:
+            shape = getattr(layer.output, "shape", None) or (None,)
+            last = call.path, int(shape[-1] or 0)
+        if not isinstance(layer, _SAME_VALUES):
+            known = isinstance(layer, nonlinearity.ACTIVATION_LAYERS)
+            if not (known or hasattr(layer, "kernel")):
+                return None
+            name = _name(nonlinearity.own_nonlinearity(layer))
+            if name is None:
+                return None
+            functions += [name] if name != "linear" else []
+            if hasattr(layer, "kernel"):
+                return *last, functions
+        if len(call.inputs) != 1:
+            return None
+        [tensor] = call.inputs
+    return None
+
+
+def _name(function: Any) -> str | None:
+    if function is None:
+        return "linear"
+    if isinstance(function, keras.layers.Softmax):
+        return "softmax"
+    try:
+        return activations.resolve(function).name
+    except (TypeError, ValueError):
+        return None
+
+
+def _loss(loss: Any) -> tuple[str | None, bool]:
+    """Return a loss's name, and whether it takes logits; None of one's own."""
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:
+            return None, False
+    if isinstance(loss, keras.losses.Loss):
+        name = _CLASSES.get(type(loss))
+        return name, name is not None and bool(loss.get_config().get("from_logits"))
+    name = getattr(loss, "__name__", None)
+    return (name if name in _CLASSES.values() else None), False
+
+
+def _targets(y: Any) -> TargetFacts | None:
+    values = np.asarray(y if isinstance(y, list) else keras.ops.convert_to_numpy(y))
+    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+        return None
+    if not values.size:
+        return None
+    values = values.astype("float64")
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return TargetFacts(values.shape, nonfinite=values.size)
+    rows = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values[:, None]
+    binary = bool(np.isin(finite, (0, 1)).all())
+    return TargetFacts(
+        tuple(values.shape),
+        minimum=float(finite.min()),
+        maximum=float(finite.max()),
+        mean=float(finite.mean()),
+        deviation=float(finite.std()),
+        whole=bool((finite == np.round(finite)).all()),
+        one_hot=binary and rows.shape[1] > 1 and bool((rows.sum(axis=1) == 1).all()),
+        nonfinite=int(values.size - finite.size),
+    )
