@@ -18,7 +18,7 @@ pytestmark = pytest.mark.once
 
 @contextlib.contextmanager
 def full_disk(size):
-    """Let no file grow beyond `size` bytes: the system writes a part, and then fails."""
+    """Let no file grow beyond `size` bytes: a part is written, and then it fails."""
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
