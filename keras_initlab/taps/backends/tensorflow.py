@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_initlab.taps.backends.base import Backend, Passes, WithGradient
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.step import TappedStep
-from keras_initlab.taps.weights import loss_scale
+from keras_initlab.taps.weights import loss_scale, skipped
 
 
 class _Passes(Passes):
@@ -93,7 +93,8 @@ class TensorFlow(Backend):
                 watch = self._watch(gradients) if step.request.gradients else None
                 with step.tapping(watch):
                     logs = train_step(*args, **kwargs)
-                return logs, step.figures(*step.take(), gradients, scale)
+                left_out = skipped(scale, loss_scale(optimizer))
+                return logs, step.figures(*step.take(), gradients, scale, left_out)
 
             return tapped
 
