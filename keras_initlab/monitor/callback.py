@@ -17,7 +17,7 @@ from keras_initlab.model import nonlinearity
 from keras_initlab.model.layers import main_weight, places
 from keras_initlab.monitor import options
 from keras_initlab.monitor.judge import Judge
-from keras_initlab.stats import LayerStats
+from keras_initlab.stats import LayerStats, possible
 from keras_initlab.tables import render_table
 
 # Columns of epochs in the printed table, before the middle ones are left out.
@@ -364,9 +364,10 @@ def _stats_of(row: taps.Row) -> LayerStats:
     }
     if "nonfinite" in known:
         known["nonfinite"] = round(known["nonfinite"])
-    return LayerStats(
+    stats = LayerStats(
         row.key, weight=row.weight, shape=row.shape, source="monitored", **known
     )
+    return possible(stats)
 
 
 def _record(epoch: int, step: int, stats: LayerStats, row: taps.Row) -> dict[str, Any]:
