@@ -118,8 +118,8 @@ def possible(stats: LayerStats) -> LayerStats:
         figures = ", ".join(f"{name}={value:.4g}" for name, value in wrong.items())
         warnings.warn(
             f"Figures that are {stats.source} of layer {stats.layer!r} are left out, "
-            f"as no signal can have them: {figures}. This is an error of "
-            "keras-initlab's: please report it, with the model.",
+            f"as no signal can have them: {figures}. Unless a rule of your own is at "
+            "fault, please report it, with the model.",
             RuntimeWarning,
             stacklevel=3,
         )
