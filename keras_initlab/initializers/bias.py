@@ -45,7 +45,8 @@ class ConstantBias(_Bias):
         construction: Construction | None,
     ) -> Any:
         """Return the tensor."""
-        return draws.to_tensor(np.full(shape, float(self.value), draws.wide(dtype)), dtype)
+        values = np.full(shape, float(self.value), draws.wide(dtype))
+        return draws.to_tensor(values, dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as they were given."""
@@ -184,7 +185,8 @@ def _checked_number(name: str, value: Any) -> float:
         raise ValueError(
             f"`{name}` must be a finite number. Received: {name}={value!r}."
         )
-    return value.item() if isinstance(value, np.number) else value
+    plain: float = value.item() if isinstance(value, np.number) else value
+    return plain
 
 
 def _checked_counts(counts: Any) -> np.ndarray:

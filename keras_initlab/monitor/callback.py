@@ -50,7 +50,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     - with `gradients=True` also E[(dL/dx)²] at the output x and E[(dL/dw)²] of the
       layer's main weight, of the loss L that Keras minimises, without its loss scale
       and before clipping; and the update ratio ‖Δw‖/‖w‖, of kernels of more than
-      16,384 entries by an even share of them.
+      16,384 entries by an even share of them. Steps that a loss scale leaves out, as
+      their gradients are not finite, do not count.
 
     Adds `variance_min` and `variance_max`, over the layers, to the epoch's logs; put
     the monitor before callbacks that are to see them, such as `CSVLogger`.

@@ -18,9 +18,8 @@ def run(initial_scale, steps, growth=2000, **settings):
     """Return a monitor of `steps` steps on one batch, and the steps left out."""
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("mixed_float16")
-    model = keras.Sequential(
-        [keras.Input((8,)), layers.Dense(16, "tanh", name="a"), layers.Dense(4, name="b")]
-    )
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(16, "tanh", name="a")])
+    model.add(layers.Dense(4, name="b"))
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.SGD(1e-3), initial_scale, dynamic_growth_steps=growth
     )

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_initlab.taps.backends.base import Backend, Passes, WithGradient
+from keras_initlab.taps.figures import Update
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.step import TappedStep
 from keras_initlab.taps.weights import loss_scale, skipped
@@ -94,7 +95,12 @@ class TensorFlow(Backend):
                 with step.tapping(watch):
                     logs = train_step(*args, **kwargs)
                 left_out = skipped(scale, loss_scale(optimizer))
-                return logs, step.figures(*step.take(), gradients, scale, left_out)
+                outputs, updates = step.take()
+                if left_out is not None and self.replicas() > 1:
+                    # They are summed where nobody can watch: in a branch that is run
+                    # only where all are finite.
+                    updates = [self._summed(update) for update in updates]
+                return logs, step.figures(outputs, updates, gradients, scale, left_out)
 
             return tapped
 
@@ -113,6 +119,10 @@ class TensorFlow(Backend):
         """Reduce it within the step."""
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, vector)
+
+    def _summed(self, update: Update) -> Update:
+        gradient = self.sum_over_replicas(self.dense(update.gradient))
+        return update._replace(gradient=gradient)
 
     def gather(self, vector: tf.Tensor) -> tf.Tensor:
         """Gather within the step, as Keras averages over replicas what it returns."""
