@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from keras_initlab.model import nonlinearity
 from keras_initlab.model.layers import main_weight, places
-from keras_initlab.stats import LayerStats
+from keras_initlab.stats import LayerStats, possible
 from keras_initlab.taps import once
 from keras_initlab.taps.figures import unit_axis
 
@@ -145,7 +145,7 @@ def _stats(call: once.Call, by_weight: dict[int, Any], batch: int) -> LayerStats
     weight = main_weight(call.layer)
     weight_gradient = _second_moment(by_weight.get(id(weight)))
     has_batch = values.ndim > 0 and len(values) == batch
-    return LayerStats(
+    stats = LayerStats(
         call.key,
         weight=None if weight is None else weight.name,
         shape=(None, *values.shape[1:]) if has_batch else values.shape,
@@ -159,6 +159,7 @@ def _stats(call: once.Call, by_weight: dict[int, Any], batch: int) -> LayerStats
         dead_fraction=_dead_fraction(values, call.layer) if has_batch else None,
         **(_batch_figures(values.reshape(batch, -1)) if has_batch else {}),
     )
+    return possible(stats)
 
 
 def _dead_fraction(values: Array, layer: Any) -> float | None:

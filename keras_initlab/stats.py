@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+import math
+import warnings
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 Source = Literal["predicted", "measured", "monitored"]
 Shape = tuple[int | None, ...]
@@ -31,7 +33,9 @@ class LayerStats:
         saturated_fraction: share of elements at a bounded activation's ends.
         nonfinite: how many elements are NaN or infinite.
         gradient_second_moment: E[(dL/dx)²] at the output.
-        weight_gradient_second_moment: E[(dL/dw)²].
+        weight_gradient_second_moment: E[(dL/dw)²]. A weight that is shared, by the
+            calls of a layer or by layers, has one gradient, that of all of them
+            together: it stands at each.
         update_ratio: ‖Δw‖ / ‖w‖ of one step.
         source: how the figures came about.
 
@@ -57,6 +61,79 @@ class LayerStats:
     # Keyword-only, so that it can follow the optional fields without a default:
     # a record that does not say where it comes from would be a lie in waiting.
     source: Source = field(kw_only=True)
+
+
+_POSITIVE, _SHARE = (0.0, math.inf), (0.0, 1.0)
+# Between which ends a figure is. Moments are of one computation: no one of them is to
+# be trusted where another cannot be.
+_MOMENTS = {
+    "mean": (-math.inf, math.inf),
+    "variance": _POSITIVE,
+    "second_moment": _POSITIVE,
+    "batch_variance": _POSITIVE,
+    "input_cosine": (-1.0, 1.0),
+}
+_OTHERS = {
+    "zero_fraction": _SHARE,
+    "dead_fraction": _SHARE,
+    "saturated_fraction": _SHARE,
+    "nonfinite": _POSITIVE,
+    "gradient_second_moment": _POSITIVE,
+    "weight_gradient_second_moment": _POSITIVE,
+    "update_ratio": _POSITIVE,
+}
+# Beyond an end by no more than this is a rounding error: at 0 of what may be as small
+# as one likes, at ±1, and of E[x²] as a share of E[x]².
+_ROUNDING = 1e-6
+_ROUNDING_AT_0 = 1e-12
+
+
+def possible(stats: LayerStats) -> LayerStats:
+    """Return the stats without what no signal can have, such as E[x²] < E[x]².
+
+    Whoever makes stats passes them through here. What cannot be is an error of the
+    maker's: it is not known, and a `RuntimeWarning` names it.
+
+    >>> possible(LayerStats("dense", zero_fraction=-1e-9, source="measured"))
+    ... # doctest: +ELLIPSIS
+    LayerStats(layer='dense', ..., zero_fraction=0.0, ...)
+    """
+    changes: dict[str, float | None] = {}
+    wrong: dict[str, float] = {}
+    for name, (low, high) in (_MOMENTS | _OTHERS).items():
+        value = getattr(stats, name)
+        if value is None or low <= value <= high or math.isnan(value):
+            continue
+        rounding = _ROUNDING_AT_0 if high == math.inf else _ROUNDING
+        if low - rounding <= value <= high + rounding:
+            changes[name] = low if value < low else high
+        else:
+            wrong[name] = value
+    if _is_below_squared_mean(stats):
+        assert stats.second_moment is not None
+        wrong["second_moment"] = stats.second_moment
+    if not changes and not wrong:
+        return stats
+    if wrong:
+        figures = ", ".join(f"{name}={value:.4g}" for name, value in wrong.items())
+        warnings.warn(
+            f"Figures that are {stats.source} of layer {stats.layer!r} are left out, "
+            f"as no signal can have them: {figures}. Unless a rule of your own is at "
+            "fault, please report it, with the model.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        moments = _MOMENTS if wrong.keys() & _MOMENTS.keys() else {}
+        changes |= dict.fromkeys({*wrong, *moments})
+    known: dict[str, Any] = changes
+    return replace(stats, **known)
+
+
+def _is_below_squared_mean(stats: LayerStats) -> bool:
+    second, mean = stats.second_moment, stats.mean
+    if second is None or mean is None:
+        return False
+    return second < mean * mean * (1 - _ROUNDING) - _ROUNDING_AT_0
 
 
 class Bounds(NamedTuple):

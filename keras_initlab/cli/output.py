@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras_initlab.cli.errors import BadInput
+from keras_initlab.files import replacing
 from keras_initlab.tables import printable
 
 
@@ -23,13 +24,12 @@ def emit(text: str) -> None:
 
 
 def write(text: str, path: Path) -> None:
-    """Write a result to a file."""
+    """Write a result to a file, whole or not at all."""
     try:
         # Half a surrogate pair, in a name, has no code in UTF-8; JSON reads \ud800.
-        with path.open(
-            "w", encoding="utf-8", errors="backslashreplace", newline="\n"
-        ) as file:
-            file.write(text + "\n")
+        data = (text + "\n").encode("utf-8", "backslashreplace")
+        with replacing(path) as fresh:
+            fresh.write_bytes(data)
     except OSError as error:
         raise BadInput(f"{path} cannot be written: {error.strerror}.") from error
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from keras_initlab.cli import loading
 from keras_initlab.cli.errors import BadInput, brief
 from keras_initlab.cli.output import check_place, emit, is_same_file, quiet
+from keras_initlab.files import replacing
 from keras_initlab.rewrite import rewrite_initializers
 
 
@@ -59,17 +57,9 @@ def _output(arguments: argparse.Namespace) -> Path | None:
 
 
 def _save(model: Any, output: Path) -> None:
-    """Save beside `output`, then move it there: nothing is half-done."""
-    target = Path(os.path.realpath(output))
     try:
-        with tempfile.TemporaryDirectory(
-            dir=target.parent, prefix=f".{target.stem}."
-        ) as folder:
-            made = Path(folder) / target.name
-            model.save(made)
-            if target.exists():
-                shutil.copymode(target, made)
-            os.replace(made, target)
+        with replacing(output) as fresh:
+            model.save(fresh)
     except OSError as error:
         reason = error.strerror or brief(error)
         raise BadInput(f"{output} cannot be written: {reason}.") from error

@@ -31,7 +31,7 @@ class LayerInitializer(keras.initializers.Initializer):  # type: ignore[misc]
 
         Raises:
             ValueError: a size of `shape` is unknown, zero or negative, or `dtype`
-                is not a floating one.
+                is not a floating one, or cannot hold weights as large.
         """
         sizes = fans.checked_shape(shape)
         kind = keras.backend.standardize_dtype(dtype)
@@ -41,7 +41,8 @@ class LayerInitializer(keras.initializers.Initializer):  # type: ignore[misc]
                 f"Received: dtype={dtype!r}. Use an initializer such as 'zeros' for "
                 "integer and boolean weights."
             )
-        return self.values(sizes, kind, under_construction())
+        with np.errstate(over="ignore", invalid="ignore"):  # refused, not warned of
+            return self.values(sizes, kind, under_construction())
 
     def values(
         self,
@@ -127,17 +128,29 @@ def checked_matrix(name: str, shape: tuple[int, ...]) -> None:
         )
 
 
+def as_number(value: Any) -> float | None:
+    """Return a real number as a float, ±inf for a larger int; None of all else."""
+    kinds = (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def checked_gain(gain: Any) -> float:
     """Return the number that `gain` means, or raise a ValueError or TypeError."""
-    if isinstance(gain, (int, float, np.number)) and not isinstance(gain, bool):
-        number = float(gain)
-        if not (math.isfinite(number) and number > 0):
+    number = as_number(gain)
+    if number is not None:
+        # Its square is a variance.
+        if not (number > 0 and 0 < number * number < math.inf):
             raise ValueError(
-                "`gain` must be positive and finite, or an activation. "
-                f"Received: gain={gain!r}. Use 'zeros' for weights of zero."
+                "`gain` must be positive and finite, and so must its square, or an "
+                f"activation. Received: gain={gain!r}. Use 'zeros' for weights of zero."
             )
         return number
-    if gain is None or isinstance(gain, (bool, np.ndarray)):
+    if gain is None or isinstance(gain, (bool, np.ndarray, np.generic, complex)):
         raise TypeError(
             "`gain` must be a positive number or an activation. Received: "
             f"gain={gain!r}. Pass a float, or use initlab>auto to choose by the "

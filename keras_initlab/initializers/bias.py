@@ -45,7 +45,8 @@ class ConstantBias(_Bias):
         construction: Construction | None,
     ) -> Any:
         """Return the tensor."""
-        return draws.to_tensor(np.full(shape, self.value, draws.wide(dtype)), dtype)
+        values = np.full(shape, float(self.value), draws.wide(dtype))
+        return draws.to_tensor(values, dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as they were given."""
@@ -106,7 +107,9 @@ class ClassPriorBias(_Bias):
             table = counts.reshape(-1, 2)
             values = np.log(table[:, 1]) - np.log(table[:, 0])
         else:
-            values = np.log(counts / counts.sum())
+            # The sum itself may be larger than any float.
+            values = np.log(counts) - np.log(counts.max())
+            values -= np.log(np.exp(values).sum())
         return draws.to_tensor(values.astype(draws.wide(dtype)), dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -158,7 +161,7 @@ class ForgetGateBias(_Bias):
                 "Use 'zeros' for other layers."
             )
         units = shape[0] // 4
-        values[units : 2 * units] = self.value
+        values[units : 2 * units] = float(self.value)
         return draws.to_tensor(values, dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -172,14 +175,18 @@ def _is_sigmoid(construction: Construction | None) -> bool:
 
 
 def _checked_number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+    number = base.as_number(value)
+    if number is None:
         raise TypeError(
             f"`{name}` must be a finite number. Received: {name}={value!r} of type "
             f"{type(value).__name__}."
         )
-    if not np.isfinite(value):
-        raise ValueError(f"`{name}` must be a finite number. Received: {name}={value}.")
-    return value.item() if isinstance(value, np.number) else value
+    if not np.isfinite(number):
+        raise ValueError(
+            f"`{name}` must be a finite number. Received: {name}={value!r}."
+        )
+    plain: float = value.item() if isinstance(value, np.number) else value
+    return plain
 
 
 def _checked_counts(counts: Any) -> np.ndarray:
@@ -188,9 +195,12 @@ def _checked_counts(counts: Any) -> np.ndarray:
         "class or a pair (negatives, positives) for each unit."
     )
     try:
-        array = np.asarray(counts, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{expected} Received: counts={counts!r}") from None
+        array = np.asarray(counts)
+        # NumPy would read texts as numbers. Ints beyond its own are objects.
+        known = array.dtype.kind in "biufO"
+        array = array.astype(np.float64) if known else np.empty(0)
+    except (TypeError, ValueError, OverflowError):
+        array = np.empty(0)
     fits = (array.ndim == 1 and array.size >= 2) or (
         array.ndim == 2 and array.shape[1] == 2 and array.size
     )
@@ -198,7 +208,7 @@ def _checked_counts(counts: Any) -> np.ndarray:
         not fits
         or not np.isfinite(array).all()
         or (array < 0).any()
-        or (np.atleast_2d(array).sum(axis=1) == 0).any()
+        or (np.atleast_2d(array).max(axis=1) == 0).any()
     ):
         raise ValueError(
             f"{expected} Received: counts={counts!r}. Count the training labels, for "

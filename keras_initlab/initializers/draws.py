@@ -28,6 +28,13 @@ DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
 _PIECE = 2**18
 # Standard deviation of N(0, 1) cut off at two sigma.
 TRUNCATED_STD = 0.87962566103423978
+# The largest numbers of the dtypes that NumPy does not draw in.
+_LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": 3.3895313892515355e38,
+    "float8_e4m3fn": 448.0,
+    "float8_e5m2": 57344.0,
+}
 
 
 def generator(seed: int | None, place: WeightPlace) -> np.random.Generator:
@@ -113,6 +120,18 @@ _FILLS = {
 
 
 def to_tensor(values: NDArray[Any], dtype: str) -> Any:
-    """Return `values` as a backend tensor of `dtype`, cast after the transfer."""
+    """Return `values` as a backend tensor of `dtype`, cast after the transfer.
+
+    Raises:
+        ValueError: the dtype cannot hold them.
+    """
+    limit = _LARGEST.get(dtype, float(np.finfo(values.dtype).max))
+    largest = float(max(values.max(), -values.min()))
+    if not largest <= limit:
+        raise ValueError(
+            f"Weights must be finite: {dtype} holds numbers up to {limit:.5g}. "
+            f"Received: weights of up to {largest:.5g} for dtype={dtype!r}. Use a "
+            "smaller gain or value, or a wider dtype."
+        )
     tensor = keras.ops.convert_to_tensor(values)
     return keras.ops.cast(tensor, dtype)

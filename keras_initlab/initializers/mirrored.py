@@ -14,6 +14,7 @@ from keras_initlab.initializers import draws
 from keras_initlab.initializers.base import (
     PACKAGE,
     LayerInitializer,
+    as_number,
     at_centre,
     checked_choice,
     checked_gain,
@@ -189,7 +190,7 @@ def _in_pairs(kernel: NDArray[Any], axis: int) -> NDArray[Any]:
 
 
 def _checked_gain(gain: Any, q: float) -> float:
-    if isinstance(gain, (int, float, np.number, bool, np.ndarray)) or gain is None:
+    if gain is None or isinstance(gain, (int, float, complex, np.generic, np.ndarray)):
         return checked_gain(gain)
     slope = activations.moments(
         activations.odd_part(gain), variance=q
@@ -203,17 +204,18 @@ def _checked_gain(gain: Any, q: float) -> float:
 
 
 def _checked_q(q: Any) -> float:
-    if isinstance(q, bool) or not isinstance(q, (int, float, np.number)):
+    number = as_number(q)
+    if number is None:
         raise TypeError(
             "`q`, the second moment of pre-activations, must be a number. Received: "
             f"q={q!r} of type {type(q).__name__}. Leave it out for {Q}."
         )
-    if not 0 < q < math.inf:
+    if not 0 < number < math.inf:
         raise ValueError(
             "`q`, the second moment of pre-activations, must be positive and finite. "
             f"Received: q={q!r}. Leave it out for {Q}."
         )
-    return float(q)
+    return number
 
 
 def _checked_flag(name: str, value: Any) -> bool:

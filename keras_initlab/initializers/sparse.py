@@ -81,8 +81,9 @@ class Sparse(base.LayerInitializer):
 
 def _checked_sparsity(sparsity: Any) -> float:
     expected = "`sparsity`, the share of zeros, must be a number in [0, 1)."
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)):
+    number = base.as_number(sparsity)
+    if number is None:
         raise TypeError(f"{expected} Received: sparsity={sparsity!r}. Try 0.9.")
-    if not 0 <= sparsity < 1:
+    if not 0 <= number < 1:
         raise ValueError(f"{expected} Received: sparsity={sparsity!r}. Try 0.9.")
-    return sparsity
+    return number

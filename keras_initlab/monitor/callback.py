@@ -18,7 +18,7 @@ from keras_initlab.model import nonlinearity
 from keras_initlab.model.layers import main_weight, places
 from keras_initlab.monitor import options
 from keras_initlab.monitor.judge import Judge
-from keras_initlab.stats import LayerStats
+from keras_initlab.stats import LayerStats, possible
 from keras_initlab.tables import render_table
 
 # Columns of epochs in the printed table, before the middle ones are left out.
@@ -51,7 +51,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     - with `gradients=True` also E[(dL/dx)²] at the output x and E[(dL/dw)²] of the
       layer's main weight, of the loss L that Keras minimises, without its loss scale
       and before clipping; and the update ratio ‖Δw‖/‖w‖, of kernels of more than
-      16,384 entries by an even share of them.
+      16,384 entries by an even share of them. Steps that a loss scale leaves out, as
+      their gradients are not finite, do not count.
 
     Adds `variance_min` and `variance_max`, over the layers, to the epoch's logs; put
     the monitor before callbacks that are to see them, such as `CSVLogger`.
@@ -400,9 +401,10 @@ def _stats_of(row: taps.Row) -> LayerStats:
     }
     if "nonfinite" in known:
         known["nonfinite"] = round(known["nonfinite"])
-    return LayerStats(
+    stats = LayerStats(
         row.key, weight=row.weight, shape=row.shape, source="monitored", **known
     )
+    return possible(stats)
 
 
 def _record(epoch: int, step: int, stats: LayerStats, row: taps.Row) -> dict[str, Any]:

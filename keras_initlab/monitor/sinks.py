@@ -35,17 +35,22 @@ import itertools
 import json
 import math
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from keras_initlab.files import appended, replacing
+
 __all__ = ["CSV", "JSONLines", "Sink", "TensorBoard"]
+
+# What a spreadsheet's formula may begin with.
+_FORMULA = (*"=+-@\t\r\n＝＋－＠",)
 
 Sink = Callable[[list[dict[str, Any]]], object]
 
@@ -66,14 +71,15 @@ class _TextFile:
 
     def open(self) -> None:
         """Begin the file, or go on with it."""
-        self._write(b"", "ab" if self.append else "wb")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.open("ab" if self.append else "wb").close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, append={self.append})"
 
     def _add(self, text: str) -> None:
         # A line that an earlier process could not finish must not swallow this one.
-        self._write(("" if self._is_whole() else "\n").encode() + text.encode())
+        _write(self.path, ("" if self._is_whole() else "\n").encode() + text.encode())
 
     def _is_whole(self) -> bool:
         if not self.path.exists() or not self.path.stat().st_size:
@@ -81,9 +87,6 @@ class _TextFile:
         with self.path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read() == b"\n"
-
-    def _write(self, data: bytes, mode: str = "ab") -> None:
-        _write(self.path, data, mode)
 
 
 class JSONLines(_TextFile):
@@ -119,6 +122,8 @@ class CSV(_TextFile):
     """A sink that writes a table: a header and one row a record.
 
     What is not known is left empty; NaN and infinities are written nan, inf and -inf.
+    A name that a spreadsheet would take for a formula, one that begins with =, +, -, @,
+    a tab or the like, is written with an apostrophe in front.
     Where later records have further columns, the file is replaced by one that has them
     at the right; other programs see either the old file or the new one.
 
@@ -145,8 +150,9 @@ class CSV(_TextFile):
         if not records:
             return
         known = self._header()
-        columns = [*dict.fromkeys(itertools.chain(known, *records))]
-        rows = _table([row.get(name) for name in columns] for row in records)
+        plain = [{_plain(k): _plain(v) for k, v in row.items()} for row in records]
+        columns = [*dict.fromkeys(itertools.chain(known, *plain))]
+        rows = _table([row.get(name) for name in columns] for row in plain)
         if not known:
             self._add(_table([columns]) + rows)
         elif len(columns) == len(known):
@@ -161,23 +167,17 @@ class CSV(_TextFile):
             return next(csv.reader(file), [])
 
     def _replace(self, columns: list[str], rows: str) -> None:
-        path = self.path.resolve()  # a link stays a link
-        fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with (
-                path.open(newline="", encoding="utf-8") as old,
-                fresh.open("w", newline="", encoding="utf-8") as new,
-            ):
-                earlier = csv.reader(old)
-                next(earlier)
-                new.write(_table([columns]))
-                for row in earlier:
-                    new.write(_table([row + [""] * (len(columns) - len(row))]))
-                new.write(rows)
-            shutil.copymode(path, fresh)
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
+        with (
+            replacing(self.path) as path,
+            self.path.open(newline="", encoding="utf-8") as old,
+            path.open("w", newline="", encoding="utf-8") as new,
+        ):
+            earlier = csv.reader(old)
+            next(earlier)
+            new.write(_table([columns]))
+            for row in earlier:
+                new.write(_table([row + [""] * (len(columns) - len(row))]))
+            new.write(rows)
 
 
 class TensorBoard:
@@ -313,19 +313,25 @@ def _framed(events: Iterable[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, data: bytes, mode: str = "ab") -> None:
-    """Write in one go, so that a killed process leaves all of an epoch or nothing."""
+def _write(path: Path, data: bytes) -> None:
+    """Add all of an epoch or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open(mode, buffering=0) as file:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
+    appended(path, data)
 
 
 def _table(rows: Iterable[list[Any]]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    lines: list[str] = []
+    # That a row ends in "\r\n" has the writer quote both where a name holds them.
+    ended = SimpleNamespace(write=lambda line: lines.append(line[:-2] + "\n"))
+    csv.writer(ended).writerows(rows)
+    return "".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    """Return what a spreadsheet takes for text in place of what is text."""
+    # As OWASP's "CSV Injection" has it; full-width signs count in Japanese settings.
+    formula = isinstance(value, str) and value.startswith(_FORMULA)
+    return f"'{value}" if formula else value
 
 
 def _is_number(value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ from keras_initlab.propagation.walk import (
     Record,
     stats_keys,
 )
-from keras_initlab.stats import LayerStats
+from keras_initlab.stats import LayerStats, possible
 
 Moment = float | Mapping[str, float] | Sequence[float]
 
@@ -59,7 +59,8 @@ def propagate(
         A `LayerStats` for each call of a layer, in the order of the calls: shape,
         mean, variance, second_moment, batch_variance, input_cosine,
         gradient_second_moment at the output, weight and weight_gradient_second_moment
-        (of the layer's kernel, for one input). What no rule knows is None.
+        (of the layer's kernel, for one input; of a shared one all calls' together,
+        taken for independent). What no rule knows is None.
 
     Raises:
         TypeError: `model` is no Keras model.
@@ -105,9 +106,13 @@ class Forward:
         """A `LayerStats` for each layer call, with the gradients."""
         at_signals = gradients(self.outputs, Gradient(1.0))
         records = self.propagation.records
+        weights = [_weight_of(record, at_signals) for record in records]
+        totals = _totals(weights)
         return [
-            _stats(record, key, at_signals)
-            for record, key in zip(records, stats_keys(records), strict=True)
+            possible(_stats(record, key, at_signals, weight, totals))
+            for record, key, weight in zip(
+                records, stats_keys(records), weights, strict=True
+            )
         ]
 
 
@@ -217,14 +222,33 @@ def _per_input(
     return [float(number) for number in values]
 
 
-def _stats(record: Record, key: str, at_signals: dict[int, Gradient]) -> LayerStats:
+class _Weight(NamedTuple):
+    """A layer's kernel, and what one call adds to its gradient.
+
+    Attributes:
+        variable: the kernel.
+        call: the serial of the signal that the call makes; None where no rule tells.
+        gradient: second moment of the call's share, None where none comes back.
+    """
+
+    variable: Any
+    call: int | None = None
+    gradient: float | None = None
+
+
+def _stats(
+    record: Record,
+    key: str,
+    at_signals: dict[int, Gradient],
+    weight: _Weight | None,
+    totals: dict[int, float | None],
+) -> LayerStats:
     signal = record.signal
     assert signal is not None
     gradient = at_signals.get(signal.serial)
-    weight, weight_gradient = _weight_of(record, at_signals)
     return LayerStats(
         key,
-        weight=weight,
+        weight=None if weight is None else weight.variable.name,
         shape=signal.shape,
         mean=signal.mean,
         variance=signal.variance,
@@ -232,25 +256,44 @@ def _stats(record: Record, key: str, at_signals: dict[int, Gradient]) -> LayerSt
         batch_variance=signal.batch_variance,
         input_cosine=signal.cosine,
         gradient_second_moment=None if gradient is None else gradient.second,
-        weight_gradient_second_moment=weight_gradient,
+        weight_gradient_second_moment=(
+            None if weight is None else totals[id(weight.variable)]
+        ),
         source="measured" if record.measured else "predicted",
     )
+
+
+def _totals(weights: Sequence[_Weight | None]) -> dict[int, float | None]:
+    """Return the second moment of each kernel's gradient, by the kernel's id.
+
+    The sum over all calls, whose shares are taken for independent; None where no rule
+    tells that of one, or no gradient comes back to any.
+    """
+    shares: dict[int, dict[int | None, float | None]] = {}
+    for weight in weights:
+        if weight is not None:
+            # A layer, and the one around it, may both be known by one kernel.
+            calls = shares.setdefault(id(weight.variable), {})
+            calls[weight.call] = weight.gradient
+    totals: dict[int, float | None] = {}
+    for variable, calls in shares.items():
+        known = [share for share in calls.values() if share is not None]
+        totals[variable] = sum(known) if known and None not in calls else None
+    return totals
 
 
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "embeddings")
 
 
-def _weight_of(
-    record: Record, at_signals: dict[int, Gradient]
-) -> tuple[str | None, float | None]:
-    """Return the layer's kernel by name, and its gradient's second moment."""
+def _weight_of(record: Record, at_signals: dict[int, Gradient]) -> _Weight | None:
+    """Return the layer's kernel, and the gradient that this call adds to it."""
     closed = is_closed(record.layer)
     held = record.layer.weights if closed else own_variables(record.layer)
     held = [variable for variable in held if variable.trainable]
     if not held:
-        return None, None
+        return None
     main = next((v for name in _KERNELS for v in held if v.name == name), held[0])
-    name, pending, seen = main.name, [record.signal], set()
+    pending, seen = [record.signal], set()
     while pending:
         signal = pending.pop()
         if signal is None or signal.serial in seen:
@@ -262,7 +305,8 @@ def _weight_of(
             )
             if next(own, None) is main:
                 gradient = at_signals.get(signal.serial)
-                return name, None if gradient is None else rule(gradient)
+                share = None if gradient is None else rule(gradient)
+                return _Weight(main, signal.serial, share)
         if len(seen) < 12 and (closed or not signal.edges.weights):
             pending.extend(parent for parent, _ in signal.edges.parents)
-    return name, None
+    return _Weight(main)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_initlab.diagnosis import Finding
+from keras_initlab.files import replacing
 from keras_initlab.report import html, jsonform, picture, text
 from keras_initlab.stats import LayerStats
 
@@ -109,12 +110,14 @@ class Inspection:
         return html.as_page(self)
 
     def save_html(self, path: str | Path) -> None:
-        """Write `html` to a file, in place of what is there.
+        """Write `html` to a file, in place of what is there, whole or not at all.
 
         Raises:
             OSError: the file cannot be written.
         """
-        Path(path).write_text(self.html(), encoding="utf-8", newline="\n")
+        page = self.html()
+        with replacing(path) as fresh:
+            fresh.write_text(page, encoding="utf-8", newline="\n")
 
     def _repr_html_(self) -> str:
         return html.as_fragment(self)

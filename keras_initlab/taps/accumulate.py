@@ -126,8 +126,13 @@ def combined(layout: Layout, rows: Array) -> Array:
         variances, means = _variances(layout)
         between = np.square(values[:, means] - mean[means])
         mean[variances] += (parts[:, variances] * between).sum(axis=0)
+    # Of steps that the optimizer left out nothing of the gradients is kept.
+    counted = rows[shares[:, _gradients(layout)].any(axis=1)]
+    last = {"gradient_sample": counted[-1] if len(counted) else rows[-1]}
     ends = [
-        rows[:, start:end].max(axis=0) if kind == "alive" else rows[-1, start:end]
+        rows[:, start:end].max(axis=0)
+        if kind == "alive"
+        else last.get(kind, rows[-1])[start:end]
         for kind, start, end in _runs(layout)
     ]
     return np.concatenate([rows[-1, :1], mean, total, *ends])
@@ -143,6 +148,16 @@ def _variances(layout: Layout) -> tuple[list[int], list[int]]:
         if name == "variance"
     ]
     return [index for index, _ in pairs], [index for _, index in pairs]
+
+
+@lru_cache(maxsize=64)
+def _gradients(layout: Layout) -> list[int]:
+    """Return where the figures of gradients at outputs are."""
+    return [
+        index
+        for index, (_, name) in enumerate(layout.entries)
+        if name == "gradient_second_moment"
+    ]
 
 
 @lru_cache(maxsize=64)

@@ -51,6 +51,11 @@ class Figures(NamedTuple):
     values: Any
     shares: Any
 
+    def unless(self, skipped: Any) -> Figures:
+        """Return the same, without a share where `skipped`, a truth value, is so."""
+        counted = ops.cast(ops.logical_not(skipped), "float32")
+        return self._replace(shares=ops.cast(self.shares, "float32") * counted)
+
 
 class Tails(NamedTuple):
     """Several numbers for each of several outputs, as rows of a matrix.

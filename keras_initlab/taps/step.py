@@ -80,6 +80,7 @@ class TappedStep:
         updates: Sequence[Update],
         gradients: Mapping[int, Any],
         scale: Any,
+        skipped: Any = None,
     ) -> Any:
         """Return the figures of a step as a matrix, a row for each replica.
 
@@ -88,6 +89,8 @@ class TappedStep:
             updates: as the weight tap returns them.
             gradients: those at the outputs, by the output's index, where there is one.
             scale: the loss scale that gradients carry.
+            skipped: whether the optimizer left the step out, as its gradients were not
+                finite; None if it never does.
         """
         backend, request, passes = self._backend, self.request, self.passes
         across = None
@@ -103,6 +106,8 @@ class TappedStep:
             for update in updates
         ]
         more, ends = of_gradients(keys, dense, updates, scale, request, passes)
+        if skipped is not None:
+            more = [one.unless(skipped) for one in more]
         figures, tails = figures + more, tails + ends
         layout = Layout.of(outputs, figures, tails)
         if layout not in self.layouts:

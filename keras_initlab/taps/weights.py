@@ -183,6 +183,15 @@ def loss_scale(optimizer: Any) -> Any:
     return 1.0 if optimizer is None else optimizer.scale_loss(1.0)
 
 
+def skipped(before: Any, after: Any) -> Any:
+    """Return whether an optimizer left a step out, by its loss scale around the step.
+
+    It does so, and halves the scale, where a gradient is not finite. None where the
+    scale does not change.
+    """
+    return None if isinstance(before, float) else after < before
+
+
 def accumulated_steps(optimizer: Any) -> int:
     """Return how many steps' gradients go into one update of the weights."""
     steps = getattr(optimizer, "gradient_accumulation_steps", None)

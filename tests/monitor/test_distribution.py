@@ -8,6 +8,8 @@ import pytest
 
 from tests.helpers import finish, run_python, start_python
 
+SGD = "keras.optimizers.SGD(0.05)"
+SCALED = f"keras.optimizers.LossScaleOptimizer({SGD}, 2.0**8)"
 SETUP = """
 import json
 import numpy as np
@@ -90,8 +92,9 @@ def test_figures_are_those_of_one_device(strategy):
 
 
 @pytest.mark.tensorflow
-def test_replicas_of_a_mirrored_strategy():
-    printed = run_python(SETUP + MIRRORED)
+@pytest.mark.parametrize("optimizer", [SGD, SCALED])
+def test_replicas_of_a_mirrored_strategy(optimizer):
+    printed = run_python(SETUP.replace(SGD, optimizer) + MIRRORED)
     one, many = json.loads(printed.splitlines()[-1])
     assert_same(one, many)
 

@@ -131,7 +131,7 @@ def test_csv_with_new_columns_is_replaced_whole_or_not_at_all(tmp_path, monkeypa
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("keras_initlab.monitor.sinks.shutil.copymode", fail)
+        patch.setattr("keras_initlab.files.shutil.copymode", fail)
         with pytest.raises(OSError, match="no space"):
             sink(epoch(1, mean=1.0))
     assert path.read_bytes() == before
@@ -141,6 +141,22 @@ def test_csv_with_new_columns_is_replaced_whole_or_not_at_all(tmp_path, monkeypa
     assert link.is_symlink()
     assert path.stat().st_mode & 0o777 == 0o640
     assert sorted(one.name for one in tmp_path.iterdir()) == ["link.csv", "run.csv"]
+
+
+FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1+1"]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_csv_holds_no_formula_of_a_spreadsheet(tmp_path, name):
+    path = tmp_path / "run.csv"
+    sink = CSV(path)
+    for number in range(2):
+        # Names of layers and weights, and of functions that are columns.
+        sink([{"epoch": number, "layer": name, "weight": name, name: -0.5}])
+    for row in read_table(path):
+        assert row["layer"] == row["weight"] == f"'{name}"
+        assert row[f"'{name}"] == "-0.5"
+        assert len(row) == 4
 
 
 @pytest.mark.parametrize("append", [False, True])
@@ -179,13 +195,13 @@ def test_line_that_was_torn_off_swallows_no_other(tmp_path, text_sink):
     assert layers_in(whole) == [(0, "a"), (1, "a"), (1, ODD)]
 
 
-# The module by itself, without the package that imports Keras and a backend.
+# The module by itself, without the package's own imports: of Keras and a backend.
 SINKS = f"""
-import importlib.util, os, signal, sys
-path = {str(ROOT / "keras_initlab" / "monitor" / "sinks.py")!r}
-spec = importlib.util.spec_from_file_location("sinks", path)
-sinks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sinks)
+import os, signal, sys, types
+for name in ("keras_initlab", "keras_initlab.monitor"):
+    package = sys.modules[name] = types.ModuleType(name)
+    package.__path__ = [os.path.join({str(ROOT)!r}, *name.split("."))]
+from keras_initlab.monitor import sinks
 """
 KILLED = """
 names = [f"layer {index}" for index in range(500)]
@@ -215,7 +231,7 @@ def test_text_of_an_epoch_is_written_in_one_go(tmp_path, text_sink, monkeypatch)
     # Nothing that a kill could cut in two; above the size of any buffer.
     written = []
 
-    def count(path, data, mode="ab"):
+    def count(path, data):
         written.append(len(data))
 
     monkeypatch.setattr("keras_initlab.monitor.sinks._write", count)

@@ -260,3 +260,31 @@ def test_apply_is_there_for_rules_of_ones_own():
     x = np.random.default_rng(0).standard_normal(100_000)
     expected = (np.tanh(np.maximum(x, 0)) ** 2).mean()
     assert il.propagate(model)[0].second_moment == pytest.approx(expected, rel=0.02)
+
+
+class Negated(layers.Layer):
+    def call(self, x):
+        return x
+
+
+@output_moments.register(Negated)
+def _negated(layer, x, context):
+    # What no signal can have: a rule that is wrong.
+    return x.evolve(pairs=-x.pairs)
+
+
+def test_what_cannot_be_is_not_predicted():
+    model = keras.Sequential(
+        [keras.Input((8,)), he(8, name="a"), Negated(name="b"), he(8, name="c")]
+    )
+    with pytest.warns(RuntimeWarning, match="no signal can have") as caught:
+        a, b, c = il.propagate(model)
+    of_b, of_c = (str(warning.message) for warning in caught)
+    assert "'b'" in of_b
+    assert "second_moment=-2" in of_b
+    assert "'c'" in of_c
+    assert a.second_moment == pytest.approx(2.0)
+    assert b.second_moment is b.mean is b.variance is b.input_cosine is None
+    assert b.gradient_second_moment == pytest.approx(2.0)
+    assert c.second_moment is c.weight_gradient_second_moment is None
+    assert c.weight == "kernel"

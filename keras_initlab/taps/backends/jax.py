@@ -26,7 +26,7 @@ from keras_initlab.taps.backends.base import (
 )
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.step import TappedStep
-from keras_initlab.taps.weights import loss_scale
+from keras_initlab.taps.weights import loss_scale, skipped
 
 try:
     from jax.extend.core import get_opaque_trace_state
@@ -88,16 +88,14 @@ class Jax(Backend):
                 taps.begin()
                 with step.weights.watching():
                     logs, new_state = train_step(state, data)
-                with keras.StatelessScope(
-                    list(zip(optimizer.variables, state[2], strict=True))
-                ):
-                    scale = loss_scale(optimizer)
+                scale = _loss_scale(optimizer, state)
                 calls, gradients = taps.take()
                 figures = step.figures(
                     step.recorder.outputs(calls),
                     step.weights.take(),
                     gradients if step.request.gradients else {},
                     scale,
+                    skipped(scale, _loss_scale(optimizer, new_state)),
                 )
                 return (logs, figures), new_state
 
@@ -227,6 +225,12 @@ class _Taps:
             if index in self._gradients
         }
         return calls, gradients
+
+
+def _loss_scale(optimizer: Any, state: Any) -> Any:
+    """Return what it is in a state: (weights, other variables, optimizer's, ...)."""
+    with keras.StatelessScope(list(zip(optimizer.variables, state[2], strict=True))):
+        return loss_scale(optimizer)
 
 
 def _argument(name: str, index: int, args: Any, kwargs: Any) -> Any:

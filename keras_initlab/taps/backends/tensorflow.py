@@ -16,9 +16,10 @@ from keras_initlab.taps.backends.base import (
     WithGradient,
     sums_as_products,
 )
+from keras_initlab.taps.figures import Update
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.step import TappedStep
-from keras_initlab.taps.weights import loss_scale
+from keras_initlab.taps.weights import loss_scale, skipped
 
 
 class _Passes(Passes):
@@ -96,7 +97,13 @@ class TensorFlow(Backend):
                 watch = self._watch(gradients) if step.request.gradients else None
                 with step.tapping(watch):
                     logs = train_step(*args, **kwargs)
-                return logs, step.figures(*step.take(), gradients, scale)
+                left_out = skipped(scale, loss_scale(optimizer))
+                outputs, updates = step.take()
+                if left_out is not None and self.replicas() > 1:
+                    # They are summed where nobody can watch: in a branch that is run
+                    # only where all are finite.
+                    updates = [self._summed(update) for update in updates]
+                return logs, step.figures(outputs, updates, gradients, scale, left_out)
 
             return tapped
 
@@ -110,6 +117,10 @@ class TensorFlow(Backend):
         """Reduce the vector within the step."""
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, vector)
+
+    def _summed(self, update: Update) -> Update:
+        gradient = self.sum_over_replicas(self.dense(update.gradient))
+        return update._replace(gradient=gradient)
 
     def gather(self, vector: tf.Tensor) -> tf.Tensor:
         """Gather within the step, as Keras averages its results over replicas."""

@@ -16,7 +16,7 @@ from keras_initlab.taps.backends.base import Backend, Passes, WithGradient, huge
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.step import TappedStep
-from keras_initlab.taps.weights import loss_scale
+from keras_initlab.taps.weights import loss_scale, skipped
 
 # Elements that one norm of PyTorch's sums up.
 RUN = 1024
@@ -100,8 +100,10 @@ class Torch(Backend):
                     if index in gradients
                 }
                 outputs = [outputs[index] for index in indices]
+                left_out = skipped(scale, loss_scale(optimizer))
                 with torch.no_grad():
-                    return logs, step.figures(outputs, updates, shares, scale)
+                    figures = step.figures(outputs, updates, shares, scale, left_out)
+                return logs, figures
 
             # Recording is plain Python; PyTorch compiles the steps within it.
             return (
