@@ -30,6 +30,7 @@ class Case(NamedTuple):
             show that it learns.
         codes: of the planted fault, each of which must be found; empty if healthy.
         allowed: of what follows from it, which may be told as well.
+        close: of these, what is so near to the fault that it may come first.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Case(NamedTuple):
     epochs: int = 0
     codes: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
+    close: tuple[str, ...] = ()
 
 
 def found(case: Case) -> list[Any]:

@@ -185,6 +185,7 @@ def _too_small() -> tuple[Case, ...]:
             seeded(plain, "relu", 60, "he_normal", width=32),
             "collapsed-inputs",
             allowed=(*DARK, "exploding-signal"),
+            close=("vanishing-signal",),
         ),
         of(
             "dead by their bias",
