@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_initlab import activations
 from keras_initlab.model import keras_internals, nonlinearity
+from keras_initlab.model.elementwise import composite_at
 from keras_initlab.model.graph import Call, Graph, as_function
 
 
@@ -26,8 +27,10 @@ def following_nonlinearity(graph: Graph, tensors: tuple[int, ...]) -> Following:
     """Return the nonlinearity that `tensors` meet first, through transparent calls.
 
     Breadth first: of several paths the shortest counts, and where as short a one
-    leads elsewhere the note says so. None (linear) where every path ends at another
-    kernel, an unknown layer or the model's output before it is bent.
+    leads elsewhere the note says so. Several elementwise calls that make one
+    nonlinearity of a tensor (x · sigmoid(x)) count as that. None (linear) where every
+    path ends at another kernel, an unknown layer or the model's output before it is
+    bent.
     """
     pending = deque(tensors)
     seen = set(tensors)
@@ -35,7 +38,13 @@ def following_nonlinearity(graph: Graph, tensors: tuple[int, ...]) -> Following:
     unknown: list[str] = []
     while pending and not bends:
         for _ in range(len(pending)):
-            for call in graph.consumers.get(pending.popleft(), ()):
+            tensor = pending.popleft()
+            whole = composite_at(graph, tensor)
+            if whole is not None:
+                bends.append(whole.activation)
+            for call in graph.consumers.get(tensor, ()):
+                if whole is not None and id(call) in whole.calls:
+                    continue
                 bend = _bend_of(call)
                 if bend is not None:
                     bends.append(bend)
@@ -70,9 +79,7 @@ def _bend_of(call: Call) -> Any:
     operation = call.operation
     if not call.is_layer:
         return _bare_nonlinearity(call)
-    if isinstance(operation, (*nonlinearity.ACTIVATION_LAYERS, keras.layers.Lambda)):
-        return nonlinearity.own_nonlinearity(operation)
-    return None
+    return nonlinearity.nonlinearity_of_layer(operation)
 
 
 # Bare operations that move, add or rescale values: transparent, as their layers are.

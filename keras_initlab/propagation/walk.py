@@ -17,6 +17,7 @@ from keras.layers import Layer
 
 from keras_initlab.model import graph
 from keras_initlab.model.layers import call_keys
+from keras_initlab.model.nonlinearity import own_function
 from keras_initlab.propagation.algebra.elementwise import apply
 from keras_initlab.propagation.algebra.random_linear import RandomKernel
 from keras_initlab.propagation.arguments import with_constants
@@ -303,7 +304,9 @@ class Propagation:
             self._flat.opened = None  # what a rule opened is inside this call
             return outputs
         except UnknownLayer:
-            pass
+            function = own_function(layer) if len(inputs) == 1 else None
+        if function is not None and function.function is not None:
+            return with_mirror(None, inputs, apply(inputs[0], function), self)
         try:
             inner = graph.opened(layer, arguments, self.training)
         except graph.NoGraph as refusal:
