@@ -31,8 +31,9 @@ _GRID = np.concatenate(
 _ROWS = np.linspace(-1.7, 2.3, 24).reshape(3, 8) * np.array([[1.0], [-1.0], [0.5]])
 
 # The two forms of gelu differ by 5e-4; float32 and the backends' own short cuts stay
-# below these (PyTorch: softplus(x) = x beyond 20; TensorFlow: a slope in float32).
-_TOLERANCE = {8: 1e-7, 4: 2e-5}
+# below these (PyTorch: softplus(x) = x beyond 20; TensorFlow: a slope in float32; XLA:
+# tanh is off by 2e-7 at 8).
+_TOLERANCE = {8: 5e-7, 4: 2e-5}
 _COARSE = 2e-2
 
 

@@ -130,7 +130,7 @@ def is_own_function(layer: Any) -> bool:
         return False
     # What a `build` of its own makes is not known before it is called.
     settled = layer.built or kind.build is _layers.Layer.build
-    plain = all(not variable.shape for variable in layer.variables)
+    plain = all(len(variable.shape) == 0 for variable in layer.variables)
     return settled and plain and not sublayers(layer)
 
 
@@ -139,7 +139,9 @@ def _probed(layer: Any) -> activations.Activation | None:
     mode = {"training": True} if takes_training(layer) else {}
 
     def function(x: Any) -> Any:
-        return held().call(x, **mode)
+        alive = held()
+        assert alive is not None
+        return alive.call(x, **mode)
 
     function.__name__ = automatic_name(type(layer))
     try:
