@@ -12,6 +12,7 @@ import numpy as np
 from keras_initlab.model import graph
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.layers import is_closed
+from keras_initlab.model.own_weights import held_weights
 from keras_initlab.propagation.algebra.gradients import gradients
 from keras_initlab.propagation.index import ModelIndex
 from keras_initlab.propagation.signal import Gradient, Signal
@@ -250,17 +251,15 @@ def _weight_of(
     if not held:
         return None, None
     main = next((v for name in _KERNELS for v in held if v.name == name), held[0])
-    name, pending, seen = main.name, [record.signal], set()
+    names = {id(v): name for name, v in held_weights(record.layer).items()}
+    name, pending, seen = names.get(id(main), main.name), [record.signal], set()
     while pending:
         signal = pending.pop()
         if signal is None or signal.serial in seen:
             continue
         seen.add(signal.serial)
         for layer, weight, rule in signal.edges.weights:
-            own = (
-                variable for variable in own_variables(layer) if variable.name == weight
-            )
-            if next(own, None) is main:
+            if held_weights(layer).get(weight) is main:
                 gradient = at_signals.get(signal.serial)
                 return name, None if gradient is None else rule(gradient)
         if len(seen) < 12 and (closed or not signal.edges.weights):
