@@ -74,7 +74,7 @@ def kernels_of(
     """
     wanted = {**_KERNELS, **(_RECURRENT if recurrent else {})}
     kernels, seen = [], set[int]()
-    for place in every_place(model):
+    for place in _places_of(model):
         for kernel in _kernels_at(place, wanted, call_own=call_own):
             # A layer that multiplies with the kernel of another has none of its own.
             tied = kernel.is_own and id(kernel.variable) in seen
@@ -82,6 +82,14 @@ def kernels_of(
                 kernels.append(kernel)
                 seen.add(id(kernel.variable))
     return kernels
+
+
+def _places_of(model: Any) -> list[Place]:
+    """Return the places of all layers, and of a model that holds weights itself."""
+    places = list(every_place(model))
+    if is_own(model) and own_variables(model):
+        places.insert(0, Place(model, model.name, False, (model,)))
+    return places
 
 
 def _kernels_at(
@@ -149,7 +157,7 @@ def unlisted_weights(
         model: any model.
         listed: keys of kernels (see `Kernel.key`).
     """
-    for place in every_place(model):
+    for place in _places_of(model):
         layer = place.layer
         uses = uses_of(layer)
         for name, variable in held_weights(layer).items():

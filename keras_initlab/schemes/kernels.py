@@ -79,7 +79,8 @@ class Finder:
         called, around = kernel.layer, list(kernel.parents)
         if kernel.is_own:
             found = self._inside_own(kernel)
-            if found is not None and not found.reaches_end:
+            is_model = called is around[0]
+            if found is not None and (is_model or not found.reaches_end):
                 return found
         own = nonlinearity.own_nonlinearity(kernel.layer)
         if own is not None:

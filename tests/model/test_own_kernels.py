@@ -273,6 +273,29 @@ def test_an_unbuilt_own_layer_is_named_or_served():
     )
 
 
+def test_weights_of_the_model_itself_are_kernels():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__(name="whole")
+            self.head = layers.Dense(64, name="head")
+
+        def build(self, shape):
+            self.w = self.add_weight(shape=(shape[-1], 64), initializer="random_normal")
+            self.head.build((None, 64))
+
+        def call(self, x):
+            return self.head(ops.relu(x @ self.w))
+
+    model = Model()
+    model(np.ones((1, 64), "float32"))
+    plan = il.rewrite_initializers(model, "variance", seed=0)
+    found = [(row.layer, row.weight, row.nonlinearity, row.target) for row in plan]
+    assert found == [("whole", "w", "relu", 1.0), ("head", "kernel", "linear", 0.1)]
+    x = np.random.default_rng(0).standard_normal((256, 64)).astype("float32")
+    second = float(np.mean(np.square(model.predict(x, verbose=0))))
+    assert second == pytest.approx(0.1, rel=0.5)
+
+
 def test_a_weight_in_the_middle_of_a_composite_is_no_head():
     class Mixed(layers.Layer):
         def build(self, shape):
