@@ -11,6 +11,9 @@ import keras
 
 from keras_initlab.tables import render_table
 
+# How many weights that were left alone for one reason are named in print.
+_SHOWN = 5
+
 
 @dataclass(frozen=True)
 class PlanRow:
@@ -51,11 +54,30 @@ class PlanRow:
         return self.after is not self.before
 
 
+@dataclass(frozen=True)
+class UnlistedWeight:
+    """A weight of two or more axes that is no kernel, and was left alone.
+
+    Attributes:
+        layer: the layer's path inside the model.
+        weight: the weight's name in the layer.
+        reason: why it is no kernel: "added, not multiplied".
+    """
+
+    layer: str
+    weight: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}/{self.weight}"
+
+
 class Plan(Sequence[PlanRow]):
     """The rows of a rewrite, in the order of the model's layers.
 
     `print(plan)` shows them as a table, `plan.records` as a list of flat dicts.
     `plan.assumptions` are the sentences under the table: what a prediction rests on.
+    `plan.unlisted` are the weights of two or more axes that have no row, with reasons.
     """
 
     def __init__(
@@ -65,11 +87,13 @@ class Plan(Sequence[PlanRow]):
         model: str,
         applied: bool,
         assumptions: Sequence[str] = (),
+        unlisted: Sequence[UnlistedWeight] = (),
     ) -> None:
         self.rows = tuple(rows)
         self.model = model
         self.applied = applied
         self.assumptions = tuple(assumptions)
+        self.unlisted = tuple(unlisted)
 
     @overload
     def __getitem__(self, index: int) -> PlanRow: ...
@@ -131,7 +155,19 @@ class Plan(Sequence[PlanRow]):
         ]
         title = f"{self.model}: {changed} of {len(self.rows)} kernels {done}"
         table = render_table(title, columns, rows)
-        return "\n".join([table, *(f"assumed: {line}" for line in self.assumptions)])
+        lines = [*(f"assumed: {line}" for line in self.assumptions), *self._left()]
+        return "\n".join([table, *lines])
+
+    def _left(self) -> list[str]:
+        """Return a line for each reason to have left weights alone."""
+        by_reason: dict[str, list[str]] = {}
+        for weight in self.unlisted:
+            by_reason.setdefault(weight.reason, []).append(str(weight))
+        lines = []
+        for reason, names in by_reason.items():
+            rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            lines.append(f"left alone: {', '.join(names[:_SHOWN])}{rest} ({reason})")
+        return lines
 
     def __repr__(self) -> str:
         return f"<Plan of {len(self.rows)} kernels of {self.model!r}; print it>"

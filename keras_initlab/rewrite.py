@@ -11,8 +11,8 @@ import keras
 from keras_initlab.initializers import Auto
 from keras_initlab.model.construction import Construction, constructing
 from keras_initlab.model.keras_internals import PASSED_ON_INITIALIZER
-from keras_initlab.model.kernels import kernels_of
-from keras_initlab.plan import Plan
+from keras_initlab.model.kernels import kernels_of, unlisted_weights
+from keras_initlab.plan import Plan, UnlistedWeight
 from keras_initlab.schemes import (
     Activation,
     Choice,
@@ -82,7 +82,9 @@ def rewrite_initializers(
             `residual`, `mean` and `variance` to both.
 
     Returns:
-        A `Plan` with a row for each kernel; print it. Frozen kernels
+        A `Plan` with a row for each kernel; print it. Weights that an own layer of the
+        user's multiplies its input with are kernels, too; `plan.unlisted` names the
+        weights of two or more axes that are none, with the reason. Frozen kernels
         (`trainable=False`, or under LoRA) are left alone, as are quantised ones: see
         the notes. A compiled model's optimizer keeps its state: compile again before
         training anew.
@@ -123,7 +125,14 @@ def rewrite_initializers(
         model=model.name,
         applied=not dry_run,
         assumptions=selection.assumptions,
+        unlisted=_unlisted(model, selection),
     )
+
+
+def _unlisted(model: keras.Model, selection: Selection) -> list[UnlistedWeight]:
+    """Return the weights of several axes that have no row."""
+    listed = {choice.kernel.key for choice in selection.choices}
+    return [UnlistedWeight(*weight) for weight in unlisted_weights(model, listed)]
 
 
 def _scheme_of(scheme: Any, options: dict[str, Any]) -> Scheme:
@@ -242,7 +251,7 @@ def _apply(choices: Sequence[Choice], seeds: Seeds) -> None:
             with constructing(construction):
                 value = after(kernel.variable.shape, kernel.variable.dtype)
             kernel.variable.assign(value)
-        if kernel.attribute is not None:  # always so where a row has changed
+        if kernel.attribute is not None:  # an own layer may keep no initializer
             setattr(kernel.layer, kernel.attribute, after)
     _pass_on(choices, seeds)
 

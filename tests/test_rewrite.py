@@ -118,7 +118,7 @@ def test_the_depthwise_part_is_drawn_as_planned():
 def test_an_unknown_layer_on_the_way_is_named():
     class Mystery(layers.Layer):
         def call(self, x):
-            return x
+            return keras.ops.cumsum(x, axis=-1)
 
     inputs = keras.Input((8,))
     x = layers.ReLU()(Mystery(name="mystery")(layers.Dense(8)(inputs)))
@@ -289,15 +289,32 @@ def test_wrappers_are_looked_through_or_named():
         keras.Model(inputs, layers.ReLU()(x)), dry_run=True
     )
     assert (one.layer, one.nonlinearity) == ("norm/sn", "leaky_relu(0.2)")
-    assert (two.layer, two.nonlinearity) == ("wrapped/dense", "linear")
-    assert two.note == "what follows inside wrapped is unseen"
+    assert (two.layer, two.nonlinearity, two.note) == ("wrapped/dense", "relu", "")
+
+
+def test_a_wrapper_that_takes_no_symbols_is_named():
+    class Wrapped(layers.Layer):
+        def __init__(self):
+            super().__init__(name="wrapped")
+            self.dense = layers.Dense(8, name="dense")
+
+        def call(self, x):
+            if not keras.ops.is_tensor(x):
+                raise TypeError("It takes tensors.")
+            return self.dense(x)
+
+    inputs = keras.Input((8,))
+    x = layers.ReLU()(Wrapped()(inputs))
+    (row,) = il.rewrite_initializers(keras.Model(inputs, x), dry_run=True)
+    assert (row.layer, row.nonlinearity) == ("wrapped/dense", "linear")
+    assert row.note == "what follows inside wrapped is unseen"
 
 
 def test_a_gate_is_noted():
     inputs = keras.Input((8,))
-    x = layers.Dense(8)(inputs)
-    x = layers.Multiply(name="gate")([x, layers.Activation("sigmoid")(x)])
-    (row,) = il.rewrite_initializers(keras.Model(inputs, x), dry_run=True)
+    x, other = layers.Dense(8)(inputs), layers.Dense(8)(inputs)
+    x = layers.Multiply(name="gate")([x, other, layers.Activation("sigmoid")(x)])
+    row, _ = il.rewrite_initializers(keras.Model(inputs, x), dry_run=True)
     assert row.nonlinearity == "sigmoid"
     assert row.note == "also feeds gate, whose effect is unknown"
 
@@ -317,13 +334,13 @@ def test_an_activation_without_a_gain_does_not_stop_the_rest():
     assert two.nonlinearity == "relu"
 
 
-def test_a_kernel_without_an_initializer_attribute_is_named():
+def test_a_kernel_that_multiplies_nothing_is_named():
     class Bare(layers.Layer):
         def build(self, shape):
-            self.w = self.add_weight((shape[-1], 3), name="kernel")
+            self.w = self.add_weight((shape[-1], shape[-1]), name="kernel")
 
         def call(self, x):
-            return x @ self.w
+            return x + keras.ops.mean(self.w, axis=0)
 
     inputs = keras.Input((8,))
     (row,) = il.rewrite_initializers(keras.Model(inputs, Bare(name="bare")(inputs)))

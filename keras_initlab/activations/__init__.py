@@ -14,5 +14,6 @@ from keras_initlab.activations.properties import (
     odd_part,
     resolve,
 )
+from keras_initlab.activations.table import NAMED
 
-__all__ = ["Activation", "chi", "gain", "moments", "odd_part", "resolve"]
+__all__ = ["NAMED", "Activation", "chi", "gain", "moments", "odd_part", "resolve"]

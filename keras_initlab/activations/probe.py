@@ -31,8 +31,9 @@ _GRID = np.concatenate(
 _ROWS = np.linspace(-1.7, 2.3, 24).reshape(3, 8) * np.array([[1.0], [-1.0], [0.5]])
 
 # The two forms of gelu differ by 5e-4. Errors of float32 and of the backends' shortcuts
-# are smaller (PyTorch: softplus(x) = x above 20; TensorFlow: a float32 slope).
-_TOLERANCE = {8: 1e-7, 4: 2e-5}
+# are smaller (PyTorch: softplus(x) = x above 20; TensorFlow: a float32 slope; XLA: tanh
+# is off by 2e-7 at 8).
+_TOLERANCE = {8: 5e-7, 4: 2e-5}
 _COARSE = 2e-2
 
 

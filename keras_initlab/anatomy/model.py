@@ -288,9 +288,8 @@ def anatomy_of(
         mean, variance: of the inputs, as `propagate` takes them.
         predict: False leaves the prediction out, and calls none of the layers.
     """
-    held = [
-        one for one in kernels_of(model, recurrent=True) if one.variable is not None
-    ]
+    every = kernels_of(model, recurrent=True, call_own=predict)
+    held = [one for one in every if one.variable is not None]
     # Whole numbers stand for weights by scales that are kept elsewhere.
     kernels = [one for one in held if keras.backend.is_float_dtype(one.variable.dtype)]
     if len(kernels) < len(held):

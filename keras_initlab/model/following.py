@@ -11,23 +11,33 @@ import numpy as np
 
 from keras_initlab import activations
 from keras_initlab.model import keras_internals, nonlinearity
+from keras_initlab.model.contractions import CONTRACTIONS
+from keras_initlab.model.elementwise import composite_at
 from keras_initlab.model.graph import Call, Graph, as_function
+from keras_initlab.model.own_kernels import uses_of
+from keras_initlab.model.own_weights import CONVOLUTIONS
 
 
 @dataclass(frozen=True)
 class Following:
-    """What a tensor meets: the nearest nonlinearity, and how sure that is."""
+    """What a tensor meets: the nearest nonlinearity, and how sure that is.
+
+    `reaches_end` says that nothing bends it before an output of the graph.
+    """
 
     nonlinearity: Any
     note: str = ""
+    reaches_end: bool = False
 
 
 def following_nonlinearity(graph: Graph, tensors: tuple[int, ...]) -> Following:
     """Return the nonlinearity that `tensors` meet first, through transparent calls.
 
     Breadth first: of several paths the shortest counts, and where as short a one
-    leads elsewhere the note says so. None (linear) where every path ends at another
-    kernel, an unknown layer or the model's output before it is bent.
+    leads elsewhere the note says so. Several elementwise calls that make one
+    nonlinearity of a tensor (x · sigmoid(x)) count as that. None (linear) where every
+    path ends at another kernel, an unknown layer or the model's output before it is
+    bent.
     """
     pending = deque(tensors)
     seen = set(tensors)
@@ -35,7 +45,13 @@ def following_nonlinearity(graph: Graph, tensors: tuple[int, ...]) -> Following:
     unknown: list[str] = []
     while pending and not bends:
         for _ in range(len(pending)):
-            for call in graph.consumers.get(pending.popleft(), ()):
+            tensor = pending.popleft()
+            whole = composite_at(graph, tensor)
+            if whole is not None:
+                bends.append(whole.activation)
+            for call in graph.consumers.get(tensor, ()):
+                if whole is not None and id(call) in whole.calls:
+                    continue
                 bend = _bend_of(call)
                 if bend is not None:
                     bends.append(bend)
@@ -43,7 +59,7 @@ def following_nonlinearity(graph: Graph, tensors: tuple[int, ...]) -> Following:
                     fresh = [tensor for tensor in call.outputs if tensor not in seen]
                     pending.extend(fresh)
                     seen.update(fresh)
-                elif not _has_kernel(call.operation):
+                elif not _has_kernel(call):
                     unknown.append(call.operation.name)
     if bends:
         names = list(dict.fromkeys(readable(bend) for bend in bends))
@@ -51,7 +67,7 @@ def following_nonlinearity(graph: Graph, tensors: tuple[int, ...]) -> Following:
         note = f"also feeds {', '.join(fed)}" if fed else ""
         return Following(bends[0], note)
     note = f"linear up to {unknown[0]}, whose effect is unknown" if unknown else ""
-    return Following(None, note)
+    return Following(None, note, not seen.isdisjoint(graph.outputs))
 
 
 def readable(identifier: Any) -> str:
@@ -70,9 +86,7 @@ def _bend_of(call: Call) -> Any:
     operation = call.operation
     if not call.is_layer:
         return _bare_nonlinearity(call)
-    if isinstance(operation, (*nonlinearity.ACTIVATION_LAYERS, keras.layers.Lambda)):
-        return nonlinearity.own_nonlinearity(operation)
-    return None
+    return nonlinearity.nonlinearity_of_layer(operation)
 
 
 # Bare operations that move, add or rescale values: transparent, as their layers are.
@@ -122,5 +136,11 @@ def _is_affine(call: Call) -> bool:
     return bool(np.allclose(np.diff(values, 2), 0, atol=1e-5))
 
 
-def _has_kernel(operation: Any) -> bool:
-    return any(name.endswith("kernel_initializer") for name in vars(operation))
+def _has_kernel(call: Call) -> bool:
+    """Say whether a call multiplies with a kernel, or one tensor with another."""
+    operation = call.operation
+    if type(operation).__name__ in CONTRACTIONS | CONVOLUTIONS:
+        return True
+    if any(name.endswith("kernel_initializer") for name in vars(operation)):
+        return True
+    return call.is_layer and any(use.multiplies for use in uses_of(operation).values())

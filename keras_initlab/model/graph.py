@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,8 @@ class Call:
 
     `inputs` and `outputs` number the tensors that it reads and makes. `key` is the
     layer's path inside the model, with `#0`, `#1` where it is called more than once.
+    `kernel` is the id of a layer and the name of its weight, where a bare operation
+    inside an own layer multiplies with that.
     """
 
     operation: Any
@@ -29,6 +31,7 @@ class Call:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     node: Any
+    kernel: tuple[int, str] | None = None
 
     @property
     def is_layer(self) -> bool:
@@ -84,6 +87,31 @@ def graph_of(model: Any) -> Graph:
             f"walked. Received: {type(model).__name__} {model.name!r}"
         )
     return _Walk(model, functional).graph
+
+
+def graph_of_call(layer: Any, symbols: list[Any], call: Callable[[], Any]) -> Graph:
+    """Return the graph from symbols to what `call` computes of them inside a layer.
+
+    Raises:
+        NoGraph: as in `opened`.
+    """
+    inner = [place.layer for place in every_place(layer)]
+    with (
+        keras_internals.nodes_forgotten((layer, *inner)),
+        keras_internals.calls_forgotten(layer),
+        keras.StatelessScope(),
+    ):
+        try:
+            outputs = keras.tree.flatten(call())
+            return _Walk(
+                layer, keras_internals.function_between(symbols, outputs)
+            ).graph
+        except _refusals() as error:
+            said = textwrap.shorten(" ".join(str(error).split()), 160)
+            raise NoGraph(
+                f"its call cannot be followed on symbols ({type(error).__name__}: "
+                f"{said})"
+            ) from error
 
 
 def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:

@@ -45,6 +45,29 @@ def own_variables(layer: Any) -> list[Any]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
+def weight_attributes(layer: Any) -> dict[str, Any]:
+    """Return the attributes of a layer that hold variables, be it in lists or dicts.
+
+    Without those in which Keras and TensorFlow themselves keep a layer's variables.
+    """
+    kept = (layer._trainable_variables, layer._non_trainable_variables)
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if not (name.startswith("_self_") or any(value is own for own in kept))
+        and isinstance(value, keras.Variable | list | tuple | dict)
+        and any(isinstance(held, keras.Variable) for held in keras.tree.flatten(value))
+    }
+
+
+def called_with(layer: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Return the symbols of a layer's last call in a graph; None of one without."""
+    if not layer._inbound_nodes:
+        return None
+    arguments = layer._inbound_nodes[-1].arguments
+    return arguments.args, arguments.kwargs
+
+
 def is_rematerialized(layer: Any) -> bool:
     """Whether `layer` was made in a `keras.RematScope`."""
     return getattr(layer, "_remat_mode", None) is not None

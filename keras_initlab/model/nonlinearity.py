@@ -7,12 +7,19 @@ in a Sequential, `following` in any graph) is not their concern.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
 
 from keras_initlab import activations
+from keras_initlab.model.keras_internals import (
+    automatic_name,
+    sublayers,
+    takes_training,
+)
 from keras_initlab.stats import Bounds
 
 _layers = keras.layers
@@ -78,6 +85,81 @@ def own_nonlinearity(layer: Any) -> Any:
     return None if is_linear(function) else function
 
 
+def nonlinearity_of_layer(layer: Any) -> Any:
+    """Return the nonlinearity that is all a layer does; None if it is no such layer.
+
+    Activation layers, Lambda, and layers of the user's own that compute a function of
+    each element: see `own_function`.
+
+    >>> class Relu(keras.layers.Layer):
+    ...     def call(self, inputs):
+    ...         return keras.ops.maximum(inputs, 0.0)
+    >>> nonlinearity_of_layer(Relu()).name
+    'relu'
+    """
+    if isinstance(layer, (*ACTIVATION_LAYERS, _layers.Lambda)):
+        return own_nonlinearity(layer)
+    function = own_function(layer)
+    return None if function is None or _is_affine(function) else function
+
+
+_own_functions: WeakKeyDictionary[Any, activations.Activation | None] = (
+    WeakKeyDictionary()
+)
+
+
+def own_function(layer: Any) -> activations.Activation | None:
+    """Return the function of each element that a layer of the user's own computes.
+
+    It is read off its values, as any callable's is; None where it is no such function.
+    """
+    if layer in _own_functions:
+        return _own_functions[layer]
+    function = _probed(layer) if is_own_function(layer) else None
+    if layer.built and not layer.variables:  # nothing that could change it
+        _own_functions[layer] = function
+    return function
+
+
+def is_own_function(layer: Any) -> bool:
+    """Say whether a layer is the user's own, and has no weights but scalars."""
+    kind = type(layer)
+    if not isinstance(layer, _layers.Layer) or isinstance(layer, keras.Model):
+        return False
+    if kind.__module__.partition(".")[0] == "keras" or kind.call is _layers.Layer.call:
+        return False
+    # What a `build` of its own makes is not known before it is called.
+    settled = layer.built or kind.build is _layers.Layer.build
+    plain = all(len(variable.shape) == 0 for variable in layer.variables)
+    return settled and plain and not sublayers(layer)
+
+
+def _probed(layer: Any) -> activations.Activation | None:
+    held = weakref.ref(layer)  # what is remembered of it does not keep it alive
+    mode = {"training": True} if takes_training(layer) else {}
+
+    def function(x: Any) -> Any:
+        alive = held()
+        assert alive is not None
+        return alive.call(x, **mode)
+
+    function.__name__ = automatic_name(type(layer))
+    try:
+        with keras.StatelessScope():
+            resolved = activations.resolve(function)
+    except (TypeError, ValueError):
+        return None
+    return resolved
+
+
+def _is_affine(activation: activations.Activation) -> bool:
+    """Say whether an activation only scales and shifts."""
+    if activation.function is None:
+        return False
+    values = activation.function(np.linspace(-3.0, 3.0, 13))
+    return bool(np.allclose(np.diff(values, 2), 0, atol=1e-5))
+
+
 def bounds(layer: Any) -> Bounds | None:
     """Return the range of a layer's own bounded activation, or None.
 
@@ -130,7 +212,10 @@ def is_transparent(layer: Any) -> bool:
     """Say whether the nonlinearity for a kernel before `layer` comes after it."""
     if isinstance(layer, TRANSPARENT_LAYERS):
         return True
-    return isinstance(layer, _layers.Activation) and own_nonlinearity(layer) is None
+    if isinstance(layer, _layers.Activation):
+        return own_nonlinearity(layer) is None
+    function = own_function(layer)
+    return function is not None and _is_affine(function)
 
 
 def next_in_sequence(layers: list[Any]) -> Any:
@@ -143,10 +228,11 @@ def next_in_sequence(layers: list[Any]) -> Any:
             inside = next_in_sequence(layer.layers)
             if inside is not None or not all(map(is_transparent, layer.layers)):
                 return inside
-        elif isinstance(layer, (*ACTIVATION_LAYERS, _layers.Lambda)):
-            own = own_nonlinearity(layer)
-            if own is not None:
-                return own
-        elif not is_transparent(layer):
+            continue
+        own = nonlinearity_of_layer(layer)
+        if own is not None:
+            return own
+        passive = isinstance(layer, (*ACTIVATION_LAYERS, _layers.Lambda))
+        if not passive and not is_transparent(layer):
             return None
     return None

@@ -67,6 +67,10 @@ def roles_of(graph: Graph, kernels: list[Kernel]) -> Roles:
     for kernel in kernels:
         for owner in (kernel.layer, *kernel.parents[1:]):
             inside.setdefault(id(owner), []).append(kernel)
+    by_key = {kernel.key: kernel for kernel in kernels}
+    for call in graph.calls:
+        if call.kernel in by_key:
+            inside[id(call.operation)] = [by_key[call.kernel]]
     roles = Roles()
     _branches_in(graph, inside, roles)
     _heads_in(graph, inside, roles)
@@ -239,8 +243,9 @@ def _heads_in(graph: Graph, inside: dict[int, list[Kernel]], roles: Roles) -> No
             held = inside.get(id(operation), [])
             if held:
                 own = nonlinearity.own_nonlinearity(operation)
-                if len(held) == 1 and held[0].layer is operation and _ends(own):
-                    roles.heads.add((id(operation), held[0].weight))
+                is_whole = held[0].layer is operation or maker.kernel is not None
+                if len(held) == 1 and is_whole and _ends(own):
+                    roles.heads.add(held[0].key)
                 break
             plain = isinstance(operation, _PLAIN)
             bends = nonlinearity.own_nonlinearity(operation) if plain else None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+from keras import Operation
 from keras.layers import Layer
 from numpy.typing import NDArray
 
+from keras_initlab.model.own_weights import without_views
 from keras_initlab.propagation.algebra import sampling
 from keras_initlab.propagation.context import Arguments, RuleContext, UnknownLayer
 from keras_initlab.propagation.signal import Array, Signal
@@ -24,6 +26,21 @@ def signals_in(arguments: Arguments) -> list[Signal]:
 def beside_signals(arguments: Arguments) -> list[Any]:
     """Return what stands among the arguments of a call beside signals."""
     return [x for x in keras.tree.flatten(arguments) if not isinstance(x, Signal)]
+
+
+def as_function_of(
+    x: Signal, operation: Operation, arguments: Arguments
+) -> Callable[[Any], Any]:
+    """Return an operation on one tensor and numbers as a function of that tensor."""
+    arguments = without_views(arguments)
+
+    def function(values: Any) -> Any:
+        args, kwargs = keras.tree.map_structure(
+            lambda argument: values if argument is x else argument, arguments
+        )
+        return operation.call(*args, **kwargs)
+
+    return function
 
 
 def array_of(value: Any) -> NDArray[Any]:

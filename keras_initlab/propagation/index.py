@@ -24,6 +24,7 @@ class ModelIndex:
         paths: of layers inside the model.
         parents: the layers around each, outermost first.
         moments: of the weights that were asked for.
+        given: of weights that a scheme will draw so.
         kinds: what layers that compute the same have in common; see `repeats`.
         graph: the model's, None where it has none.
     """
@@ -31,6 +32,7 @@ class ModelIndex:
     paths: dict[int, str] = field(default_factory=dict)
     parents: dict[int, tuple[Layer, ...]] = field(default_factory=dict)
     moments: dict[Key, WeightMoments] = field(default_factory=dict)
+    given: dict[Key, WeightMoments] = field(default_factory=dict)
     kinds: dict[int, Hashable] = field(default_factory=dict)
     graph: graph.Graph | None = None
 

@@ -13,6 +13,7 @@ from keras.layers import Layer
 from numpy.typing import NDArray
 
 from keras_initlab.model.keras_internals import takes_training
+from keras_initlab.model.own_weights import without_views
 from keras_initlab.propagation.algebra import sampling
 from keras_initlab.propagation.arguments import signals_in
 from keras_initlab.propagation.context import Arguments
@@ -63,6 +64,7 @@ class Trial:
         shapes: of the outputs, from the graph; None without a graph.
         recipes: how signals were computed without weights or chance, by serial
             number: their samples are made so, too.
+        scales: what variables of a layer are multiplied by, by their ids.
     """
 
     operation: Layer | Operation | AsOperation
@@ -71,6 +73,7 @@ class Trial:
     dtypes: dict[int, str] = field(default_factory=dict)
     shapes: list[Shape] | None = None
     recipes: dict[int, Recipe] = field(default_factory=dict)
+    scales: dict[int, float] = field(default_factory=dict)
     _remade: set[int] = field(default_factory=set)
 
     def outputs(self, inputs: tuple[Signal, ...]) -> list[Signal]:
@@ -146,14 +149,15 @@ class Trial:
             dtype = self.dtypes.get(argument.serial)
             return keras.ops.convert_to_tensor(_as(arrays[argument.serial], dtype))
 
-        args, kwargs = keras.tree.map_structure(fill, self.arguments)
+        arguments = without_views(self.arguments)
+        args, kwargs = keras.tree.map_structure(fill, arguments)
         operation = self.operation
         if isinstance(operation, keras.layers.Layer):
             if takes_training(operation):
                 kwargs = {**kwargs, "training": self.training}
             outputs, _ = operation.stateless_call(
-                [v.value for v in operation.trainable_variables],
-                [v.value for v in operation.non_trainable_variables],
+                [self._value(v) for v in operation.trainable_variables],
+                [self._value(v) for v in operation.non_trainable_variables],
                 *args,
                 **kwargs,
             )
@@ -162,6 +166,10 @@ class Trial:
         return [
             keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)
         ]
+
+    def _value(self, variable: keras.Variable) -> Any:
+        scale = self.scales.get(id(variable), 1.0)
+        return variable.value if scale == 1.0 else variable.value * scale
 
     def _pull(
         self, arrays: dict[int, NDArray[Any]], signal: Signal, index: int
@@ -230,14 +238,26 @@ class Sampler:
         inputs: tuple[Signal, ...],
         arguments: Arguments,
         shapes: list[Shape] | None = None,
+        scales: dict[int, float] | None = None,
     ) -> Signals:
         """Return the outputs of a call on a Gaussian sample of its inputs."""
         trial = Trial(
-            operation, arguments, self._training, self._dtypes, shapes, self._recipes
+            operation,
+            arguments,
+            self._training,
+            self._dtypes,
+            shapes,
+            self._recipes,
+            scales or {},
         )
         outputs = trial.outputs(inputs)
         self._measured.update(signal.serial for signal in outputs)
         return packed(outputs)
+
+    @property
+    def count(self) -> int:
+        """How many signals were measured so far."""
+        return len(self._measured)
 
     def is_measured(self, outputs: Sequence[Signal], *, also: bool) -> bool:
         """Say whether any output was measured; `also` says so of all of them."""

@@ -12,6 +12,7 @@ import numpy as np
 from keras_initlab.model import graph
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.layers import is_closed
+from keras_initlab.model.own_weights import held_weights
 from keras_initlab.propagation.algebra.gradients import gradients
 from keras_initlab.propagation.index import ModelIndex
 from keras_initlab.propagation.signal import Gradient, Signal
@@ -226,11 +227,13 @@ class _Weight(NamedTuple):
     """A layer's kernel, and what one call adds to its gradient.
 
     Attributes:
+        name: of the kernel within its layer.
         variable: the kernel.
         call: the serial of the signal that the call makes; None where no rule tells.
         gradient: second moment of the call's share, None where none comes back.
     """
 
+    name: str
     variable: Any
     call: int | None = None
     gradient: float | None = None
@@ -248,7 +251,7 @@ def _stats(
     gradient = at_signals.get(signal.serial)
     return LayerStats(
         key,
-        weight=None if weight is None else weight.variable.name,
+        weight=None if weight is None else weight.name,
         shape=signal.shape,
         mean=signal.mean,
         variance=signal.variance,
@@ -293,6 +296,8 @@ def _weight_of(record: Record, at_signals: dict[int, Gradient]) -> _Weight | Non
     if not held:
         return None
     main = next((v for name in _KERNELS for v in held if v.name == name), held[0])
+    names = {id(v): name for name, v in held_weights(record.layer).items()}
+    name = names.get(id(main), main.name)
     pending, seen = [record.signal], set()
     while pending:
         signal = pending.pop()
@@ -300,13 +305,10 @@ def _weight_of(record: Record, at_signals: dict[int, Gradient]) -> _Weight | Non
             continue
         seen.add(signal.serial)
         for layer, weight, rule in signal.edges.weights:
-            own = (
-                variable for variable in own_variables(layer) if variable.name == weight
-            )
-            if next(own, None) is main:
+            if held_weights(layer).get(weight) is main:
                 gradient = at_signals.get(signal.serial)
                 share = None if gradient is None else rule(gradient)
-                return _Weight(main, signal.serial, share)
+                return _Weight(name, main, signal.serial, share)
         if len(seen) < 12 and (closed or not signal.edges.weights):
             pending.extend(parent for parent, _ in signal.edges.parents)
-    return _Weight(main)
+    return _Weight(name, main)

@@ -9,17 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 from keras import Operation
 from keras.layers import Layer
 
 from keras_initlab.model import graph
+from keras_initlab.model.keras_internals import sublayers
 from keras_initlab.model.layers import call_keys
+from keras_initlab.model.nonlinearity import own_function
+from keras_initlab.model.own_kernels import uses_of
+from keras_initlab.model.own_weights import (
+    READ_AS_VIEWS,
+    OwnGraph,
+    computed,
+    own_graph,
+    without_views,
+)
 from keras_initlab.propagation.algebra.elementwise import apply
 from keras_initlab.propagation.algebra.random_linear import RandomKernel
-from keras_initlab.propagation.arguments import with_constants
+from keras_initlab.propagation.arguments import as_function_of, with_constants
 from keras_initlab.propagation.context import (
     ActivationLike,
     Arguments,
@@ -30,6 +41,12 @@ from keras_initlab.propagation.flat_graph import FlatGraph
 from keras_initlab.propagation.index import ModelIndex, index_of
 from keras_initlab.propagation.mirrors import with_mirror
 from keras_initlab.propagation.monte_carlo import AsOperation, Sampler
+from keras_initlab.propagation.own_layers import (
+    kernel_in,
+    multiplied,
+    operands_of,
+    scales_of,
+)
 from keras_initlab.propagation.repeats import Repeats
 from keras_initlab.propagation.rules.activation import activate
 from keras_initlab.propagation.signal import Shape, Signal, Signals
@@ -213,24 +230,45 @@ class Propagation:
     # The walk.
 
     def _walk(
-        self, walked: graph.Graph, inputs: list[Signal], prefix: str
+        self,
+        walked: graph.Graph,
+        inputs: list[Signal],
+        prefix: str,
+        weights: Mapping[int, Any] | None = None,
     ) -> list[Signal]:
         signals = dict(zip(walked.inputs, inputs, strict=True))
         numbers = dict(zip(walked.inputs, self._flat.read, strict=True))
+        # Weights, and what is computed of weights alone.
+        held: dict[int, Any] = dict(weights or {})
         for call in walked.calls:
-            read = tuple(signals[number] for number in call.inputs)
-            symbols = call.node.input_tensors
-            by_symbol = {id(s): x for s, x in zip(symbols, read, strict=True)}
+            symbols = dict(zip(call.inputs, call.node.input_tensors, strict=True))
+            values = {number: signals.get(number) for number in call.inputs}
+            by_symbol = {
+                id(symbol): held[number] if values[number] is None else values[number]
+                for number, symbol in symbols.items()
+            }
             arguments = call.node.arguments.fill_in(by_symbol)
-            self._sampler.note_dtypes(symbols, read)
-            with self._flat.reading(tuple(numbers[number] for number in call.inputs)):
+            read = tuple(x for n in call.inputs if (x := values[n]) is not None)
+            if not read:
+                made = computed(call.operation, arguments)
+                held.update(zip(call.outputs, made, strict=True))
+                continue
+            if type(call.operation).__name__ in READ_AS_VIEWS:
+                call = replace(call, kernel=kernel_in(arguments))
+            else:
+                arguments = without_views(arguments)
+            read_symbols = [symbols[n] for n in call.inputs if n in signals]
+            self._sampler.note_dtypes(read_symbols, read)
+            places = tuple(numbers[n] for n in call.inputs if n in numbers)
+            with self._flat.reading(places):
                 self._flat.opened = None
                 outputs = self._step(call, read, arguments, prefix)
                 numbers_made = self._flat.outputs_of(call)
             flat = keras.tree.flatten(outputs)
             signals.update(zip(call.outputs, flat, strict=False))
             numbers.update(zip(call.outputs, numbers_made, strict=True))
-            self._sampler.remember(call.operation, arguments, read, flat)
+            if call.kernel is None:  # what weights make is not made again of them
+                self._sampler.remember(call.operation, arguments, read, flat)
         self._flat.opened = tuple(numbers[number] for number in walked.outputs)
         return [signals[number] for number in walked.outputs]
 
@@ -303,7 +341,18 @@ class Propagation:
             self._flat.opened = None  # what a rule opened is inside this call
             return outputs
         except UnknownLayer:
-            pass
+            function = own_function(layer) if len(inputs) == 1 else None
+        if function is not None and function.function is not None:
+            return with_mirror(None, inputs, apply(inputs[0], function), self)
+        own = self._own_graph(layer, arguments)
+        if own is not None:
+            try:
+                return self._walk_own(layer, own, inputs, path)
+            except PropagationError:
+                if sublayers(layer):
+                    raise
+                # An operation inside fails on a sample: so may the layer, by name.
+                self._walked.discard(id(layer))
         try:
             inner = graph.opened(layer, arguments, self.training)
         except graph.NoGraph as refusal:
@@ -312,7 +361,42 @@ class Propagation:
         if inner is not None:
             self._walked.add(id(layer))
             return tuple(self._walk(inner, list(inputs), path))
-        return self._sampler.measure(layer, inputs, arguments, shapes)
+        return self._sampler.measure(
+            layer, inputs, arguments, shapes, scales_of(layer, self.weights)
+        )
+
+    def _own_graph(self, layer: Layer, arguments: Arguments) -> OwnGraph | None:
+        """Return the calls of a user's own layer that reads its weights itself."""
+        try:
+            return own_graph(layer, arguments, self.training)
+        except graph.NoGraph:
+            return None  # it is opened without its weights, or measured
+
+    def _walk_own(
+        self, layer: Layer, own: OwnGraph, inputs: tuple[Signal, ...], path: str
+    ) -> Signals:
+        weights = operands_of(layer, own, self.weights)
+        self._walked.add(id(layer))
+        measured = self._sampler.count
+        outputs = self._walk_through(layer, own.graph, inputs, path, weights)
+        self._open[-1].measured |= self._sampler.count > measured
+        return outputs
+
+    def _walk_through(
+        self,
+        layer: Layer,
+        walked: graph.Graph,
+        inputs: tuple[Signal, ...],
+        path: str,
+        weights: dict[int, Any],
+    ) -> Signals:
+        kernels = [use for use in uses_of(layer).values() if use.multiplies]
+        if sublayers(layer) or len(kernels) > 1:
+            return tuple(self._walk(walked, list(inputs), path, weights))
+        with self._flat.forgotten():  # of a single kernel: the layer is one call
+            outputs = self._walk(walked, list(inputs), path, weights)
+        self._flat.opened = None
+        return tuple(outputs)
 
     def _operate(
         self,
@@ -327,6 +411,15 @@ class Propagation:
             try:
                 return self._by_rule(call, inputs, shapes)
             except UnknownLayer:
+                if call.kernel is not None:
+                    return multiplied(
+                        call.operation,
+                        inputs,
+                        arguments,
+                        shapes,
+                        self._sampler,
+                        self.weights,
+                    )
                 return self._sampler.measure(call.operation, inputs, arguments, shapes)
         except Exception as error:
             raise PropagationError(
@@ -353,7 +446,8 @@ class Propagation:
             if [x.shape for x in inputs] != shapes:
                 raise
             try:
-                outputs: Signals = apply(inputs[0], graph.as_function(call))
+                function = as_function_of(inputs[0], call.operation, self.arguments)
+                outputs: Signals = apply(inputs[0], function)
             except (TypeError, ValueError):
                 raise UnknownLayer(call.path) from None
             return with_mirror(None, inputs, outputs, self)

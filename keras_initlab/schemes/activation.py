@@ -17,9 +17,10 @@ class Activation:
 
     The nonlinearity is the layer's own, else the next in the model's graph through
     normalisation, dropout, pooling, reshaping and adding. The kernel's initializer
-    becomes `initlab>auto` for it. A subclassed model has no graph to look into: its
-    layers go by their own activation, and by that of their neighbours inside a
-    `Sequential`. The only scheme that takes `only_unbuilt`.
+    becomes `initlab>auto` for it. Subclassed models and layers of the user's own are
+    followed through their `call`; where that does not run on symbols, layers go by
+    their own activation, and by that of their neighbours inside a `Sequential`. The
+    only scheme that takes `only_unbuilt`.
 
     >>> Activation()
     Activation()

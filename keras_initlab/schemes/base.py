@@ -100,6 +100,8 @@ class SchemeContext:
             initializer, gain, std, target = kernel.initializer, None, None, None
         elif not kernel.layer.built:
             notes.append("drawn when the layer is built")
+        elif kernel.attribute is None:
+            notes.append("its layer keeps no initializer: clones draw as before")
         row = PlanRow(
             layer=kernel.path,
             weight=kernel.weight,

@@ -17,6 +17,8 @@ from keras_initlab.model import fans, graph, nonlinearity
 from keras_initlab.model.construction import Construction, nonlinearity_ahead
 from keras_initlab.model.following import Following, following_nonlinearity, readable
 from keras_initlab.model.kernels import Kernel
+from keras_initlab.model.own_kernels import graph_inside, uses_of
+from keras_initlab.propagation.weights import current_moments
 
 
 class Seeds:
@@ -74,25 +76,51 @@ class Finder:
         """Return the nonlinearity behind a kernel, and how sure that is."""
         if kernel.weight == "depthwise_kernel":
             return Following(None, "feeds the pointwise kernel")
+        called, around = kernel.layer, list(kernel.parents)
+        if kernel.is_own:
+            found = self._inside_own(kernel)
+            is_model = called is around[0]
+            if found is not None and (is_model or not found.reaches_end):
+                return found
         own = nonlinearity.own_nonlinearity(kernel.layer)
         if own is not None:
             return Following(own)
-        called, around = kernel.layer, list(kernel.parents)
-        while nonlinearity.passes_output_on(around[-1], called):
+        while around:
+            while nonlinearity.passes_output_on(around[-1], called):
+                called = around.pop()
+            for model in around:
+                if graph.has_graph(model):
+                    found = self._behind(self._graph(model), called)
+                    if found is not None:
+                        return found
+            inner = graph_inside(around[-1])
+            found = None if inner is None else self._behind(inner, called)
+            if found is None:
+                break
+            if not found.reaches_end or len(around) == 1:
+                return found
             called = around.pop()
-        for model in around:
-            if graph.has_graph(model):
-                calls = self._graph(model).calls_of(called)
-                if calls:
-                    outputs = tuple(tensor for call in calls for tensor in call.outputs)
-                    return following_nonlinearity(self._graph(model), outputs)
-        ahead = nonlinearity_ahead(
-            Construction(kernel.layer, kernel.weight, kernel.parents)
-        )
+        ahead = nonlinearity_ahead(Construction(called, kernel.weight, tuple(around)))
         holder = around[-1]
         if ahead is None and not isinstance(holder, _LINEAR_INSIDE):
             return Following(None, f"what follows inside {holder.name} is unseen")
         return Following(ahead)
+
+    def _behind(self, walked: graph.Graph, layer: Any) -> Following | None:
+        """Return what a layer's calls in a graph meet; None where it has none there."""
+        calls = walked.calls_of(layer)
+        if not calls:
+            return None
+        outputs = tuple(tensor for call in calls for tensor in call.outputs)
+        return following_nonlinearity(walked, outputs)
+
+    def _inside_own(self, kernel: Kernel) -> Following | None:
+        """Return what a kernel's products meet inside its own layer, as far as seen."""
+        walked = graph_inside(kernel.layer)
+        use = uses_of(kernel.layer).get(kernel.weight)
+        if walked is None or use is None or not use.made:
+            return None
+        return following_nonlinearity(walked, use.made)
 
     def _graph(self, model: Any) -> graph.Graph:
         if id(model) not in self._graphs:
@@ -111,8 +139,10 @@ def left_alone(kernel: Kernel, skipped: set[int], only_unbuilt: bool) -> str | N
         return "frozen (LoRA)"
     if not kernel.layer.trainable or not getattr(kernel.variable, "trainable", True):
         return "frozen"
-    if kernel.attribute is None:
+    if kernel.attribute is None and not kernel.is_own:
         return "its layer has no kernel_initializer"
+    if kernel.attribute is None and current_moments(kernel.variable).variance == 0:
+        return "all its entries are alike: its layer means them to be"
     if kernel.is_missing:
         return f"no weight called {kernel.weight!r}"
     if kernel.variable is not None and not keras.backend.is_float_dtype(

@@ -17,6 +17,7 @@ from keras_initlab.propagation.weights.book import Designer
 from keras_initlab.schemes.base import Choice, SchemeContext, Selection
 from keras_initlab.schemes.kernels import fans_of
 from keras_initlab.schemes.options import InputMoment, Residual
+from keras_initlab.schemes.unreached import unreached_moments
 
 # The second moment of a head's logits. Softmax's mean loss is then about
 # log(classes) + 0.05, and its gradient is not small.
@@ -61,10 +62,15 @@ class Survey:
         # What every further prediction of this model starts from.
         self.known = self.before.propagation.known
         self.roles = roles_of(self.before.propagation.flat_graph, self.kernels)
+        self.start_from(unreached_moments(self.free, self.before, context))
 
     def start_from(self, moments: dict[tuple[int, str], WeightMoments]) -> None:
         """Let further predictions start from these moments of weights."""
-        self.known = replace(self.known, moments={**self.known.moments, **moments})
+        self.known = replace(
+            self.known,
+            moments={**self.known.moments, **moments},
+            given={**self.known.given, **moments},
+        )
 
     def run(self, designer: Designer, *, input_scale: float = 1.0) -> Forward:
         """Predict the signal with the kernels that `designer` chooses on the way."""

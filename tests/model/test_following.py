@@ -30,7 +30,7 @@ FOLLOWING = {
     "lambda": (lambda x: layers.Lambda(lambda y: ops.tanh(y))(x), "tanh"),
     "kernel": (lambda x: layers.ReLU()(layers.Dense(4)(x)), None),
     "nothing": (lambda x: x, None),
-    "gate": (lambda x: layers.ReLU()(layers.Multiply()([x, x])), None),
+    "gate": (lambda x: layers.ReLU()(layers.Multiply()([x, layers.Dense(4)(x)])), None),
 }
 
 
@@ -51,7 +51,8 @@ def test_the_nearest_of_several_counts_and_the_rest_is_noted():
     assert meets(near_and_far).nonlinearity is keras.activations.relu
 
     def both(x):
-        return layers.Add()([layers.ReLU()(x), layers.Activation("tanh")(x)])
+        relu, tanh = layers.ReLU()(x), layers.Activation("tanh")(x)
+        return layers.Concatenate()([relu, tanh])
 
     found = meets(both)
     assert found.note in ("also feeds tanh", "also feeds relu")

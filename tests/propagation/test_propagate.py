@@ -101,7 +101,7 @@ def test_a_rule_that_fails_names_its_layer_and_changes_nothing():
 def test_a_rule_of_ones_own_is_a_line():
     class Halve(layers.Layer):
         def call(self, inputs):
-            return inputs / 2
+            return keras.ops.sort(inputs) / 2
 
     model = keras.Sequential([keras.Input((4,)), Halve(name="half")])
     assert il.propagate(model)[0].source == "measured"
@@ -120,14 +120,14 @@ def test_a_subclass_with_a_call_of_its_own_does_not_inherit_the_rule():
         [keras.Input((64,)), Tripled(256, kernel_initializer="lecun_normal")]
     )
     (stats,) = il.propagate(model)
-    assert stats.source == "measured"
-    assert stats.second_moment == pytest.approx(9.0, rel=0.2)
+    assert stats.source == "predicted"  # its call is followed
+    assert stats.second_moment == pytest.approx(9.0)
 
 
 def test_what_follows_a_measured_layer_is_predicted():
     class Shift(layers.Layer):
         def call(self, inputs):
-            return inputs + 1
+            return keras.ops.sort(inputs) + 1
 
     model = keras.Sequential([keras.Input((64,)), Shift(name="shift"), he(8, name="d")])
     shift, dense = il.propagate(model)

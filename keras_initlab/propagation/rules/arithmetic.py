@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import keras
 import numpy as np
 from keras import Operation
 from keras.layers import Layer
@@ -13,7 +10,13 @@ from keras_initlab.propagation.algebra.elementwise import affine, apply, apply_f
 from keras_initlab.propagation.algebra.mirrors import mirror_of_function, sum_of_mirrors
 from keras_initlab.propagation.algebra.multivariate import multivariate, share_gaussian
 from keras_initlab.propagation.algebra.sums import add, largest, multiply
-from keras_initlab.propagation.arguments import Operand, lifted, pair, signals_in
+from keras_initlab.propagation.arguments import (
+    Operand,
+    as_function_of,
+    lifted,
+    pair,
+    signals_in,
+)
 from keras_initlab.propagation.context import RuleContext, UnknownLayer
 from keras_initlab.propagation.dispatch import layer_rule, mirror_rule, operation_rule
 from keras_initlab.propagation.signal import Array, Function, Mirror, Signal
@@ -177,14 +180,8 @@ def _elementwise(operation: Operation, context: RuleContext) -> Signal:
     arguments = context.arguments
     (x,) = signals_in(arguments)
 
-    def function(values: Any) -> Any:
-        args, kwargs = keras.tree.map_structure(
-            lambda argument: values if argument is x else argument, arguments
-        )
-        return operation.call(*args, **kwargs)
-
     try:
-        return apply(x, function)
+        return apply(x, as_function_of(x, operation, arguments))
     except (TypeError, ValueError):
         raise UnknownLayer("no function of one tensor") from None
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from keras.layers import Layer
 
 from keras_initlab.propagation.algebra.mirrors import weighted
+from keras_initlab.propagation.algebra.random_linear import RandomKernel
 from keras_initlab.propagation.context import RuleContext
 from keras_initlab.propagation.dispatch import layer_rule
 from keras_initlab.propagation.signal import Gradient, Signal
+from keras_initlab.propagation.weights.moments import WeightMoments
 
 
 def activated(layer: Layer, signal: Signal, context: RuleContext) -> Signal:
@@ -42,8 +45,44 @@ def dense(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
 def einsum_dense(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal behind an EinsumDense layer, axes by its equation."""
     source, kernel, result = _equation(layer.equation, len(x.shape))
+    z = contracted(
+        layer,
+        "kernel",
+        x,
+        (source, kernel, result),
+        tuple(layer.kernel.shape),
+        context,
+        bias=context.optional_weight(layer, "bias"),
+    )
+    return activated(layer, z, context)
+
+
+def contracted(
+    layer: Layer,
+    weight: str,
+    x: Signal,
+    letters: tuple[str, str, str],
+    shape: tuple[int, ...],
+    context: RuleContext,
+    *,
+    bias: WeightMoments | None = None,
+    factor: float = 1.0,
+) -> Signal:
+    """Return Σ x w over what the result's axes do not name, as `einsum` does.
+
+    Args:
+        layer, weight: the kernel.
+        x: a signal.
+        letters: a letter for each axis of x (the batch's first), of the kernel and of
+            the result.
+        shape: of the kernel, as it is read.
+        context: the prediction.
+        bias: moments of what is added.
+        factor: what the kernel's entries are multiplied by.
+    """
+    source, kernel, result = letters
     sizes = dict(zip(source, x.shape, strict=True))
-    sizes |= dict(zip(kernel, layer.kernel.shape, strict=True))
+    sizes |= dict(zip(kernel, shape, strict=True))
     summed = [axis for axis in source if axis in kernel and axis not in result]
     fresh = [axis for axis in result if axis not in source]
     own = [axis for axis in kernel if axis in source and axis in result]
@@ -58,21 +97,36 @@ def einsum_dense(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
         for a in source
         if a in result and a != source[0] and a not in numbered
     }
-    z = weighted(
+    return weighted(
         x,
-        context.kernel(layer, "kernel"),
-        context.structure(layer, "kernel", x),
+        _scaled(context.kernel(layer, weight), factor),
+        context.structure(layer, weight, x),
         axes=(len(x.shape) - 1, len(result) - 1),
         shape=tuple(sizes[axis] for axis in result),
         units=tuple(result.index(axis) for axis in numbered) or (len(result) - 1,),
         fan=math.prod(sizes[axis] or 1 for axis in summed),
         copies=math.prod(sizes[axis] or 1 for axis in fresh),
-        bias=context.optional_weight(layer, "bias"),
+        bias=bias,
         kept=kept,
         per_unit=not fresh,
         own_positions=_share_apart(source, result, own, sizes) if fresh else 0.0,
     )
-    return activated(layer, z, context)
+
+
+def _scaled(kernel: RandomKernel, factor: float) -> RandomKernel:
+    """Return a kernel whose entries an operation multiplies by a factor."""
+    if factor == 1.0:
+        return kernel
+
+    def moments(response: float) -> WeightMoments:
+        own = kernel.moments(response * factor**2)
+        return replace(
+            own,
+            mean=factor * own.mean,
+            second_moment=factor**2 * own.second_moment,
+        )
+
+    return replace(kernel, moments=moments)
 
 
 def _share_apart(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -53,6 +54,17 @@ class WeightBook:
             parents=self._index.parents.get(id(layer), ()),
         )
         return self._index.moments[key]
+
+    def scale(self, layer: Layer, weight: str) -> float:
+        """Return what a weight's values are to be multiplied by, to have its moments.
+
+        That is 1 unless its moments were given: a scheme will draw it with these.
+        """
+        given = self._index.given.get((id(layer), weight))
+        if given is None:
+            return 1.0
+        values = weight_moments(layer, weight, from_values=True).second_moment
+        return math.sqrt(given.second_moment / values) if values > 0 else 1.0
 
     def optional_weight(self, layer: Layer, weight: str) -> WeightMoments | None:
         """Return the moments of a weight that `layer` may go without."""

@@ -11,6 +11,7 @@ from keras.layers import Layer
 from keras_initlab.model.construction import Construction
 from keras_initlab.model.fans import Shape
 from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.model.own_weights import held_weights
 from keras_initlab.propagation.weights.current import current_moments
 from keras_initlab.propagation.weights.initial import (
     InitializerLike,
@@ -118,11 +119,13 @@ def _resolved(identifier: InitializerLike) -> Initializer:
 
 
 def _variable_of(layer: Layer, weight: str) -> keras.Variable:
-    held = own_variables(layer)
-    for variable in held:
+    held = held_weights(layer)
+    if weight in held:
+        return held[weight]
+    for variable in own_variables(layer):
         if variable.name == weight:
             return variable
-    names = ", ".join(repr(variable.name) for variable in held) or "none"
+    names = ", ".join(map(repr, held)) or "none"
     remedy = (
         "Name one of these, or pass the inner layer that holds the weight."
         if layer.built

@@ -1,0 +1,351 @@
+"""Which weights of an own layer multiply its input, and along which axes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_initlab.model import keras_internals
+from keras_initlab.model.contractions import CONTRACTIONS, factors_of, letters_of
+from keras_initlab.model.fans import KernelLayout, Shape, kernel_layout
+from keras_initlab.model.graph import (
+    Call,
+    Graph,
+    NoGraph,
+    built_arguments,
+    built_shapes,
+    opened,
+)
+from keras_initlab.model.own_weights import (
+    CONVOLUTIONS,
+    Arguments,
+    OwnGraph,
+    WeightView,
+    computed,
+    held_weights,
+    is_own,
+    own_graph,
+    view_of,
+)
+
+_TRIAL = 4  # inputs of a batch, and the size of axes that are not known
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a layer uses one of its weights.
+
+    Attributes:
+        multiplies: whether its input is multiplied with the weight, and summed.
+        layout: the weight's axes; None where they do not show.
+        reason: why the weight is no kernel; empty for a kernel.
+        made: the tensors that the products are, in the graph of `own_graph_of`.
+    """
+
+    multiplies: bool
+    layout: KernelLayout | None = None
+    reason: str = ""
+    made: tuple[int, ...] = ()
+
+
+_graphs: WeakKeyDictionary[Any, OwnGraph | None] = WeakKeyDictionary()
+_inside: WeakKeyDictionary[Any, Graph | None] = WeakKeyDictionary()
+_uses: WeakKeyDictionary[Any, dict[str, Use]] = WeakKeyDictionary()
+
+
+def uses_of(layer: Any) -> dict[str, Use]:
+    """Return how a built layer of the user's own uses its weights of several axes.
+
+    By the products in the graph of its `call`; where `call` does not run on symbols, by
+    measuring what a weight's scale does to the output. Empty for layers of Keras.
+    """
+    if not is_own(layer) or not layer.built:
+        return {}
+    if layer not in _uses:
+        _uses[layer] = _found(layer)
+    return _uses[layer]
+
+
+def own_graph_of(layer: Any) -> OwnGraph | None:
+    """Return the graph of an own layer's `call` on inputs as it was built for.
+
+    None of layers of Keras, and where `call` does not run on symbols.
+    """
+    if not is_own(layer) or not layer.built:
+        return None
+    if layer not in _graphs:
+        _graphs[layer] = None
+        arguments = _arguments_of(layer)
+        if arguments is not None:
+            with contextlib.suppress(NoGraph):  # what it does is measured
+                _graphs[layer] = own_graph(layer, arguments, training=True)
+    return _graphs[layer]
+
+
+def graph_inside(layer: Any) -> Graph | None:
+    """Return the graph of a user's own layer or model, on inputs as it was built for.
+
+    None of layers of Keras, and where `call` does not run on symbols.
+    """
+    own = own_graph_of(layer)
+    if own is not None or not is_own(layer) or not layer.built:
+        return None if own is None else own.graph
+    if layer not in _inside:
+        arguments, _inside[layer] = _arguments_of(layer), None
+        if arguments is not None:
+            with contextlib.suppress(NoGraph):  # what it does is measured
+                _inside[layer] = opened(layer, arguments, training=True)
+    return _inside[layer]
+
+
+def _arguments_of(layer: Any) -> Arguments | None:
+    """Return what a layer was last called on, or built for."""
+    called = keras_internals.called_with(layer)
+    if called is not None:
+        return called
+    try:
+        shapes = [shape for _, shape in built_shapes(layer)]
+        symbols = [keras.KerasTensor(shape, layer.compute_dtype) for shape in shapes]
+        return built_arguments(layer, symbols) if symbols else None
+    except (TypeError, ValueError, StopIteration):
+        return None  # built for something that is no shape of tensors
+
+
+def _found(layer: Any) -> dict[str, Use]:
+    weights = {
+        name: variable
+        for name, variable in held_weights(layer).items()
+        if len(variable.shape) > 1 and "float" in variable.dtype
+    }
+    if not weights:
+        return {}
+    own = own_graph_of(layer)
+    if own is None:
+        return {name: _measured(layer, variable) for name, variable in weights.items()}
+    uses = _traced(layer, own, weights)
+    for name, variable in weights.items():
+        use = uses.get(name)
+        if use is None:
+            uses[name] = Use(False, reason="its layer does not use it")
+        elif not use.multiplies and "among weights" in use.reason:
+            # Part of a kernel, perhaps: a mean, and not the deviation of its noise,
+            # which starts with entries that are all alike.
+            measured = _measured(layer, variable)
+            values = keras.ops.convert_to_numpy(variable.value)
+            if measured.multiplies and np.ptp(values):
+                uses[name] = measured
+    return uses
+
+
+def _traced(layer: Any, own: OwnGraph, weights: dict[str, Any]) -> dict[str, Use]:
+    """Return the uses that show in the graph of a layer's call."""
+    held: dict[int, Any] = {
+        number: view_of(layer, name, weights[name].value)
+        for number, name in own.weights.items()
+        if name in weights
+    }
+    unseen = set(own.weights) - set(held)
+    uses: dict[str, Use] = {}
+    for call in own.graph.calls:
+        if all(number in held for number in call.inputs):
+            arguments = _filled(call, held)
+            made = computed(call.operation, arguments)
+            if len(made) == len(call.outputs):
+                held.update(zip(call.outputs, made, strict=True))
+            lost = [x for x in _views(arguments) if not any(map(_is_view, made))]
+            for view in lost:
+                reason = f"only used among weights ({_kind(call)})"
+                uses.setdefault(view.name, Use(False, reason=reason))
+            continue
+        if all(number in held or number in unseen for number in call.inputs):
+            unseen.update(call.outputs)
+            for view in _views(_filled(call, held)):
+                reason = f"only used among weights ({_kind(call)})"
+                uses.setdefault(view.name, Use(False, reason=reason))
+            continue
+        for view in _views(_filled(call, held)):
+            _merge(uses, view.name, _use_in(call, held, view))
+    return uses
+
+
+def _merge(uses: dict[str, Use], name: str, use: Use) -> None:
+    before = uses.get(name)
+    if before is None or (use.multiplies and not before.multiplies):
+        uses[name] = use
+    elif use.multiplies:
+        made = (*before.made, *use.made)
+        uses[name] = Use(True, before.layout, before.reason, made)
+
+
+def _kind(call: Call) -> str:
+    return keras_internals.automatic_name(type(call.operation))
+
+
+def _is_view(value: Any) -> bool:
+    return isinstance(value, WeightView)
+
+
+def _filled(call: Call, held: dict[int, Any]) -> Arguments:
+    """Return a call's arguments with weights, as far as they are, for symbols."""
+    symbols = zip(call.inputs, call.node.input_tensors, strict=True)
+    by_symbol = {id(s): held.get(number, s) for number, s in symbols}
+    arguments: Arguments = call.node.arguments.fill_in(by_symbol)
+    return arguments
+
+
+def _views(arguments: Arguments) -> Iterator[WeightView]:
+    yield from (x for x in keras.tree.flatten(arguments) if _is_view(x))
+
+
+def _use_in(call: Call, held: dict[int, Any], view: WeightView) -> Use:
+    """Return the use of a weight by a call that reads other tensors beside it."""
+    operation, kind = call.operation, type(call.operation).__name__
+    arguments = _filled(call, held)
+    if kind in CONVOLUTIONS:
+        return Use(True, _of_convolution(operation, view), made=call.outputs)
+    if kind in CONTRACTIONS:
+        factors = factors_of(operation, arguments)
+        if factors is not None:
+            layout = _of_product(operation, factors, view)
+            return Use(True, layout, made=call.outputs)
+    if kind in ("Add", "Subtract"):
+        return Use(False, reason="added, not multiplied")
+    if kind in ("Multiply", "Divide", "TrueDivide"):
+        return Use(False, reason="multiplies element by element, sums nothing")
+    if kind in ("Take", "GetItem", "Gather"):
+        return Use(False, reason="looked up, not multiplied")
+    return Use(False, reason=f"read by {_kind(call)}, not multiplied")
+
+
+def _of_product(
+    operation: Any, factors: tuple[Any, Any], view: WeightView
+) -> KernelLayout | None:
+    x, y = factors
+    letters = letters_of(operation, (len(x.shape), len(y.shape)))
+    if letters is None or view.axes is None:
+        return None
+    first, second, result = letters
+    own, other = (first, second) if x is view else (second, first)
+    axes = dict(zip(own, view.axes, strict=True))
+
+    def those(letters_of_kind: list[str]) -> tuple[int, ...]:
+        return tuple(a for x in letters_of_kind if (a := axes[x]) is not None)
+
+    return KernelLayout(
+        inputs=those([a for a in own if a not in result]),
+        outputs=those([a for a in own if a in result and a not in other]),
+        batch=those([a for a in own if a in result and a in other]),
+    )
+
+
+def _of_convolution(operation: Any, view: WeightView) -> KernelLayout | None:
+    rank = len(view.shape)
+    if view.axes != tuple(range(rank)):
+        return None
+    field = tuple(range(rank - 2))
+    strides = operation.strides
+    strides = strides if isinstance(strides, list | tuple) else [strides] * (rank - 2)
+    share = 1.0 / math.prod(strides)
+    kind = type(operation).__name__
+    if kind == "ConvTranspose":
+        return KernelLayout((rank - 1,), (rank - 2,), field, input_share=share)
+    if kind == "DepthwiseConv":
+        outputs, batch = (rank - 1,), (rank - 2,)
+        return KernelLayout((), outputs, field, batch, output_share=share)
+    return KernelLayout((rank - 2,), (rank - 1,), field, output_share=share)
+
+
+def _measured(layer: Any, variable: Any) -> Use:
+    """Return the use of a weight by what its scale does to the layer's output.
+
+    A kernel does nothing where the input is 0, and something elsewhere.
+    """
+    unknown = Use(False, reason="how its layer uses it cannot be told")
+    arguments = _arguments_of(layer)
+    if arguments is None:
+        return unknown
+    generator = np.random.default_rng(0)
+    values = np.asarray(keras.ops.convert_to_numpy(variable.value), np.float32)
+    random = generator.standard_normal(values.shape).astype("float32")
+    drawn = random / max(values.shape[-2], 1) ** 0.5
+    changes = []
+    try:
+        for size in (0.0, 1.0):
+            inputs = _trial(arguments, size)
+            before, after = (
+                _output(layer, variable, w, inputs) for w in (drawn, -drawn)
+            )
+            changes.append(float(np.abs(before - after).max()))
+    except Exception:  # whatever a stranger's layer may raise
+        return unknown
+    if not changes[1] > 0:
+        return Use(False, reason="it changes nothing of its layer's output")
+    if changes[0] > 1e-6 * changes[1]:
+        return Use(False, reason="it makes an output without an input: not multiplied")
+    return Use(True, _layout_by_sizes(values.shape, arguments))
+
+
+def _trial(arguments: Arguments, size: float) -> Arguments:
+    generator = np.random.default_rng(1)
+
+    def array(argument: Any) -> Any:
+        if not isinstance(getattr(argument, "shape", None), tuple):
+            return argument
+        shape = tuple(axis or _TRIAL for axis in argument.shape)
+        dtype = getattr(argument, "dtype", "float32")
+        drawn = generator.standard_normal(shape)
+        if "float" not in dtype:
+            return keras.ops.ones(shape, dtype=dtype)
+        return keras.ops.convert_to_tensor(size * drawn, dtype=dtype)
+
+    args, kwargs = keras.tree.map_structure(array, arguments)
+    return args, kwargs
+
+
+def _output(
+    layer: Any, variable: Any, values: NDArray[Any], arguments: Arguments
+) -> NDArray[Any]:
+    """Return a layer's first output with other values in the place of a weight's."""
+
+    def with_values(variables: list[Any]) -> list[Any]:
+        put = keras.ops.convert_to_tensor(values, dtype=variable.dtype)
+        return [put if v is variable else v.value for v in variables]
+
+    args, kwargs = arguments
+    outputs, _ = layer.stateless_call(
+        with_values(layer.trainable_variables),
+        with_values(layer.non_trainable_variables),
+        *args,
+        **kwargs,
+    )
+    first = keras.tree.flatten(outputs)[0]
+    return np.asarray(keras.ops.convert_to_numpy(first), np.float64)
+
+
+def _layout_by_sizes(shape: Shape, arguments: Arguments) -> KernelLayout | None:
+    """Return the layout of a matrix whose last axis alone is as long as an input's."""
+    units = {
+        x.shape[-1] for x in keras.tree.flatten(arguments) if getattr(x, "shape", None)
+    }
+    if len(shape) == 2 and shape[0] not in units and shape[1] in units:
+        return KernelLayout(inputs=(1,), outputs=(0,))
+    return None
+
+
+_of_shape = kernel_layout.dispatch(object)
+
+
+@kernel_layout.register(keras.layers.Layer)
+def _own_layout(layer: Any, weight: str | None, shape: Shape) -> KernelLayout:
+    use = uses_of(layer).get(weight or "")
+    if use is not None and use.layout is not None:
+        return use.layout
+    return _of_shape(layer, weight, shape)

@@ -1,0 +1,257 @@
+"""Weights that a layer of the user's own holds, and how its `call` reads them.
+
+`call` is run on symbols that stand for the inputs and for the weights. So a weight is
+told from every other tensor on its way to what it multiplies, transposed and cast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_initlab.model import keras_internals
+from keras_initlab.model.contractions import CONTRACTIONS
+from keras_initlab.model.graph import Graph, NoGraph, graph_of_call
+from keras_initlab.model.keras_internals import own_variables, sublayers
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+# The name that Keras gives to a variable that has none.
+_MADE_UP = re.compile(r"((jax|nnx)_)?variable(_\d+)?")
+# Sizes that tell the axes of a tensor apart.
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
+# Operations that only move, cast or choose the entries of one tensor.
+_MOVING = frozenset(
+    "Transpose Swapaxes Moveaxis ExpandDims Squeeze Cast Copy ConvertToTensor Identity "
+    "Reshape GetItem Slice Split Flip StopGradient".split()
+)
+# Operations that are given weights as views; any other, as their values.
+CONVOLUTIONS = frozenset(("Conv", "ConvTranspose", "DepthwiseConv"))
+READ_AS_VIEWS = CONTRACTIONS | CONVOLUTIONS
+_SCALING = frozenset("Multiply Divide TrueDivide Negative".split())
+
+
+def is_own(layer: Any) -> bool:
+    """Say whether the `call` of a layer is not one of Keras's."""
+    call = getattr(type(layer), "call", None)
+    module = str(getattr(call, "__module__", "keras"))
+    return module.partition(".")[0] != "keras" and call is not keras.layers.Layer.call
+
+
+def held_weights(layer: Any) -> dict[str, Any]:
+    """Return the variables that a layer itself holds, by name.
+
+    Where Keras has made up a variable's name ("variable_7"), or two have one name, it
+    is that of the attribute: "w", or "heads[0]" in a list.
+    """
+    variables = own_variables(layer)
+    counts = Counter(variable.name for variable in variables)
+    unnamed = {
+        id(variable)
+        for variable in variables
+        if counts[variable.name] > 1 or _MADE_UP.fullmatch(variable.name)
+    }
+    attributes = _attribute_names(layer) if unnamed else {}
+    weights: dict[str, Any] = {}
+    for variable in variables:
+        own = attributes.get(id(variable)) if id(variable) in unnamed else None
+        weights.setdefault(own or variable.name, variable)
+    return weights
+
+
+def _attribute_names(layer: Any) -> dict[int, str]:
+    """Return the names of the attributes that hold variables, by the variables' ids."""
+    names: dict[int, str] = {}
+    for name, value in keras_internals.weight_attributes(layer).items():
+        for path, variable in keras.tree.flatten_with_path(value):
+            place = "".join(f"[{key!r}]" for key in path)
+            names.setdefault(id(variable), f"{name}{place}")
+    return names
+
+
+@dataclass(frozen=True, eq=False)
+class WeightView:
+    """A weight as an operation reads it: entries moved, some chosen, all scaled.
+
+    Attributes:
+        layer, name: the weight.
+        values: the tensor of the values that the weight has now.
+        axes: the weight's axis that each axis is, None of a new one; None where the
+            entries were reshaped or some chosen.
+        factor: what the entries were multiplied by.
+    """
+
+    layer: Any
+    name: str
+    values: Any
+    axes: tuple[int | None, ...] | None
+    factor: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, as the operation reads it."""
+        return tuple(self.values.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(keras.ops.convert_to_numpy(self.values), dtype)
+
+
+def view_of(layer: Any, name: str, values: Any) -> WeightView:
+    """Return a weight as it is, by its values."""
+    return WeightView(layer, name, values, tuple(range(len(values.shape))))
+
+
+def without_views(arguments: Arguments) -> Arguments:
+    """Return the arguments of a call with the values of weights in place of views."""
+    args, kwargs = keras.tree.map_structure(
+        lambda one: one.values if isinstance(one, WeightView) else one, arguments
+    )
+    return args, kwargs
+
+
+def computed(operation: Any, arguments: Arguments) -> list[Any]:
+    """Return what an operation makes of weights alone: views of one, else tensors."""
+    args, kwargs = without_views(arguments)
+    outputs: list[Any] = keras.tree.flatten(operation.call(*args, **kwargs))
+    views = [x for x in keras.tree.flatten(arguments) if isinstance(x, WeightView)]
+    kind = type(operation).__name__
+    if len(views) != 1:
+        return outputs
+    (view,) = views
+    factor = 1.0
+    if kind in _SCALING:
+        numbers = [
+            x for x in keras.tree.flatten(arguments) if isinstance(x, int | float)
+        ]
+        if kind != "Negative" and (len(numbers) != 1 or not numbers[0]):
+            return outputs
+        factor = -1.0 if kind == "Negative" else float(numbers[0])
+        first = args[0] if args else kwargs.get("x1")
+        if "Divide" in kind:
+            if isinstance(first, int | float):
+                return outputs
+            factor = 1 / factor
+    elif kind not in _MOVING:
+        return outputs
+    axes = _axes_behind(operation, arguments, view)
+    return [
+        WeightView(view.layer, view.name, x, axes, view.factor * factor)
+        for x in outputs
+    ]
+
+
+def _axes_behind(
+    operation: Any, arguments: Arguments, view: WeightView
+) -> tuple[int | None, ...] | None:
+    """Return the weight's axes behind an operation, told by their sizes."""
+    rank = len(view.shape)
+    if view.axes is None or rank > len(_PRIMES):
+        return None
+    sizes = _PRIMES[:rank]
+    trial = keras.ops.zeros(sizes)
+    args, kwargs = keras.tree.map_structure(
+        lambda one: trial if one is view else one, arguments
+    )
+    try:
+        (output,) = keras.tree.flatten(operation.call(*args, **kwargs))
+    except Exception:  # a shape or an index that belongs to the weight's own sizes
+        return None
+    own = dict(zip(sizes, view.axes, strict=True))
+    if not all(size == 1 or size in own for size in output.shape):
+        return None
+    return tuple(own.get(int(size)) for size in output.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnGraph:
+    """The calls inside a layer, and the numbers of the tensors that are its weights."""
+
+    graph: Graph
+    weights: dict[int, str]
+
+
+def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | None:
+    """Return the graph of an own layer's `call`, from its inputs and weights on.
+
+    Args:
+        layer: a built layer or model.
+        arguments: (args, kwargs) of its call, with objects that have a `shape` in
+            place of tensors.
+        training: passed on where `call` takes it.
+
+    Returns:
+        The graph; None of layers of Keras, and of those that only hold others.
+
+    Raises:
+        NoGraph: see `graph.opened`.
+    """
+    weights = held_weights(layer)
+    if not is_own(layer) or not (weights or not sublayers(layer)):
+        return None
+    inputs: list[Any] = []
+
+    def symbol(argument: Any) -> Any:
+        if not isinstance(getattr(argument, "shape", None), tuple):
+            return argument
+        dtype = getattr(argument, "dtype", None) or layer.compute_dtype
+        inputs.append(keras.Input(batch_shape=tuple(argument.shape), dtype=dtype))
+        return inputs[-1]
+
+    args, kwargs = keras.tree.map_structure(symbol, arguments)
+    if keras_internals.takes_training(layer):
+        kwargs = {**kwargs, "training": training}
+    with _weights_as_symbols(layer, weights) as symbols:
+        found = graph_of_call(
+            layer,
+            [*inputs, *symbols.values()],
+            lambda: type(layer).call(layer, *args, **kwargs),
+        )
+    count = len(inputs)
+    names = dict(zip(found.inputs[count:], symbols, strict=True))
+    graph = Graph(found.calls, found.inputs[:count], found.outputs)
+    if not set(graph.outputs) <= _computed_from(graph, set(graph.inputs)):
+        raise NoGraph("its outputs do not depend on its inputs")
+    return OwnGraph(graph, names)
+
+
+def _computed_from(graph: Graph, tensors: set[int]) -> set[int]:
+    for call in graph.calls:
+        if not tensors.isdisjoint(call.inputs):
+            tensors = tensors.union(call.outputs)
+    return tensors
+
+
+@contextlib.contextmanager
+def _weights_as_symbols(
+    layer: Any, weights: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Put symbols in place of a layer's weights in its attributes, for this block."""
+    attributes = keras_internals.weight_attributes(layer)
+    symbols: dict[str, Any] = {}
+    by_variable: dict[int, Any] = {}
+    reachable = {
+        id(held) for value in attributes.values() for held in keras.tree.flatten(value)
+    }
+    for name, variable in weights.items():
+        if id(variable) in reachable and "float" in variable.dtype:
+            symbols[name] = keras.Input(
+                batch_shape=tuple(variable.shape), dtype=layer.compute_dtype
+            )
+            by_variable[id(variable)] = symbols[name]
+    held = vars(layer)
+    try:
+        for name, value in attributes.items():
+            held[name] = keras.tree.map_structure(
+                lambda one: by_variable.get(id(one), one), value
+            )
+        yield symbols
+    finally:
+        held.update(attributes)
