@@ -38,6 +38,12 @@ def run_python(code, backend=None, **environment):
     return finish(start_python(code, backend=backend, **environment))
 
 
+def xla_devices(count):
+    """Return XLA's flags for that many devices, those that are set already included."""
+    flags = f"--xla_force_host_platform_device_count={count}"
+    return f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+
+
 def start_python(code, *arguments, backend=None, **environment):
     """Start code in a fresh Python; return the process."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}

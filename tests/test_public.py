@@ -10,6 +10,8 @@ import pytest
 import keras_initlab as il
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("name", il.__all__)
 def test_every_public_name_exists_and_is_documented(name):

@@ -27,6 +27,7 @@ def test_code_runs_in_the_order_it_stands(tmp_path, monkeypatch):
         assert line in README
 
 
+@pytest.mark.once
 def test_the_two_commands_are_one_line_each():
     commands = [line for line in README.splitlines() if line.startswith("python3 ")]
     assert len(commands) == 2
@@ -34,6 +35,7 @@ def test_the_two_commands_are_one_line_each():
     assert "pytest" in commands[1]
 
 
+@pytest.mark.once
 def test_the_table_of_depths_is_that_of_the_results():
     script = ROOT / "examples" / "benchmarks" / "depth_report.py"
     done = subprocess.run(
@@ -48,6 +50,7 @@ def test_the_table_of_depths_is_that_of_the_results():
     assert table in README
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "target", re.findall(r"\]\((?!https?:)([^)#]+)\)|src=\"([^\"]+)\"", README)
 )

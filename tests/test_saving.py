@@ -139,17 +139,27 @@ def test_loads_in_another_process_under_any_backend(backend, tmp_path):
     )
 
 
+def drawn():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 8)),
+            layers.Dense(8, "gelu", kernel_initializer=il.Auto(seed=3)),
+            layers.LSTM(4, kernel_initializer=il.Auto(seed=3)),
+            layers.Dense(
+                8, kernel_initializer=il.Scaled(2.0, "fan_avg", "uniform", seed=3)
+            ),
+            layers.Dense(
+                8, kernel_initializer=il.Scaled(1.0, "fan_in", "normal", seed=3)
+            ),
+        ]
+    )
+    return [weight.tolist() for weight in model.get_weights() if weight.ndim == 2]
+
+
 DRAW = """
-import json, numpy as np, keras_initlab as il, keras
-from keras import layers
-model = keras.Sequential([
-    keras.Input((6, 8)),
-    layers.Dense(8, "gelu", kernel_initializer=il.Auto(seed=3)),
-    layers.LSTM(4, kernel_initializer=il.Auto(seed=3)),
-    layers.Dense(8, kernel_initializer=il.Scaled(2.0, "fan_avg", "uniform", seed=3)),
-    layers.Dense(8, kernel_initializer=il.Scaled(1.0, "fan_in", "normal", seed=3)),
-])
-print(json.dumps([np.asarray(v).tolist() for v in model.get_weights() if v.ndim == 2]))
+import json
+from tests.test_saving import drawn
+print(json.dumps(drawn()))
 """
 
 
@@ -157,10 +167,8 @@ print(json.dumps([np.asarray(v).tolist() for v in model.get_weights() if v.ndim 
 def test_one_seed_draws_alike_on_every_backend(backend):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    here, there = (
-        json.loads(run_python(DRAW, backend=one).splitlines()[-1])
-        for one in (None, backend)
-    )
+    here = drawn()
+    there = json.loads(run_python(DRAW, backend=backend).splitlines()[-1])
     assert len(here) == 5
     for index in (0, 1, 3, 4):  # 2 is Keras's own recurrent kernel
         np.testing.assert_array_equal(here[index], there[index])

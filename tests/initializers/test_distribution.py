@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.helpers import run_python
+from tests.helpers import run_python, xla_devices
 
 MODEL = """
 import json
@@ -87,7 +87,7 @@ def assert_alike(printed):
 )
 def test_keras_distribution(strategy, check):
     code = MODEL + JAX.format(strategy=strategy, check=check)
-    assert_alike(run_python(code, XLA_FLAGS="--xla_force_host_platform_device_count=8"))
+    assert_alike(run_python(code, XLA_FLAGS=xla_devices(8)))
 
 
 @pytest.mark.tensorflow

@@ -6,7 +6,7 @@ import socket
 import numpy as np
 import pytest
 
-from tests.helpers import finish, run_python, start_python
+from tests.helpers import finish, run_python, start_python, xla_devices
 
 SGD = "keras.optimizers.SGD(0.05)"
 SCALED = f"keras.optimizers.LossScaleOptimizer({SGD}, 2.0**8)"
@@ -86,7 +86,7 @@ def assert_same(one, many):
 def test_figures_are_those_of_one_device(strategy):
     printed = run_python(
         SETUP + JAX.replace("{strategy}", strategy),
-        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+        XLA_FLAGS=xla_devices(4),
     )
     assert_same(*json.loads(printed.splitlines()[-1]))
 

@@ -15,6 +15,9 @@ import pytest
 from keras_initlab.monitor.sinks import CSV, JSONLines, TensorBoard
 from tests.helpers import ROOT, run_python
 
+# Files alone: nothing here asks a backend for anything.
+pytestmark = pytest.mark.once
+
 ODD = "block 1/dense·ü:0#1"
 NAN, INF = math.nan, math.inf
 

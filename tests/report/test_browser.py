@@ -19,7 +19,10 @@ NAMES = (
     "<svg onload=\"document.title = 'ran'\"></svg>",
 )
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(BROWSER is None, reason="needs Chromium"),
+]
 
 
 def opened(page, folder):
