@@ -364,7 +364,8 @@ def _weight_rule(
         own = signal.second * gradient.second - far * together
         own += _neighbourhood(signal, windows, far) * together
         shared = far * together + apart * gradient.inputs
-        return number * (alone * own + met * shared * number)
+        # The sum of products is a square; estimates of its parts may miss each other.
+        return max(0.0, number * (alone * own + met * shared * number))
 
     return rule
 
