@@ -18,8 +18,8 @@ Watch        `VarianceMonitor()` in `callbacks=`; its figures are `LayerStats`
 from __future__ import annotations
 
 import importlib
+import pathlib
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_initlab._version import __version__
@@ -147,7 +147,7 @@ def __dir__() -> list[str]:
 
 def _is_command() -> bool:
     """Whether the process is `keras-initlab`, or `python -m keras_initlab`."""
-    if Path(sys.argv[0] if sys.argv else "").stem == "keras-initlab":
+    if pathlib.Path(sys.argv[0] if sys.argv else "").stem == "keras-initlab":
         return True
     return ("-m", __name__) in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
 
