@@ -3,6 +3,9 @@
 The long form, of any number of models, measured:
 
     python -m tests.propagation.fuzz 0 200
+
+and with `narrow` of layers too narrow for predictions to be near, where only figures
+that cannot be are looked for.
 """
 
 import math
@@ -18,7 +21,7 @@ from keras_initlab.propagation import propagate
 from tests.propagation.simulation import measurements
 
 ACTIVATIONS = ["relu", "tanh", "gelu", "sigmoid", "elu", "softplus", "linear", "silu"]
-KERNELS = ["glorot_uniform", "he_normal", "orthogonal", "ones", "lecun_normal"]
+KERNELS = ["glorot_uniform", "he_normal", "orthogonal", "lecun_normal"]
 # What is compared: the figure, and by which factor it may be off.
 FIGURES = {
     "second_moment": 2.0,
@@ -30,8 +33,12 @@ FIGURES = {
 class Network:
     """A network that is drawn: layer upon layer, from one seed."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, narrow=True):
         self.rng = np.random.default_rng(seed)
+        # Predictions are of layers that are not narrow, with independent gradients of
+        # units: no kernel of ones gives those. But no figure may be impossible.
+        self.widths = (1, 2, 8, 16) if narrow else (16, 24, 32)
+        self.constants = ("ones",) if narrow else ()
         self.names = []
 
     def pick(self, *options):
@@ -45,13 +52,12 @@ class Network:
 
     def weighted(self, kind, *args, **rest):
         rest["activation"] = self.pick(*ACTIVATIONS)
-        # Ones are what somebody tries, not what every other network has.
-        rest["kernel_initializer"] = self.pick(*KERNELS, *KERNELS[:3], *KERNELS[:3])
+        rest["kernel_initializer"] = self.pick(*KERNELS, *self.constants)
         rest["bias_initializer"] = self.pick("zeros", "zeros", "ones")
         return self.named(kind, *args, **rest)
 
     def dense(self, x):
-        return self.weighted(L.Dense, self.pick(1, 2, 8, 16, 32))(x)
+        return self.weighted(L.Dense, self.pick(*self.widths))(x)
 
     def normalised(self, x):
         channels = x.shape[-1]
@@ -80,7 +86,8 @@ class Network:
 
     def residual(self, x):
         branch = self.weighted(L.Dense, x.shape[-1])(x)
-        return self.named(self.pick(L.Add, L.Average, L.Maximum, L.Multiply))([x, branch])
+        merge = self.pick(L.Add, L.Average, L.Maximum, L.Multiply)
+        return self.named(merge)([x, branch])
 
     def joined(self, x):
         return self.named(L.Concatenate)([x, self.dense(x)])
@@ -93,7 +100,7 @@ class Network:
         if self.rng.random() < 0.25:
             kind = getattr(L, f"Conv{rank}DTranspose")
         padding = self.pick("same", "valid")
-        filters = self.pick(1, 4, 8)
+        filters = self.pick(*self.widths)
         return self.weighted(kind, filters, size, strides=stride, padding=padding)(x)
 
     def pooled(self, x):
@@ -105,7 +112,8 @@ class Network:
         rank = len(x.shape) - 2
         if self.rng.random() < 0.3:
             return self.named(L.Flatten)(x)
-        return self.named(getattr(L, self.pick("GlobalAverage", "GlobalMax") + f"Pooling{rank}D"))(x)
+        kind = self.pick("GlobalAverage", "GlobalMax") + f"Pooling{rank}D"
+        return self.named(getattr(L, kind))(x)
 
     def sequential(self, x):
         how = self.pick("lstm", "gru", "rnn", "attention", "heads")
@@ -121,7 +129,7 @@ class Network:
         world = self.pick("vector", "sequence", "map", "tokens")
         if world == "tokens":
             inputs = keras.Input((6,), dtype="int32")
-            x = self.named(L.Embedding, 50, self.pick(2, 8, 16))(inputs)
+            x = self.named(L.Embedding, 50, self.pick(*self.widths))(inputs)
         else:
             shapes = {"vector": (12,), "sequence": (6, 4), "map": (6, 6, 3)}
             inputs = x = keras.Input(shapes[world])
@@ -132,7 +140,11 @@ class Network:
                 steps += [self.convolved, self.convolved, self.pooled, self.flattened]
             if len(x.shape) == 3:
                 steps += [self.sequential, self.sequential]
-            x = self.pick(*steps)(x)
+            before = list(self.names)
+            try:
+                x = self.pick(*steps)(x)
+            except ValueError:  # a window that is larger than the map
+                self.names = before
         return keras.Model(inputs, self.named(L.Dense, 4)(x))
 
 
@@ -187,27 +199,22 @@ def far_off(model, draws=12, batch=24):
     return wrong
 
 
-def main(first, last):
-    count = 0
+def main(first, last, narrow=False):
     for seed in range(first, last):
-        network = Network(seed)
+        network = Network(seed, narrow=narrow)
         keras.utils.set_random_seed(seed)
-        try:
-            model = network.model()
-        except ValueError:
-            continue  # a window that is larger than the map
+        model = network.model()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrong = impossible(propagate(model))
             values = impossible(propagate(model, from_weights=True))
             wrong += [f"by value, {line}" for line in values]
-            wrong += far_off(model)
-        count += 1
+            wrong += [] if narrow else far_off(model)
         if wrong:
             print(seed, " -> ".join(network.names))
             print(*(f"    {line}" for line in wrong), sep="\n", flush=True)
-    print(f"{count} models")
+    print(f"{last - first} models")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), "narrow" in sys.argv)

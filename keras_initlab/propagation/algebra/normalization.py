@@ -25,6 +25,8 @@ _FURTHEST = 4.0
 # Sets of fewer elements are no longer functions of their Gaussian; the variances of
 # sets with more degrees of freedom are taken for alike.
 _FEW, _MANY = 8, 400
+# Variances of sets that are further below their mean are hardly ever met.
+_LEAST_MET = 1e-8
 
 ONES = WeightMoments(1.0, 1.0)
 ZEROS = WeightMoments(0.0, 0.0)
@@ -207,7 +209,10 @@ def _divisor(signal: Signal, whole: _Set, spread: float) -> _Divisor:
 
 
 def _freedom(signal: Signal, whole: _Set, places: float) -> float:
-    """Return how many independent squares σ² is like: 2 E[σ²]² / Var σ²."""
+    """Return how many independent squares σ² is like: 2 E[σ²]² / Var σ².
+
+    The mean is no chance: where it is left in it makes σ² vary less.
+    """
     units = max(whole.units, 1.0)
     own, unit, place, both = (
         float(signal.pairs[kind]) for kind in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0))
@@ -219,11 +224,16 @@ def _freedom(signal: Signal, whole: _Set, places: float) -> float:
         (units - 1, rest + of_units),
         (places - 1, rest + of_places),
     ]
+    sure = 0.0
     if not whole.about_mean:
-        parts.append((1.0, rest + of_units + of_places + units * places * both))
+        sure = units * places * signal.mean**2 / (signal.unevenness or 1.0)
+        every = rest + of_units + of_places + units * places * both
+        parts.append((1.0, every - sure))
     counted = [(number, max(level, 0.0)) for number, level in parts if number > 0]
-    total = sum(number * level for number, level in counted)
+    total = sum(number * level for number, level in counted) + sure
     squares = sum(number * level**2 for number, level in counted)
+    if sure:
+        squares += 2 * sure * counted[-1][1]
     return max(1.0, total**2 / squares) if squares > 0 else 1.0
 
 
@@ -233,7 +243,8 @@ def _chi_squared(freedom: float) -> tuple[Array, Array]:
     if freedom > _MANY:
         return np.ones(1), np.ones(1)
     # Of its logarithm u the density is exp(n (u - eᵘ) / 2).
-    logarithms = np.linspace(-60.0 / freedom, math.log(1 + 60.0 / freedom), 801)
+    low = max(-60.0 / freedom, math.log(_LEAST_MET))
+    logarithms = np.linspace(low, math.log(1 + 60.0 / freedom), 801)
     density = np.exp(freedom * (logarithms - np.exp(logarithms) + 1) / 2)
     weights = density / density.sum()
     values = np.exp(logarithms)

@@ -158,10 +158,21 @@ def _with_bias(
     pairs = np.clip(pairs, -_MOST, _MOST)
     second = float(pairs[0, 0, 0])
     if bias.second_moment and second > 0:
-        share = before / second
-        profile = {a: share * v + (1 - share) for a, v in profile.items()}
+        profile = {
+            axis: _raised(values, before, mean, bias) for axis, values in profile.items()
+        }
     near = {a: v + bias.second_moment + cross for a, v in near.items()}
     return pairs, near, profile
+
+
+def _raised(values: Array, second: float, mean: float, bias: WeightMoments) -> Array:
+    """Return the profile of z + b along an axis, from that of z and its moments."""
+    root = np.sqrt(values)
+    means = mean * root / (float(root.mean()) or 1.0)
+    raised = second * values + 2 * bias.mean * means + bias.second_moment
+    raised = np.maximum(raised, 0.0)
+    level: float = raised.mean()
+    return raised / level if level > 0 else values
 
 
 def _lineage(signal: Signal, kernel: RandomKernel) -> Lineage | None:
