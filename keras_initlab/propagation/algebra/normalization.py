@@ -215,7 +215,8 @@ def _freedom(signal: Signal, whole: _Set, places: float) -> float:
     """
     units = max(whole.units, 1.0)
     own, unit, place, both = (
-        float(signal.pairs[kind]) for kind in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0))
+        float(signal.pairs[kind])
+        for kind in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0))
     )
     rest = own - unit - place + both
     of_units, of_places = places * (unit - both), units * (place - both)

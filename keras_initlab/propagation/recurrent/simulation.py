@@ -48,7 +48,7 @@ class Simulation:
         inputs: moments of the inputs' share in the pre-activations.
         bias: of that share, by gate and unit.
         start: the states before the first step.
-        shared: of the inputs' share, what all units and gates have in common, of mean 0.
+        shared: what all units and gates have in common of the inputs, of mean 0.
         centred: whether each draw is as likely as the one that gives the opposite
             states: means are 0 then.
     """
@@ -104,7 +104,9 @@ class Simulation:
         inputs = draw_sequences(law, self.size, self.cell.gates, seed=1)
         if self.shared is not None:
             common = Steps(law.mean * 0, self.shared.pairs.astype(dtype))
-            inputs = inputs + draw_sequences(common, replace(self.size, units=1), seed=4)
+            inputs = inputs + draw_sequences(
+                common, replace(self.size, units=1), seed=4
+            )
         state, states, memories = self.start, [], []
         with np.errstate(over="ignore", invalid="ignore"):
             for x in inputs:
