@@ -18,33 +18,35 @@ Watch        `VarianceMonitor()` in `callbacks=`; its figures are `LayerStats`
 from __future__ import annotations
 
 import importlib
+import pathlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from keras_initlab._version import __version__
-from keras_initlab.initializers import (
-    Auto,
-    ClassPriorBias,
-    ConstantBias,
-    DeltaOrthogonal,
-    ForgetGateBias,
-    GlorotNormal,
-    GlorotUniform,
-    HeNormal,
-    HeUniform,
-    Identity,
-    LecunNormal,
-    LecunUniform,
-    Mirrored,
-    Orthogonal,
-    Scaled,
-    Sparse,
-)
-from keras_initlab.model.fans import Fans, KernelLayout, kernel_fans, kernel_layout
 
 if TYPE_CHECKING:
     from keras_initlab.diagnosis import Finding
+    from keras_initlab.initializers import (
+        Auto,
+        ClassPriorBias,
+        ConstantBias,
+        DeltaOrthogonal,
+        ForgetGateBias,
+        GlorotNormal,
+        GlorotUniform,
+        HeNormal,
+        HeUniform,
+        Identity,
+        LecunNormal,
+        LecunUniform,
+        Mirrored,
+        Orthogonal,
+        Scaled,
+        Sparse,
+    )
     from keras_initlab.inspection import diagnose, inspect
     from keras_initlab.measurement import measure
+    from keras_initlab.model.fans import Fans, KernelLayout, kernel_fans, kernel_layout
     from keras_initlab.monitor import VarianceMonitor
     from keras_initlab.plan import Plan
     from keras_initlab.propagation.propagate import propagate
@@ -53,9 +55,33 @@ if TYPE_CHECKING:
     from keras_initlab.schemes import Activation, Isometric, Variance
     from keras_initlab.stats import LayerStats
 
-# Where the names are that register nothing: imported when first asked for, so that
-# `import keras_initlab` costs little.
+# Where the names are: imported when first asked for, so that `import keras_initlab`
+# costs little.
 _LATER = {
+    **dict.fromkeys(
+        (
+            "Auto",
+            "ClassPriorBias",
+            "ConstantBias",
+            "DeltaOrthogonal",
+            "ForgetGateBias",
+            "GlorotNormal",
+            "GlorotUniform",
+            "HeNormal",
+            "HeUniform",
+            "Identity",
+            "LecunNormal",
+            "LecunUniform",
+            "Mirrored",
+            "Orthogonal",
+            "Scaled",
+            "Sparse",
+        ),
+        "initializers",
+    ),
+    **dict.fromkeys(
+        ("Fans", "KernelLayout", "kernel_fans", "kernel_layout"), "model.fans"
+    ),
     "Activation": "schemes",
     "Finding": "diagnosis",
     "Inspection": "report",
@@ -117,3 +143,16 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LATER})
+
+
+def _is_command() -> bool:
+    """Whether the process is `keras-initlab`, or `python -m keras_initlab`."""
+    if pathlib.Path(sys.argv[0] if sys.argv else "").stem == "keras-initlab":
+        return True
+    return ("-m", __name__) in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+
+
+# Registers the names with Keras. The command does it when it needs Keras, which takes
+# seconds to import: --help does not.
+if not _is_command():
+    importlib.import_module(f"{__name__}.initializers")

@@ -28,6 +28,7 @@ _FAR = np.array([-1000.0, -100.0, -30.0, -15.0, 15.0, 30.0, 100.0, 1000.0])
 _GRID = np.concatenate(
     [np.linspace(-8.05, 8.03, 200), _KINKS - 1e-5, _KINKS + 1e-5, _FAR]
 )
+_CHUNK = 1024
 _ROWS = np.linspace(-1.7, 2.3, 24).reshape(3, 8) * np.array([[1.0], [-1.0], [0.5]])
 
 # The two forms of gelu differ by 5e-4. Errors of float32 and of the backends' shortcuts
@@ -84,24 +85,25 @@ def in_numpy(function: Callable[[Any], Any]) -> Callable[[Array], NDArray[Any]]:
     """
 
     def evaluate(x: Array) -> NDArray[Any]:
-        size = x.size
-        if keras.backend.backend() == "jax" and x.ndim == 1:
-            # JAX compiles anew for every shape: few shapes, then.
-            padded = max(256, 1 << (size - 1).bit_length())
-            x = np.pad(x, (0, padded - size), mode="edge")
-        else:
-            padded = size
+        if keras.backend.backend() != "jax" or x.ndim != 1:
+            return attempted(x)
+        # JAX compiles anew for every shape: one shape, then.
+        size, padded = x.size, -(-x.size // _CHUNK) * _CHUNK
+        chunks = np.pad(x, (0, padded - size), mode="edge").reshape(-1, _CHUNK)
+        every = [attempted(chunk) for chunk in chunks]
+        # An answer of another shape is for the caller to refuse.
+        odd = [values for values in every if values.shape != (_CHUNK,)]
+        return odd[0] if odd else np.concatenate(every)[:size]
+
+    def attempted(x: Array) -> NDArray[Any]:
         problem: Exception | None = None
         for device, dtype in _attempts():
             try:
                 with _evaluation_scope(device):
                     result = function(keras.ops.convert_to_tensor(x, dtype=dtype))
-                    values = np.asarray(keras.ops.convert_to_numpy(result))
+                    return np.asarray(keras.ops.convert_to_numpy(result))
             except Exception as error:  # whatever a stranger's function may raise
                 problem = problem or error
-                continue
-            # A padded answer of another shape is for the caller to refuse.
-            return values[:size] if values.shape == (padded,) else values
         assert problem is not None
         raise problem
 

@@ -35,6 +35,9 @@ _TAIL = 4
 _MAX_PANELS = 2**15
 _NOISE_LEVELS = (0.0, 2.0**-40, 2.0**-30, 2.0**-22, 2.0**-14, 2.0**-8)
 _WORTH_A_WARNING = 2.0**-20
+# The tail of a series that is dying out, relative to the function's usual values; and
+# the probability of panels on which it does not go on to do so.
+_FINE, _STALLED = 2.0**-20, 0.1
 
 
 # Gauss points leave 1/200 of a panel free at each end, where a kink could hide. So the
@@ -230,6 +233,25 @@ def _evaluate(function: Function, x: Array) -> tuple[Array, float]:
     return values, epsilon
 
 
+@dataclass(frozen=True)
+class _Integrand:
+    """What is integrated: a function of x = mean + deviation · z, z ~ N(0, 1).
+
+    Attributes:
+        function, derivative: f and f'; without f' it is that of the polynomials.
+        mean, deviation: of x.
+        slopes: whether E[f'²] is wanted.
+        edges: where the panels of z begin, and where the last one ends.
+    """
+
+    function: Function
+    derivative: Function | None
+    mean: float
+    deviation: float
+    slopes: bool
+    edges: Array
+
+
 def _integrate(
     function: Function,
     derivative: Function | None,
@@ -240,9 +262,16 @@ def _integrate(
     slopes: bool,
 ) -> GaussianMoments:
     """As precisely as the function's own noise allows."""
+    deviation = math.sqrt(variance)
+    edges = np.linspace(
+        -_RANGE, _RANGE, int(2 * _RANGE * _PANELS_PER_DEVIATION) + 1, dtype=np.float64
+    )
+    cuts = (np.asarray(kinks, np.float64).ravel() - mean) / deviation
+    edges = np.unique(np.concatenate([edges, cuts[np.abs(cuts) < _RANGE]]))
+    integrand = _Integrand(function, derivative, mean, deviation, slopes, edges)
     with np.errstate(over="ignore"):
         for noise in _NOISE_LEVELS:
-            total = _bisect(function, derivative, mean, variance, kinks, slopes, noise)
+            total = _bisect(integrand, noise)
             if total is not None:
                 break
     if noise >= _WORTH_A_WARNING:
@@ -262,90 +291,33 @@ def _integrate(
     return GaussianMoments(float(total[0]), float(total[1]), float(total[2]))
 
 
-def _bisect(
-    function: Function,
-    derivative: Function | None,
-    mean: float,
-    variance: float,
-    kinks: Sequence[float],
-    slopes: bool,
-    noise: float,
-) -> Array | None:
+def _bisect(integrand: _Integrand, noise: float) -> Array | None:
     """Halve panels until each is resolved, or too light to matter.
 
-    Returns E[f], E[f²] and E[f'²], or None if it takes too many panels.
+    Returns E[f], E[f²] and E[f'²], or None where f is noisier than `noise`: if it takes
+    too many panels, or halving them makes no series die out.
     """
-    deviation = math.sqrt(variance)
-    edges = np.linspace(
-        -_RANGE, _RANGE, int(2 * _RANGE * _PANELS_PER_DEVIATION) + 1, dtype=np.float64
-    )
-    cuts = (np.asarray(kinks, np.float64).ravel() - mean) / deviation
-    edges = np.unique(np.concatenate([edges, cuts[np.abs(cuts) < _RANGE]]))
-    left, right = edges[:-1], edges[1:]
+    left, right = integrand.edges[:-1], integrand.edges[1:]
+    before = np.full(left.size, np.inf)
     total = np.zeros(3)
-    evaluated, given_up = 0, 0.0
+    evaluated, given_up, is_last = 0, 0.0, noise == _NOISE_LEVELS[-1]
     while left.size:
-        half = (right - left) / 2
-        z = (left + right)[:, None] / 2 + half[:, None] * _legendre().points
-        x = mean + deviation * z
-        values, epsilon = _evaluate(function, x)
-        epsilon = max(epsilon, noise)
-        if not slopes:
-            slope = np.zeros_like(values)
-        elif derivative is not None:
-            slope, slope_epsilon = _evaluate(derivative, x)
-            epsilon = max(epsilon, slope_epsilon)
-        else:
-            slope = values @ _legendre().to_slopes.T / (half * deviation)[:, None]
-
-        # The root of the weight, so that f² cannot overflow where the bell is 0.
-        root = np.sqrt(half[:, None] * _legendre().weights / math.sqrt(2 * math.pi))
-        root = root * np.exp(-(z**2) / 4)
-        parts = np.stack(
-            [
-                (root * (root * values)).sum(axis=1),
-                ((root * values) ** 2).sum(axis=1),
-                ((root * slope) ** 2).sum(axis=1),
-            ],
-            axis=1,
-        )
-        mass = (root**2).sum(axis=1)
-
-        # x and z are rounded, and functions round at the size of their usual values.
-        reach = abs(mean) + deviation * np.abs(z).max(axis=1)
-        usual = np.sqrt(total[1:] + parts[:, 1:].sum(axis=0))
-        resolved, tail = _is_resolved(values, x, epsilon, reach, usual[0])
-        if derivative is None:
-            slope_tail = tail * _ORDER / (half * deviation) * slopes
-        else:
-            slope_resolved, slope_tail = _is_resolved(
-                slope, x, epsilon, reach, usual[1]
-            )
-            resolved &= slope_resolved
-        # What an unresolved panel adds is no yardstick: next to a jump it is huge.
-        scale = total + parts[resolved].sum(axis=0)
-        tolerance = 4 * epsilon
-        largest, steepest = np.abs(values).max(axis=1), np.abs(slope).max(axis=1)
-        with np.errstate(over="ignore"):
-            light = (mass * tail <= tolerance * math.sqrt(scale[1])) & (
-                mass * tail * (2 * largest + tail) <= tolerance * scale[1]
-            )
-            light &= (
-                mass * slope_tail * (2 * steepest + slope_tail) <= tolerance * scale[2]
-            )
-        # Below this width the panel's points, or the values there, are mostly rounding.
-        narrowest = 512 * epsilon * np.maximum(1.0, reach / deviation)
-        done = resolved | light
+        panels = _read(integrand, left, right, noise, total)
+        done = panels.resolved | _is_light(panels, total)
         evaluated += left.size
-        stop = ~done & (2 * half < narrowest)
-        given_up += float(mass[stop].sum())
+        stop = ~done & panels.narrow
+        given_up += float(panels.mass[stop].sum())
         exhausted = evaluated > _MAX_PANELS and not (done | stop).all()
-        # Jumps fill no space: where panels of some weight never settle, it is noise.
-        if (exhausted or given_up > 0.01) and noise < _NOISE_LEVELS[-1]:
+        # Halving divides the tail of a smooth function by thousands, next to a kink by
+        # two; jumps fill no space. What stays on panels of some weight is noise.
+        stalled = ~done & (panels.tail > before / 2) & panels.is_fine
+        is_noise = given_up > 0.01 or float(panels.mass[stalled].sum()) > _STALLED
+        if (exhausted or is_noise) and not is_last:
             return None
         if exhausted:
             stop = ~done
-        if derivative is None:
+        parts = panels.parts
+        if integrand.derivative is None:
             # A jump: the polynomial's slope there is a delta, which is not wanted.
             parts[stop, 2] = 0.0
         total += parts[done | stop].sum(axis=0)
@@ -353,7 +325,103 @@ def _bisect(
         middle = (left[again] + right[again]) / 2
         left = np.concatenate([left[again], middle])
         right = np.concatenate([middle, right[again]])
+        before = np.tile(panels.tail[again], 2)
     return total
+
+
+@dataclass(frozen=True)
+class _Panels:
+    """Panels that were read, a row each.
+
+    Attributes:
+        parts: what they add to E[f], E[f²] and E[f'²].
+        mass: their probability.
+        epsilon: of the function's values, relative to them.
+        resolved: whether the series of f (and of f', where it is given) is f.
+        narrow: whether the panel's points, or values, differ by little but rounding.
+        is_fine: whether the tail is small beside f's usual values.
+        tail, slope_tail: how far the series of f and f' may be off.
+        largest, steepest: the greatest of |f| and |f'|.
+    """
+
+    parts: Array
+    mass: Array
+    epsilon: float
+    resolved: NDArray[np.bool_]
+    narrow: NDArray[np.bool_]
+    is_fine: NDArray[np.bool_]
+    tail: Array
+    slope_tail: Array
+    largest: Array
+    steepest: Array
+
+
+def _read(
+    integrand: _Integrand, left: Array, right: Array, noise: float, total: Array
+) -> _Panels:
+    """Return f on panels of z, what all others before added up to being `total`."""
+    deviation, derivative = integrand.deviation, integrand.derivative
+    half = (right - left) / 2
+    z = (left + right)[:, None] / 2 + half[:, None] * _legendre().points
+    x = integrand.mean + deviation * z
+    values, epsilon = _evaluate(integrand.function, x)
+    epsilon = max(epsilon, noise)
+    if not integrand.slopes:
+        slope = np.zeros_like(values)
+    elif derivative is not None:
+        slope, slope_epsilon = _evaluate(derivative, x)
+        epsilon = max(epsilon, slope_epsilon)
+    else:
+        slope = values @ _legendre().to_slopes.T / (half * deviation)[:, None]
+
+    # The root of the weight, so that f² cannot overflow where the bell is 0.
+    root = np.sqrt(half[:, None] * _legendre().weights / math.sqrt(2 * math.pi))
+    root = root * np.exp(-(z**2) / 4)
+    parts = np.stack(
+        [
+            (root * (root * values)).sum(axis=1),
+            ((root * values) ** 2).sum(axis=1),
+            ((root * slope) ** 2).sum(axis=1),
+        ],
+        axis=1,
+    )
+    # x and z are rounded, and functions round at the size of their usual values.
+    reach = abs(integrand.mean) + deviation * np.abs(z).max(axis=1)
+    usual = np.sqrt(total[1:] + parts[:, 1:].sum(axis=0))
+    resolved, tail = _is_resolved(values, x, epsilon, reach, usual[0])
+    if derivative is None:
+        slope_tail = tail * _ORDER / (half * deviation) * integrand.slopes
+    else:
+        slope_resolved, slope_tail = _is_resolved(slope, x, epsilon, reach, usual[1])
+        resolved &= slope_resolved
+    return _Panels(
+        parts,
+        mass=(root**2).sum(axis=1),
+        epsilon=epsilon,
+        resolved=resolved,
+        narrow=2 * half < 512 * epsilon * np.maximum(1.0, reach / deviation),
+        is_fine=tail < _FINE * usual[0],
+        tail=tail,
+        slope_tail=slope_tail,
+        largest=np.abs(values).max(axis=1),
+        steepest=np.abs(slope).max(axis=1),
+    )
+
+
+def _is_light(panels: _Panels, total: Array) -> NDArray[np.bool_]:
+    """Whether what panels may be off by matters for no moment."""
+    # What an unresolved panel adds is no yardstick: next to a jump it is huge.
+    scale = total + panels.parts[panels.resolved].sum(axis=0)
+    tolerance, mass = 4 * panels.epsilon, panels.mass
+    tail, slope_tail = panels.tail, panels.slope_tail
+    with np.errstate(over="ignore"):
+        light = mass * tail <= tolerance * math.sqrt(scale[1])
+        light &= mass * tail * (2 * panels.largest + tail) <= tolerance * scale[1]
+        light &= (
+            mass * slope_tail * (2 * panels.steepest + slope_tail)
+            <= tolerance * scale[2]
+        )
+    return light
 
 
 def _is_resolved(

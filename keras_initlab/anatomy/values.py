@@ -85,7 +85,7 @@ def _facts(
         kernel.weight,
         units=0 if units is None else units.shape[1],
         constant=constant,
-        nonfinite=int(values.size - np.isfinite(values).sum()),
+        nonfinite=int(values.size - np.count_nonzero(np.isfinite(values))),
         twins=twins,
         read_alike=alike,
         normalised=readers is not None and readers.normalised,
@@ -103,8 +103,9 @@ def values_of(variable: Any) -> Array:
 
 
 def _constant(values: Array) -> float | None:
-    first = values.flat[0]
-    return float(first) if values.size > 1 and (values == first).all() else None
+    first, last = values.flat[0], values.flat[-1]
+    alike = values.size > 1 and first == last and bool((values == first).all())
+    return float(first) if alike else None
 
 
 def _is_guarded(kernel: Kernel) -> bool:
@@ -115,12 +116,13 @@ def _is_guarded(kernel: Kernel) -> bool:
 
 def _digest(values: Array) -> str | None:
     """Return what tells a draw from others; None of what was not drawn."""
-    # An identity and a constant are the same in each layer, rightly.
+    # Thousands of entries of two draws are not the same by chance.
     some = values.ravel()[:: max(values.size // 4096, 1)]
+    # An identity and a constant are the same in each layer, rightly.
     if len(np.unique(some)) <= 3 or np.count_nonzero(values) * 2 < values.size:
         return None
     head = f"{values.shape}".encode()
-    return hashlib.blake2b(head + values.tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(head + some.tobytes(), digest_size=16).hexdigest()
 
 
 def _units(kernel: Kernel, values: Array) -> Array | None:
@@ -206,7 +208,7 @@ def _repeated(units: Array) -> int:
     if np.count_nonzero(units.any(axis=1)) < 2:
         return 0
     direction = np.random.default_rng(0).standard_normal(len(units)).astype("float32")
-    lengths = np.linalg.norm(units, axis=0)
+    lengths = np.sqrt(np.einsum("ij,ij->j", units, units))
     places = direction @ units
     order = np.argsort(places, kind="stable")
     order = order[lengths[order] > 0]

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+import keras_initlab.initializers  # noqa: F401  (the names that a file may hold)
 from keras_initlab.cli.errors import BadInput, brief
 
 _SAVE = 'Save one with model.save("model.keras").'

@@ -25,6 +25,9 @@ def signals_in(arguments: Arguments) -> list[Signal]:
 
 def beside_signals(arguments: Arguments) -> list[Any]:
     """Return what stands among the arguments of a call beside signals."""
+    args, named = arguments
+    if not named and all(isinstance(x, Signal) for x in args):
+        return []  # as in most calls
     return [x for x in keras.tree.flatten(arguments) if not isinstance(x, Signal)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import keras
@@ -25,7 +24,7 @@ class ModelIndex:
         parents: the layers around each, outermost first.
         moments: of the weights that were asked for.
         given: of weights that a scheme will draw so.
-        kinds: what layers that compute the same have in common; see `repeats`.
+        configs: of layers without weights, as text; None where there is none.
         graph: the model's, None where it has none.
     """
 
@@ -33,7 +32,7 @@ class ModelIndex:
     parents: dict[int, tuple[Layer, ...]] = field(default_factory=dict)
     moments: dict[Key, WeightMoments] = field(default_factory=dict)
     given: dict[Key, WeightMoments] = field(default_factory=dict)
-    kinds: dict[int, Hashable] = field(default_factory=dict)
+    configs: dict[int, str | None] = field(default_factory=dict)
     graph: graph.Graph | None = None
 
     def path(self, layer: Layer) -> str:

@@ -18,41 +18,54 @@ class Repeats:
     config, give one result, and what is computed from both is fully correlated.
     """
 
-    def __init__(self, kinds: dict[int, Hashable]) -> None:
-        self._kinds = kinds
-        self._results: dict[Hashable, Signals] = {}
+    def __init__(self, configs: dict[int, str | None]) -> None:
+        """Prepare for a walk; `configs`, by layer, are kept for the next one."""
+        self._configs = configs
+        self._results: dict[Hashable, list[tuple[Layer, Signals]]] = {}
 
     def key(
         self, layer: Layer, inputs: tuple[Signal, ...], arguments: Arguments
     ) -> Hashable | None:
         """Return what equal calls have in common; None for a call like no other."""
-        if id(layer) not in self._kinds:
-            self._kinds[id(layer)] = _kind_of(layer)
-        kind = self._kinds[id(layer)]
-        if kind is None or any(hasattr(x, "shape") for x in beside_signals(arguments)):
+        if getattr(layer, "seed_generator", None) is not None:
+            return None  # each call draws anew
+        if any(hasattr(x, "shape") for x in beside_signals(arguments)):
             return None  # two arrays may differ and be called the same
+        kind = id(layer) if layer.weights else type(layer)
         named = {k: v for k, v in arguments[1].items() if not isinstance(v, Signal)}
         serials = tuple(x.serial for x in inputs)
         return (kind, serials, repr(named) if named else "")
 
-    def get(self, key: Hashable | None) -> Signals | None:
+    def get(self, key: Hashable | None, layer: Layer) -> Signals | None:
         """Return the result of an equal call, None where there was none."""
-        return None if key is None else self._results.get(key)
+        if key is None:
+            return None
+        for earlier, result in self._results.get(key, ()):
+            if self._alike(earlier, layer):
+                return result
+        return None
 
-    def put(self, key: Hashable | None, result: Signals) -> None:
+    def put(self, key: Hashable | None, layer: Layer, result: Signals) -> None:
         """Keep the result of a call."""
         if key is not None:
-            self._results[key] = result
+            self._results.setdefault(key, []).append((layer, result))
 
+    def _alike(self, layer: Layer, other: Layer) -> bool:
+        """Say whether two layers of one class, without weights, compute the same.
 
-def _kind_of(layer: Layer) -> Hashable | None:
-    """Return what two layers that compute the same have in common; None for chance."""
-    if getattr(layer, "seed_generator", None) is not None:
-        return None  # each call draws anew
-    if layer.weights:
-        return id(layer)
-    try:
-        config = {k: v for k, v in layer.get_config().items() if k != "name"}
-        return (type(layer), repr(config))
-    except NotImplementedError:
-        return id(layer)
+        Configs are read only now: most calls are like no other, and on PyTorch and
+        JAX the first `get_config` makes Keras import TensorFlow.
+        """
+        if layer is other:
+            return True
+        config = self._config(layer)
+        return config is not None and config == self._config(other)
+
+    def _config(self, layer: Layer) -> str | None:
+        if id(layer) not in self._configs:
+            try:
+                config = {k: v for k, v in layer.get_config().items() if k != "name"}
+                self._configs[id(layer)] = repr(config)
+            except NotImplementedError:
+                self._configs[id(layer)] = None
+        return self._configs[id(layer)]

@@ -348,11 +348,12 @@ class Signal(Moments):
         def of(kind: type) -> dict[str, Any]:
             return {k: v for k, v in changes.items() if k in kind.__annotations__}
 
+        of_origin, of_edges = of(Origin), of(Edges)
         return replace(
             self,
             **of(Moments),
-            origin=replace(origin, **of(Origin)),
-            edges=replace(edges, **of(Edges)),
+            origin=replace(origin, **of_origin) if of_origin else origin,
+            edges=replace(edges, **of_edges) if of_edges else edges,
             serial=serial,
         )
 

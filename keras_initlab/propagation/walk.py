@@ -118,7 +118,7 @@ class Propagation:
         self._standard = standard
         self._standard_variance = standard_variance
         self._flat = FlatGraph()
-        self._repeats = Repeats(self.known.kinds)
+        self._repeats = Repeats(self.known.configs)
         self._sampler = Sampler(training)
         self._recording = True
         self._arguments: list[Arguments] = []
@@ -301,7 +301,7 @@ class Propagation:
         self._open.append(record)
         try:
             key = self._repeats.key(layer, inputs, arguments)
-            outputs = self._repeats.get(key)
+            outputs = self._repeats.get(key, layer)
             if outputs is None:
                 outputs = self._predict(layer, inputs, arguments, record.path, shapes)
         except PropagationError:
@@ -311,7 +311,7 @@ class Propagation:
         finally:
             self._arguments.pop()
             self._open.pop()
-        self._repeats.put(key, outputs)
+        self._repeats.put(key, layer, outputs)
         flat = keras.tree.flatten(outputs)
         record.signal = flat[0]
         record.measured = self._sampler.is_measured(flat, also=record.measured)

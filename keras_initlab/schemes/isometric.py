@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -41,6 +41,7 @@ _READ, _MOST, _TINY = 0.05, 1.0, 1e-6
 _RECURRENT, _RECURRENT_GAIN = "recurrent_kernel", 1.0
 # By how much gradients may grow over the whole depth.
 _GROWTH = 0.2
+Base = Literal["orthogonal", "delta_orthogonal"]
 
 
 @lru_cache(maxsize=1024)
@@ -129,7 +130,15 @@ class Isometric(Options):
             recurrent=True,
         )
         survey.start_from(_recurrent_moments(survey))
-        designs = {kernel.key: self._design(kernel, survey) for kernel in survey.free}
+        carried = bool(survey.roles.branches) or any(
+            isinstance(record.layer, NORMALISING)
+            for record in survey.before.propagation.records
+        )
+        # Where skips or normalisation carry the signal all taps may take part.
+        base: Base = "orthogonal" if carried else "delta_orthogonal"
+        designs = {
+            kernel.key: self._design(kernel, survey, base) for kernel in survey.free
+        }
         pairs = {
             key for key, design in designs.items() if design.against_making is None
         }
@@ -158,14 +167,10 @@ class Isometric(Options):
         )
         return survey.selection(choices, after, lines)
 
-    def _design(self, kernel: Kernel, survey: Survey) -> PairDesign:
+    def _design(self, kernel: Kernel, survey: Survey, base: Base) -> PairDesign:
         """Return which sides of a kernel can come in pairs, and its role."""
         roles, before = survey.roles, survey.before
         against_reading, against_making = obstacles(kernel, before)
-        carried = bool(roles.branches) or any(
-            isinstance(record.layer, NORMALISING)
-            for record in before.propagation.records
-        )
         is_zero, note = False, ""
         if kernel.key in roles.heads:
             note = "head"
@@ -177,8 +182,7 @@ class Isometric(Options):
             target=1.0,
             is_zero=is_zero,
             note=note,
-            # Where skips or normalisation carry the signal all taps may take part.
-            base="orthogonal" if carried else "delta_orthogonal",
+            base=base,
             is_head=kernel.key in roles.heads,
             against_reading=against_reading,
             against_making=against_making,

@@ -106,3 +106,32 @@ def test_import_registers_and_adds_no_backend_of_its_own():
         "print(keras.initializers.get('initlab>auto').__class__.__name__)\n"
     ).splitlines()[-2:]
     assert printed == ["[]", "Auto"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["inspect", "--help"], ["--version"]])
+def test_help_and_version_wait_for_no_keras(arguments):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "keras_initlab", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stderr.splitlines()
+    imported = {line.split("|")[-1].strip() for line in lines}
+    assert "keras_initlab.cli" in imported
+    assert not imported & {"keras", "tensorflow", "jax", "torch"}
+    # And nothing else on the standard error.
+    assert all(line.startswith("import time:") for line in lines)
+
+
+def test_the_command_registers_the_names_when_it_loads_a_model():
+    printed = run_python(
+        "import sys\n"
+        "sys.argv = ['/usr/bin/keras-initlab', 'gains', 'relu']\n"
+        "from keras_initlab.cli import main\n"
+        "assert 'keras' not in sys.modules\n"
+        "import keras_initlab.cli.loading\n"
+        "import keras\n"
+        "print(keras.initializers.get('initlab>auto').__class__.__name__)\n"
+    )
+    assert printed.split() == ["Auto"]

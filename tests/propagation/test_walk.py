@@ -163,3 +163,23 @@ def test_a_model_that_cannot_be_opened_is_measured_as_a_whole():
         ("whole", "measured"),
         ("after", "predicted"),
     ]
+
+
+def test_configs_are_read_of_layers_that_may_be_alike_alone(monkeypatch):
+    # On PyTorch and JAX the first `get_config` makes Keras import TensorFlow.
+    read = []
+    config_of = keras.layers.Layer.get_config
+
+    def counted(layer):
+        read.append(layer.name)
+        return config_of(layer)
+
+    x = keras.Input((8,))
+    first, same = (keras.layers.ReLU(name=name)(x) for name in ("first", "same"))
+    other = keras.layers.ReLU(name="other")(keras.layers.Dense(8)(x))
+    model = keras.Model(x, keras.layers.Add()([first, same, other]))
+    monkeypatch.setattr(keras.layers.Layer, "get_config", counted)
+    stats = {row.layer: row for row in propagate(model)}
+    assert sorted(read) == ["first", "same"]
+    # Twice one signal, and one that shares its mean alone.
+    assert stats["first"].second_moment == stats["same"].second_moment == 0.5

@@ -5,6 +5,8 @@ from keras import layers
 
 import keras_initlab as il
 from keras_initlab import activations
+from keras_initlab.activations import properties, quadrature
+from keras_initlab.activations.table import NAMED
 from keras_initlab.schemes.isometric import default_q
 from tests.helpers import as_numpy, run_python
 
@@ -361,3 +363,20 @@ def test_seeds_repeat_and_differ():
     np.testing.assert_array_equal(kernels[0][1], kernels[1][1])
     assert not np.array_equal(kernels[0][1], kernels[2][1])
     assert not np.array_equal(kernels[0][1], kernels[0][2])
+
+
+def test_no_activation_takes_long_to_find_its_q(monkeypatch):
+    points = []
+
+    def counted(function, x):
+        points.append(x.size)
+        return evaluate(function, x)
+
+    evaluate = quadrature._evaluate
+    monkeypatch.setattr(quadrature, "_evaluate", counted)
+    for name, known in NAMED.items():
+        if known.function is not None:
+            points.clear()
+            properties._moments.cache_clear()
+            default_q.__wrapped__(known, 1000)
+            assert sum(points) < 1_000_000, name

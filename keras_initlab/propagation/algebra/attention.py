@@ -243,12 +243,10 @@ def attend(
     )
     number = math.prod(shape[axis] or 64 for axis in units)
     by_query, pairs, shift = _sums_of_a_head(value, logits, weights, kept)
-    # Two positions of different groups share no key.
+    # Two positions of different groups share no key, two units perhaps a head.
     inside = (positions / groups - 1) / max(positions - 1, 1)
-    pairs[0, 1] = inside * pairs[0, 1] + (1 - inside) * value.pairs[0, 1]
     same_head = (number / heads - 1) / max(number - 1, 1)
-    alike = same_head * weights.across + (1 - same_head) * weights.even[:, None]
-    pairs[1] = value.pairs[1, 1] + (value.pairs[1, 0] - value.pairs[1, 1]) * alike
+    pairs = _of_any_two(pairs, value, weights, inside, same_head)
     ratio = positions / groups / max(keys, 1)
     output = value.evolve(
         mean=value.mean + shift,
@@ -306,6 +304,24 @@ def _sums_of_a_head(
     moved[0, 0] += 2 * spread * weights.own * along
     pairs[0] += moved
     return by_query + moved[0, 0], pairs, shift
+
+
+def _of_any_two(
+    pairs: Array, value: Signal, weights: Weights, inside: float, same_head: float
+) -> Array:
+    """Return the second moments of all pairs, from those of a unit within a group.
+
+    Args:
+        pairs: those; see `_sums_of_a_head`.
+        value, weights: as in `attend`.
+        inside: the share of pairs of positions that are of one group.
+        same_head: the share of pairs of units that are of one head.
+    """
+    every = pairs.copy()
+    every[0, 1] = inside * pairs[0, 1] + (1 - inside) * value.pairs[0, 1]
+    alike = same_head * weights.across + (1 - same_head) * weights.even[:, None]
+    every[1] = value.pairs[1, 1] + (value.pairs[1, 0] - value.pairs[1, 1]) * alike
+    return every
 
 
 def _profile_of_queries(

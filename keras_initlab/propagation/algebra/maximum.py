@@ -50,7 +50,7 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
     top = _greatest(function, law.mean, law.variance, common, number)
     vector = _second_moments(top, law, common)
     alike = common / law.variance if law.variance > 0 else 1.0
-    levels = _levels(signal, windows, alike)
+    levels = _levels(signal, windows, alike, number)
     for axis, values in counts.items():
         edges = _edges(values, number, function, law, common, top.second)
         if edges is not None:
@@ -225,13 +225,13 @@ def _pull(windows: dict[int, Window], slope: float, together: float) -> Pull:
 
 
 def _levels(
-    signal: Signal, windows: dict[int, Window], alike: float
+    signal: Signal, windows: dict[int, Window], alike: float, number: float
 ) -> dict[int, Array]:
     """Return each window's second moment along an uneven axis, that of an even one 1.
 
     Of positions that are one variable at several levels the highest wins. Where they
     differ by more than their levels do (`alike` is their correlation), any may win,
-    and the mean level counts.
+    those of high levels more often. A window holds `number` positions of all axes.
     """
     levels = {}
     for axis, window in windows.items():
@@ -246,8 +246,34 @@ def _levels(
         apart = np.sqrt(top) - np.sqrt(mean)
         differ = math.sqrt(2 * max(0.0, 1 - alike))
         wins = apart / np.maximum(apart + differ, 1e-12)
-        levels[axis] = mean + wins * (top - mean)
+        own = np.array(
+            [
+                _level_of_greatest(tuple(np.sort(row[kept]).round(3)), number)
+                for row, kept in zip(inside, there, strict=True)
+            ]
+        )
+        levels[axis] = own + wins * (top - own)
     return levels
+
+
+@lru_cache(maxsize=1024)
+def _level_of_greatest(levels: tuple[float, ...], number: float) -> float:
+    """Return E[max²] of `number` independent N(0, level) values, at level 1 being 1."""
+    if not levels or not max(levels) > 0:
+        return 0.0
+    nodes, weights = _order_statistic(number)
+    even = float(weights @ nodes**2)
+    edges = np.linspace(-9.0, 9.0, _STEPS) * math.sqrt(max(levels))
+    inside = np.ones(len(edges))
+    for level in levels:
+        share = number / len(levels)
+        below = [
+            0.5 * math.erfc(-z / math.sqrt(2 * level)) if level else float(z >= 0)
+            for z in edges
+        ]
+        inside *= np.array(below) ** share
+    middles = (edges[:-1] + edges[1:]) / 2
+    return float(np.diff(inside) @ middles**2) / even if even > 0 else 1.0
 
 
 def _unpadded(signal: Signal, filled: float) -> Signal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ from keras_initlab.propagation.weights.moments import WeightMoments
 
 # Units whose own mean is further off than so many deviations are not counted.
 _FURTHEST = 4.0
+# Sets of fewer elements are no longer functions of their Gaussian; the variances of
+# sets with more degrees of freedom are taken for alike.
+_FEW, _MANY = 8, 400
+# Variances of sets that are further below their mean are hardly ever met.
+_LEAST_MET = 1e-8
 
 ONES = WeightMoments(1.0, 1.0)
 ZEROS = WeightMoments(0.0, 0.0)
@@ -73,7 +79,10 @@ def normalise(
 def _normalised(signal: Signal, whole: _Set) -> Signal:
     means = _products_of_means(signal, whole)
     spread = signal.second - (float(means[0, 0, 0]) if whole.about_mean else 0.0)
-    factor = 1.0 / (spread + whole.epsilon) if spread + whole.epsilon > 0 else 0.0
+    divisor = _divisor(signal, whole, spread)
+    factor = divisor.kept / spread if spread > 0 else 0.0
+    if not (whole.centre or divisor.kept):
+        factor = 1.0 / (whole.epsilon or 1.0)  # what does not vary is not divided
     middle = signal.mean if whole.centre else 0.0
     if signal.origin.parts:
         root = math.sqrt(factor)
@@ -91,28 +100,32 @@ def _normalised(signal: Signal, whole: _Set) -> Signal:
         pairs=pairs,
         near=_near_centred(signal, removed, factor),
         profile=_profile_centred(signal, whole, removed),
-        parents=((signal, _then(coupled, factor)),),
+        parents=((signal, _then(coupled, divisor.slope)),),
         lineage=signal.origin.lineage,
     )
     if (
         signal.origin.base is None
         or signal.origin.function is None
         or signal.origin.function.affine
+        or divisor.number < _FEW
     ):
         return result
-    return _of_function(result, signal, whole, coupled)
+    owed = _then(coupled, 1 - 1 / divisor.number)
+    return _of_function(result, signal, whole, owed)
 
 
 def _products_of_means(signal: Signal, whole: _Set) -> Array:
     """Return E[m m'] of the means of two elements' sets, by kind of pair."""
-    pairs = signal.pairs
+    pairs, total = signal.pairs, signal.size(signal.units)
     if whole.positions:
         places = signal.size(signal.positions)
         mean = pairs[:, 1] + (pairs[:, 0] - pairs[:, 1]) / places
         pairs = np.stack([mean, mean], axis=1)
     if whole.units:
         mean = (pairs[0] + (whole.units - 1) * pairs[1]) / whole.units
-        pairs = np.stack([mean, mean])
+        # Two units may be of two sets, whose elements are of different units all.
+        same = min((whole.units - 1) / (total - 1), 1.0) if total > 1 else 1.0
+        pairs = np.stack([mean, same * mean + (1 - same) * pairs[1]])
     if whole.inputs:  # of a large batch almost all pairs are of different inputs
         pairs = np.repeat(pairs[:, :, 1:], 2, axis=2)
     return pairs
@@ -156,6 +169,89 @@ def _profile_centred(signal: Signal, whole: _Set, removed: Array) -> dict[int, A
     return kept
 
 
+@dataclass(frozen=True)
+class _Divisor:
+    """What comes of sets whose variances σ² differ by chance: of σ² + ε.
+
+    Attributes:
+        number: of the elements of a set; infinite with all inputs of a large batch.
+        kept: E[σ² / (σ² + ε)].
+        slope: how much of a gradient's second moment goes back to an element.
+    """
+
+    number: float
+    kept: float
+    slope: float
+
+
+def _divisor(signal: Signal, whole: _Set, spread: float) -> _Divisor:
+    """Return what sets are divided by, `spread` being E[σ²].
+
+    σ² is taken for that of Gaussians, a multiple of χ² with as many degrees of freedom
+    as the set has that are independent. Through y = x / √(σ² + ε) and back goes
+    (1 - r (2 - r) / n) / (σ² + ε), r = σ² / (σ² + ε), n the number of freedoms: what
+    each element owes the set is all that there is for n = 1, but for ε.
+    """
+    places = signal.size(signal.positions) if whole.positions else 1
+    number = max(whole.units, 1.0) * places
+    if whole.inputs or not spread > 0:
+        total = spread + whole.epsilon
+        kept, slope = (spread / total, 1 / total) if total > 0 else (0.0, 0.0)
+        return _Divisor(math.inf if whole.inputs else number, kept, slope)
+    free = number - 1 if whole.about_mean else number
+    if free <= 0:
+        return _Divisor(number, 0.0, 0.0)
+    levels, weights = _chi_squared(round(_freedom(signal, whole, places), 1))
+    own = spread * levels
+    share = own / (own + whole.epsilon)
+    left = (1 - share * (2 - share) / free) / np.maximum(own + whole.epsilon, 1e-300)
+    return _Divisor(number, float(weights @ share), float(weights @ left))
+
+
+def _freedom(signal: Signal, whole: _Set, places: float) -> float:
+    """Return how many independent squares σ² is like: 2 E[σ²]² / Var σ².
+
+    The mean is no chance: where it is left in it makes σ² vary less.
+    """
+    units = max(whole.units, 1.0)
+    own, unit, place, both = (
+        float(signal.pairs[kind])
+        for kind in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0))
+    )
+    rest = own - unit - place + both
+    of_units, of_places = places * (unit - both), units * (place - both)
+    parts = [
+        ((units - 1) * (places - 1), rest),
+        (units - 1, rest + of_units),
+        (places - 1, rest + of_places),
+    ]
+    sure = 0.0
+    if not whole.about_mean:
+        sure = units * places * signal.mean**2 / (signal.unevenness or 1.0)
+        every = rest + of_units + of_places + units * places * both
+        parts.append((1.0, every - sure))
+    counted = [(number, max(level, 0.0)) for number, level in parts if number > 0]
+    total = sum(number * level for number, level in counted) + sure
+    squares = sum(number * level**2 for number, level in counted)
+    if sure:
+        squares += 2 * sure * counted[-1][1]
+    return max(1.0, total**2 / squares) if squares > 0 else 1.0
+
+
+@lru_cache(maxsize=256)
+def _chi_squared(freedom: float) -> tuple[Array, Array]:
+    """Return values and weights of χ² / n with n degrees of freedom, of mean 1."""
+    if freedom > _MANY:
+        return np.ones(1), np.ones(1)
+    # Of its logarithm u the density is exp(n (u - eᵘ) / 2).
+    low = max(-60.0 / freedom, math.log(_LEAST_MET))
+    logarithms = np.linspace(low, math.log(1 + 60.0 / freedom), 801)
+    density = np.exp(freedom * (logarithms - np.exp(logarithms) + 1) / 2)
+    weights = density / density.sum()
+    values = np.exp(logarithms)
+    return values / (weights @ values), weights
+
+
 def _coupled(signal: Signal, whole: _Set) -> Pull:
     """Return what a set's elements owe each other: their gradients sum to 0."""
     places = signal.size(signal.positions) if whole.positions else 1
@@ -167,10 +263,9 @@ def _coupled(signal: Signal, whole: _Set) -> Pull:
             # The other inputs of the batch, at all places, make up for it.
             return replace(gradient, inputs=-total / places)
         lost = total / number if whole.centre else 0.0
-        second = gradient.second * (1 - 1 / number) - lost
         return replace(
             gradient,
-            second=max(0.0, second),
+            second=max(0.0, gradient.second - lost),
             position=gradient.position - (lost if whole.positions else 0.0),
         )
 

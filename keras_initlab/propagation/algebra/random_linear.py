@@ -87,20 +87,18 @@ def random_linear(
     if kept is None:
         kept = {axis: axis for axis in signal.positions}
     field = math.prod(window.size for window in windows.values())
-    far = signal.pairs[0, 1] / (signal.unevenness or 1.0)
     diagonal, across, profile = _seen(signal, windows, kept)
     if per_unit:
         profile.update(_profile_of_units(signal, shape, units[-1]))
     count = fan * field
     response = float(signal.pairs[0, 0, 0] * count * diagonal)
     moments = kernel.moments(response)
-    variance = moments.variance
-    pairs = np.zeros((2, 2, 2))
-    pairs[0, 0] = variance * count * diagonal * signal.pairs[0, 0]
-    pairs[0, 1] = variance * count * across * far * (1 - own_positions)
+    pairs = _of_centred_entries(
+        signal, moments.variance * count, diagonal, across * (1 - own_positions)
+    )
     mean, near = 0.0, {}
     if not own_positions:
-        near = _near_of_outputs(signal, windows, kept, variance * count)
+        near = _near_of_outputs(signal, windows, kept, moments.variance * count)
     if moments.mean:
         level, common = _common(
             signal, moments.mean, fan, windows, kept, diagonal, per_unit
@@ -131,6 +129,17 @@ def random_linear(
     )
 
 
+def _of_centred_entries(
+    signal: Signal, factor: float, diagonal: float, across: float
+) -> Array:
+    """Return the second moments behind entries of mean 0: of two units they are 0."""
+    pairs = np.zeros((2, 2, 2))
+    pairs[0, 0] = factor * diagonal * signal.pairs[0, 0]
+    far = signal.pairs[0, 1] / (signal.unevenness or 1.0)
+    pairs[0, 1] = factor * across * far
+    return pairs
+
+
 def _near_of_outputs(
     signal: Signal, windows: dict[int, Window], kept: dict[int, int], factor: float
 ) -> dict[int, Array]:
@@ -158,10 +167,22 @@ def _with_bias(
     pairs = np.clip(pairs, -_MOST, _MOST)
     second = float(pairs[0, 0, 0])
     if bias.second_moment and second > 0:
-        share = before / second
-        profile = {a: share * v + (1 - share) for a, v in profile.items()}
+        profile = {
+            axis: _raised(values, before, mean, bias)
+            for axis, values in profile.items()
+        }
     near = {a: v + bias.second_moment + cross for a, v in near.items()}
     return pairs, near, profile
+
+
+def _raised(values: Array, second: float, mean: float, bias: WeightMoments) -> Array:
+    """Return the profile of z + b along an axis, from that of z and its moments."""
+    root = np.sqrt(values)
+    means = mean * root / (float(root.mean()) or 1.0)
+    raised = second * values + 2 * bias.mean * means + bias.second_moment
+    raised = np.maximum(raised, 0.0)
+    level: float = raised.mean()
+    return raised / level if level > 0 else values
 
 
 def _lineage(signal: Signal, kernel: RandomKernel) -> Lineage | None:
@@ -364,7 +385,8 @@ def _weight_rule(
         own = signal.second * gradient.second - far * together
         own += _neighbourhood(signal, windows, far) * together
         shared = far * together + apart * gradient.inputs
-        return number * (alone * own + met * shared * number)
+        # The sum of products is a square; estimates of its parts may miss each other.
+        return max(0.0, number * (alone * own + met * shared * number))
 
     return rule
 

@@ -48,6 +48,7 @@ class Simulation:
         inputs: moments of the inputs' share in the pre-activations.
         bias: of that share, by gate and unit.
         start: the states before the first step.
+        shared: what all units and gates have in common of the inputs, of mean 0.
         centred: whether each draw is as likely as the one that gives the opposite
             states: means are 0 then.
     """
@@ -58,6 +59,7 @@ class Simulation:
     inputs: Steps
     bias: Values
     start: tuple[Values, ...]
+    shared: Steps | None = None
     centred: bool = False
     _dtype: Any = np.float32
 
@@ -97,8 +99,14 @@ class Simulation:
 
     def _run(self, dtype: Any) -> tuple[list[tuple[Values, ...]], list[Any]]:
         """Return the states after each step, and what the way back needs of it."""
-        law = Steps(*(at.astype(dtype) for at in (self.inputs.mean, self.inputs.pairs)))
+        pairs = self.inputs.pairs - (0 if self.shared is None else self.shared.pairs)
+        law = Steps(self.inputs.mean.astype(dtype), pairs.astype(dtype))
         inputs = draw_sequences(law, self.size, self.cell.gates, seed=1)
+        if self.shared is not None:
+            common = Steps(law.mean * 0, self.shared.pairs.astype(dtype))
+            inputs = inputs + draw_sequences(
+                common, replace(self.size, units=1), seed=4
+            )
         state, states, memories = self.start, [], []
         with np.errstate(over="ignore", invalid="ignore"):
             for x in inputs:

@@ -49,6 +49,8 @@ from keras_initlab.propagation.weights.initial import moments_of_draw
 _TIME = 1
 # Wider cells are simulated on drawn weights even where the values of theirs count.
 _MOST_UNITS_BY_VALUE = 256
+# What units share of their pre-activations and is not simulated, relative to these.
+_LEAST_SHARED = 1e-3
 
 
 @layer_rule("SimpleRNN", "LSTM", "GRU", "RNN")
@@ -163,6 +165,7 @@ def _run(
     length = x.shape[_TIME]
     steps = min(length or OPEN_STEPS, MOST_STEPS)
     inputs = steps_of(z, _TIME, steps, places=bool(geometry.windows))
+    alike = _shared_by_units(z, steps, places=bool(geometry.windows))
     by_value = context.from_values and geometry.units <= _MOST_UNITS_BY_VALUE
     size = Size.of(geometry.units, equations.gates, geometry.taps, whole=by_value)
     bias = _bias_of(cell, equations.gates, size, context)
@@ -177,9 +180,26 @@ def _run(
         inputs,
         bias[0],
         tuple(_start_of(s, size, len(inputs.pairs), i) for i, s in enumerate(start)),
-        centred=equations.phi.is_odd and not by_value and not any(map(np.any, means)),
+        shared=alike,
+        centred=equations.phi.is_odd
+        and alike is None
+        and not by_value
+        and not any(map(np.any, means)),
     )
     return _signals(simulation, z, start, length, geometry)
+
+
+def _shared_by_units(z: Signal, steps: int, *, places: bool) -> Steps | None:
+    """Return what all units and gates have in common, about its mean; None for nothing.
+
+    Behind a kernel whose entries have a mean that is the sum of the inputs, times it.
+    """
+    between = z.evolve(pairs=np.stack([z.pairs[1]] * 2), near={}, profile=z.profile)
+    law = steps_of(between, _TIME, steps, places)
+    pairs = law.pairs - np.outer(law.mean, law.mean)
+    if np.diagonal(pairs[0]).max() < _LEAST_SHARED * z.second:
+        return None
+    return Steps(0 * law.mean, pairs)
 
 
 def _kernel_of(

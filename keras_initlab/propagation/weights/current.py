@@ -84,6 +84,7 @@ def _is_paired(
             values is not None
             and len(values) % 2 == 0
             and bool(np.any(values[0]))
+            and bool((values[0] == -values[1]).all())
             and bool((values[0::2] == -values[1::2]).all())
         )
     return sides[0], sides[1]
