@@ -279,7 +279,7 @@ def _keeps_units(operation: Any) -> bool:
 
 
 def anatomy_of(
-    model: Any, *, mean: Any = 0.0, variance: Any = 1.0, predict: bool = True
+    model: Any, *, mean: Any = None, variance: Any = None, predict: bool = True
 ) -> Anatomy:
     """Return a model's anatomy; with no prediction where none can be made.
 

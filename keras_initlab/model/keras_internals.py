@@ -45,6 +45,11 @@ def own_variables(layer: Any) -> list[Any]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
+def variables_made_trainable(layer: Any) -> list[Any]:
+    """Return the variables of `layer` itself made to be trained, frozen or not."""
+    return list(layer._trainable_variables)
+
+
 def is_rematerialized(layer: Any) -> bool:
     """Whether `layer` was made in a `keras.RematScope`."""
     return getattr(layer, "_remat_mode", None) is not None
@@ -306,7 +311,7 @@ def output_spec(model: Any, x: Any) -> Any:
 
 
 def all_layers(model: Any) -> list[Any]:
-    """Return a model and all layers inside it, however deep."""
+    """Return a model or layer and all layers inside it, however deep."""
     return list(model._flatten_layers())
 
 

@@ -7,7 +7,7 @@ rest to others: weights and their choice to `WeightBook`, what no rule predicts 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from keras.layers import Layer
 
 from keras_initlab.model import graph
 from keras_initlab.model.layers import call_keys
+from keras_initlab.model.preprocessing import Output
 from keras_initlab.propagation.algebra.elementwise import apply
 from keras_initlab.propagation.algebra.random_linear import RandomKernel
 from keras_initlab.propagation.arguments import with_constants
@@ -74,7 +75,7 @@ class Propagation:
         *,
         from_values: bool = False,
         designer: Designer | None = None,
-        standard: frozenset[int] = frozenset(),
+        standard: Collection[Output] = (),
         standard_variance: float = 1.0,
         known: ModelIndex | None = None,
     ) -> None:
@@ -85,7 +86,7 @@ class Propagation:
             training: see above.
             from_values: whether the weights' values count, not their initializers.
             designer: chooses kernels' moments anew; None leaves them.
-            standard: ids of layers whose output is taken to have mean 0 and the
+            standard: outputs of preprocessing that are taken to have mean 0 and the
                 variance `standard_variance`.
             standard_variance: that variance.
             known: what an earlier walk through the model has read of it.
@@ -107,6 +108,7 @@ class Propagation:
         self._arguments: list[Arguments] = []
         self._open: list[Record] = []
         self._walked: set[int] = set()
+        self._assumed: dict[int, Signal] = {}
 
     def run(self, inputs: list[Signal]) -> list[Signal]:
         """Return the signals at the model's outputs, its inputs' being given."""
@@ -217,22 +219,42 @@ class Propagation:
     ) -> list[Signal]:
         signals = dict(zip(walked.inputs, inputs, strict=True))
         numbers = dict(zip(walked.inputs, self._flat.read, strict=True))
-        for call in walked.calls:
-            read = tuple(signals[number] for number in call.inputs)
+        for number, call in enumerate(walked.calls):
+            read = tuple(signals[tensor] for tensor in call.inputs)
             symbols = call.node.input_tensors
             by_symbol = {id(s): x for s, x in zip(symbols, read, strict=True)}
             arguments = call.node.arguments.fill_in(by_symbol)
             self._sampler.note_dtypes(symbols, read)
-            with self._flat.reading(tuple(numbers[number] for number in call.inputs)):
+            with self._flat.reading(tuple(numbers[tensor] for tensor in call.inputs)):
                 self._flat.opened = None
                 outputs = self._step(call, read, arguments, prefix)
-                numbers_made = self._flat.outputs_of(call)
+                # Bare operations are named anew each time that a layer is opened.
+                key = f"{prefix}#{number}"
+                numbers_made = self._flat.outputs_of(call, prefix, key)
             flat = keras.tree.flatten(outputs)
+            self._sampler.remember(call.operation, arguments, read, flat)
+            flat = [self._as_assumed(x, (key, place)) for place, x in enumerate(flat)]
             signals.update(zip(call.outputs, flat, strict=False))
             numbers.update(zip(call.outputs, numbers_made, strict=True))
-            self._sampler.remember(call.operation, arguments, read, flat)
         self._flat.opened = tuple(numbers[number] for number in walked.outputs)
         return [signals[number] for number in walked.outputs]
+
+    def _as_assumed(self, signal: Signal, output: Output) -> Signal:
+        """Return a signal, or a standardised one that preprocessing is taken to make.
+
+        Its gradient goes on to what it stands for.
+        """
+        if output not in self._standard:
+            return signal
+        if signal.serial not in self._assumed:
+            assumed = Signal.independent(signal.shape, 0.0, self._standard_variance)
+            back = ((signal, lambda gradient: gradient),)
+            self._assumed[signal.serial] = assumed.amend(parents=back)
+        assumed = self._assumed[signal.serial]
+        for record in self.records:
+            if record.signal is signal:
+                record.signal = assumed
+        return assumed
 
     def _step(
         self,
@@ -295,8 +317,6 @@ class Propagation:
         shapes: list[Shape] | None,
     ) -> Signals:
         """Return a layer's outputs: by its rule, by walking into it, or measured."""
-        if id(layer) in self._standard:
-            return Signal.independent(inputs[0].shape, 0.0, self._standard_variance)
         try:
             outputs = output_moments(layer, *inputs, context=self)
             outputs = with_mirror(layer, inputs, outputs, self)

@@ -98,9 +98,10 @@ class Survey:
         """Return what the prediction rests on, in sentences."""
         lines = ["E x² is that of kernels' outputs, before the layers' own activations"]
         if self.mean is None and self.variance is None:
+            names = sorted(set((self.known.standard or {}).values()))
+            behind = f", behind {_listed(names)}" if names else ""
             lines.append(
-                "inputs: mean 0 and variance 1, behind Normalization and Rescaling, "
-                "all elements independent"
+                f"inputs: mean 0 and variance 1{behind}, all elements independent"
             )
         else:
             lines.append(
