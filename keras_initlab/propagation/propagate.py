@@ -14,7 +14,7 @@ from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.layers import is_closed
 from keras_initlab.model.preprocessing import Output, standardised
 from keras_initlab.propagation.algebra.gradients import gradients
-from keras_initlab.propagation.index import ModelIndex, index_of
+from keras_initlab.propagation.index import Key, ModelIndex, index_of
 from keras_initlab.propagation.signal import Gradient, Signal
 from keras_initlab.propagation.walk import (
     Propagation,
@@ -124,12 +124,14 @@ def run_forward(
     training: bool = True,
     *,
     from_weights: bool = False,
+    drawn: Collection[Key] = (),
     designer: Designer | None = None,
     input_scale: float = 1.0,
     known: ModelIndex | None = None,
 ) -> Forward:
     """Check the arguments and run the prediction; see `propagate`.
 
+    With `from_weights` the weights in `drawn` count as their initializers draw them.
     `input_scale` multiplies the inputs' second moments; `known` is what an earlier
     prediction of the model found.
     """
@@ -150,6 +152,7 @@ def run_forward(
             model,
             bool(training),
             from_values=from_weights,
+            drawn=drawn,
             designer=designer,
             standard=standard,
             standard_variance=input_scale,

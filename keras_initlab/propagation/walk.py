@@ -28,7 +28,7 @@ from keras_initlab.propagation.context import (
 )
 from keras_initlab.propagation.dispatch import operation_rule_of, output_moments
 from keras_initlab.propagation.flat_graph import FlatGraph
-from keras_initlab.propagation.index import ModelIndex, index_of
+from keras_initlab.propagation.index import Key, ModelIndex, index_of
 from keras_initlab.propagation.mirrors import with_mirror
 from keras_initlab.propagation.monte_carlo import AsOperation, Sampler
 from keras_initlab.propagation.repeats import Repeats
@@ -74,6 +74,7 @@ class Propagation:
         training: bool = True,
         *,
         from_values: bool = False,
+        drawn: Collection[Key] = (),
         designer: Designer | None = None,
         standard: Collection[Output] = (),
         standard_variance: float = 1.0,
@@ -85,6 +86,7 @@ class Propagation:
             model: a built model.
             training: see above.
             from_values: whether the weights' values count, not their initializers.
+            drawn: the weights whose initializers count even so.
             designer: chooses kernels' moments anew; None leaves them.
             standard: outputs of preprocessing that are taken to have mean 0 and the
                 variance `standard_variance`.
@@ -95,7 +97,7 @@ class Propagation:
         self.training = training
         self.known = known or index_of(model)
         self.weights = WeightBook(
-            self.known, from_values=from_values, designer=designer
+            self.known, from_values=from_values, drawn=drawn, designer=designer
         )
         self.records: list[Record] = []
         self.refusals: dict[str, str] = {}
@@ -136,8 +138,8 @@ class Propagation:
 
     @property
     def from_values(self) -> bool:
-        """Whether weights count as they are now."""
-        return self.weights.from_values
+        """Whether the weights of the layer that is called count as they are now."""
+        return self.weights.values_count(self._open[-1].layer)
 
     @property
     def arguments(self) -> Arguments:

@@ -57,7 +57,11 @@ class Survey:
         self.mean, self.variance, self.residual = mean, variance, residual
         self.kernels = context.kernels(recurrent=recurrent)
         self.free = [k for k in self.kernels if context.reason_to_leave(k) is None]
-        self.before = run_forward(model, mean, variance)
+        # All that is not drawn anew stays as it is: frozen, skipped, loaded.
+        self._drawn = frozenset(kernel.key for kernel in self.free)
+        self.before = run_forward(
+            model, mean, variance, from_weights=True, drawn=self._drawn
+        )
         # What every further prediction of this model starts from.
         self.known = self.before.propagation.known
         self.roles = roles_of(self.before.propagation.flat_graph, self.kernels)
@@ -72,6 +76,8 @@ class Survey:
             self.model,
             self.mean,
             self.variance,
+            from_weights=True,
+            drawn=self._drawn,
             designer=designer,
             input_scale=input_scale,
             known=self.known,
