@@ -198,7 +198,7 @@ def _check_selection(selection: Any, scheme: Any, context: SchemeContext) -> Non
         reason = context.reason_to_leave(choice.kernel)
         if choice.row.changed and reason is not None:
             raise ValueError(
-                "A scheme must leave frozen and skipped kernels as they are. Received: "
+                "A scheme must leave frozen, skipped and kept kernels alone. Received: "
                 f"{choice.row.after!r} for {choice.row.layer!r}, {reason}, from "
                 f"{scheme!r}. Let `context.choice` make the row."
             )

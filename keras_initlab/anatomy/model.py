@@ -135,7 +135,9 @@ class Anatomy:
         found: set[int] = set()
         after: set[int] = set()
         for call in self.flat.calls:
-            if id(call.operation) in heads or not after.isdisjoint(call.inputs):
+            held = self._inside.get(id(call.operation), ())
+            is_head = any(id(kernel.layer) in heads for kernel in held)
+            if is_head or not after.isdisjoint(call.inputs):
                 found.add(id(call.operation))
                 after.update(call.outputs)
         return found

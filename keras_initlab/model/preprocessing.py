@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_initlab.model.graph import Call, Graph
-from keras_initlab.model.keras_internals import all_layers, variables_made_trainable
+from keras_initlab.model.layers import learns
 from keras_initlab.model.roles import NORMALISING
 
 # An output, by the key of its call in a flat graph and its place there.
@@ -86,19 +86,6 @@ def _learns(call: Call) -> bool:
     return any(
         isinstance(value, keras.Variable) and value.trainable
         for value in keras.tree.flatten((arguments.args, arguments.kwargs))
-    )
-
-
-def learns(layer: Any) -> bool:
-    """Say whether a layer has weights for training, frozen or quantised ones included.
-
-    >>> learns(keras.layers.Normalization()), learns(keras.layers.Rescaling(2.0))
-    (False, False)
-    """
-    return any(
-        variables_made_trainable(held)
-        or any(name.endswith("kernel_initializer") for name in vars(held))
-        for held in all_layers(layer)
     )
 
 

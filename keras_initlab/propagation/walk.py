@@ -66,6 +66,7 @@ class Propagation:
         refusals: why composite layers were run on a sample as a whole, and not opened,
             by their paths.
         known: the index of the model, for further walks.
+        signals: of the tensors of the flat graph, by their numbers.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Propagation:
         )
         self.records: list[Record] = []
         self.refusals: dict[str, str] = {}
+        self.signals: dict[int, Signal] = {}
         self._standard = standard
         self._standard_variance = standard_variance
         self._flat = FlatGraph()
@@ -115,6 +117,7 @@ class Propagation:
     def run(self, inputs: list[Signal]) -> list[Signal]:
         """Return the signals at the model's outputs, its inputs' being given."""
         numbers = self._flat.fresh(len(inputs))
+        self.signals.update(zip(numbers, inputs, strict=True))
         with self._flat.reading(numbers):
             if self.known.graph is not None:
                 outputs: Signals = tuple(self._walk(self.known.graph, inputs, ""))
@@ -238,6 +241,7 @@ class Propagation:
             flat = [self._as_assumed(x, (key, place)) for place, x in enumerate(flat)]
             signals.update(zip(call.outputs, flat, strict=False))
             numbers.update(zip(call.outputs, numbers_made, strict=True))
+            self.signals.update(zip(numbers_made, flat, strict=False))
         self._flat.opened = tuple(numbers[number] for number in walked.outputs)
         return [signals[number] for number in walked.outputs]
 

@@ -167,11 +167,11 @@ class Isometric(Options):
             for record in before.propagation.records
         )
         is_zero, note = False, ""
-        if kernel.key in roles.heads:
-            note = "head"
-        elif kernel.key in roles.branches:
-            branch = roles.branches[kernel.key]
+        branch = roles.branches.get(kernel.key)
+        if branch is not None:
             _, is_zero, note = branch_target(branch, 1.0, self.residual)
+        if kernel.key in roles.heads and not is_zero:
+            note = "head"
         return PairDesign(
             kernel,
             target=1.0,

@@ -110,10 +110,11 @@ class Variance(Options):
     def _design(self, kernel: Kernel, survey: Survey) -> Design:
         """Return what a kernel's output should be, by its role in the graph."""
         roles = survey.roles
-        if kernel.key in roles.heads:
+        branch = roles.branches.get(kernel.key)
+        starts_at_zero = branch is not None and self.residual == "zero"
+        if kernel.key in roles.heads and not starts_at_zero:
             return Design(kernel, min(self.target, HEAD_TARGET), note="head")
-        if kernel.key in roles.branches:
-            branch = roles.branches[kernel.key]
+        if branch is not None:
             return Design(kernel, *branch_target(branch, self.target, self.residual))
         return Design(kernel, self.target)
 
