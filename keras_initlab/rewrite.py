@@ -90,8 +90,8 @@ def rewrite_initializers(
         A `Plan` with a row for each kernel; print it. Frozen kernels
         (`trainable=False`, or under LoRA) are left alone, as are quantised ones, and
         those that start at 0 while a residual path or a bias carries the signal around
-        them: see the notes. A compiled model's optimizer keeps its state: compile again before
-        training anew.
+        them: see the notes. A compiled model's optimizer keeps its state: compile again
+        before training anew.
 
     Raises:
         TypeError: `model` is not a Keras model, `scheme` no scheme, `seed` no int, an

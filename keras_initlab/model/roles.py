@@ -249,13 +249,18 @@ def _heads_in(
             behind = _behind(maker, makers, inside, merges)
             pending.extend(tensor for tensor in behind if tensor not in seen)
             seen.update(behind)
-        elif len(held) == 1 and _is_whole(maker.operation, held[0].layer):
-            if _ends(nonlinearity.own_nonlinearity(held[0].layer)):
-                roles.heads.add(held[0].key)
+        elif len(held) == 1 and _makes_outputs(held[0].layer, maker.operation):
+            roles.heads.add(held[0].key)
 
 
-def _is_whole(operation: Any, layer: Any) -> bool:
-    return operation is layer or nonlinearity.passes_output_on(operation, layer)
+def _makes_outputs(layer: Any, operation: Any) -> bool:
+    """Say whether a call returns what the layer with its kernel does, fit for outputs.
+
+    An output has no activation, or one of bounded range such as softmax.
+    """
+    whole = operation is layer or nonlinearity.passes_output_on(operation, layer)
+    own = nonlinearity.own_nonlinearity(layer)
+    return whole and (own is None or _saturates(own))
 
 
 def _behind(
@@ -299,8 +304,3 @@ def _bends(call: Call) -> bool:
         return False
     values = np.asarray(resolved(np.linspace(-3.0, 3.0, 13)), np.float64)
     return not np.allclose(np.diff(values, 2), 0, atol=1e-5)
-
-
-def _ends(activation: Any) -> bool:
-    """Say whether an activation is one that outputs have: none, softmax, sigmoid."""
-    return activation is None or _saturates(activation)

@@ -83,11 +83,9 @@ def _carried_by(
         return None  # other weights of the layer make its output
     pending = [tensor for call in calls for tensor in call.outputs]
     seen = set(pending)
-    carried = has_constant = False
+    carried = False
     while pending:
         tensor = pending.pop()
-        if tensor in graph.outputs:
-            has_constant |= signals[tensor].second > least
         for call in graph.consumers.get(tensor, ()):
             if not is_lost(call):
                 carried = True
@@ -97,10 +95,10 @@ def _carried_by(
                 fresh = [output for output in call.outputs if output not in seen]
                 pending.extend(fresh)
                 seen.update(fresh)
-    if not carried and not has_constant:
-        return None
     bias = propagation.optional_weight(kernel.layer, "bias")
-    return "its bias" if bias is not None and bias.second_moment else "another path"
+    if bias is not None and bias.second_moment > 0:
+        return "its bias"
+    return "another path" if carried else None
 
 
 def _varies(signals: dict[int, Signal], tensors: Iterable[int]) -> float:

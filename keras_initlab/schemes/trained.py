@@ -44,4 +44,6 @@ def _has_left_its_start(layer: Any, variable: Any) -> bool:
     if start.variance or start.sampled:
         return False  # drawn, not set
     now = current_moments(variable)
-    return abs(now.mean - start.mean) + now.variance**0.5 > 1e-6 + 1e-3 * abs(start.mean)
+    return abs(now.mean - start.mean) + now.variance**0.5 > 1e-6 + 1e-3 * abs(
+        start.mean
+    )

@@ -54,9 +54,9 @@ class Variance(Options):
             any kernel.
         criterion: "forward", or "balanced" for the harmonic mean with the variance
             that would keep the gradient's second moment, as Glorot did.
-        mean, variance: of the inputs, as in `propagate`. Left out, inputs (what is
-            behind Normalization and Rescaling, if these come first) have mean 0 and
-            variance 1.
+        mean, variance: of the inputs, as in `propagate`. Left out, inputs have mean 0
+            and variance 1 where the first layers with weights read them, behind any
+            preprocessing.
 
     Raises:
         ValueError: a second moment that is not above 0, an unknown word, a variance

@@ -93,9 +93,7 @@ PREPROCESSING = {
     "preprocess_input, caffe": lambda: images(
         keras.applications.resnet.preprocess_input
     ),
-    "several augmentations": lambda: images(
-        *augmentation(), layers.Rescaling(1 / 255)
-    ),
+    "several augmentations": lambda: images(*augmentation(), layers.Rescaling(1 / 255)),
     "augmentations at the end": lambda: images(
         layers.Rescaling(1 / 255), *augmentation()
     ),

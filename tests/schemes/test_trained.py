@@ -73,7 +73,12 @@ def test_fresh_models_and_second_rewrites_are_no_trained_ones():
     drawn = net(bias_initializer=keras.initializers.RandomNormal(stddev=0.1))
     rewrite(drawn)
     normalised = keras.Sequential(
-        [keras.Input((8,)), layers.Dense(8), layers.BatchNormalization(), layers.PReLU()]
+        [
+            keras.Input((8,)),
+            layers.Dense(8),
+            layers.BatchNormalization(),
+            layers.PReLU(),
+        ]
     )
     rewrite(normalised)
     cells = layers.LSTM(8, return_sequences=True), layers.LSTM(8), layers.Dense(1)
