@@ -101,4 +101,4 @@ def _encodes(call: Call) -> bool:
 
 
 def _is_float(symbol: Any) -> bool:
-    return keras.backend.is_float_dtype(symbol.dtype)
+    return bool(keras.backend.is_float_dtype(symbol.dtype))

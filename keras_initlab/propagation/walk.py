@@ -142,7 +142,8 @@ class Propagation:
     @property
     def from_values(self) -> bool:
         """Whether the weights of the layer that is called count as they are now."""
-        return self.weights.values_count(self._open[-1].layer)
+        layer = self._open[-1].layer if self._open else self.model
+        return self.weights.values_count(layer)
 
     @property
     def arguments(self) -> Arguments:

@@ -171,7 +171,7 @@ class Isometric(Options):
         if branch is not None:
             _, is_zero, note = branch_target(branch, 1.0, self.residual)
         if kernel.key in roles.heads and not is_zero:
-            note = "head"
+            note = f"head; {note}" if note else "head"
         return PairDesign(
             kernel,
             target=1.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -44,6 +45,5 @@ def _has_left_its_start(layer: Any, variable: Any) -> bool:
     if start.variance or start.sampled:
         return False  # drawn, not set
     now = current_moments(variable)
-    return abs(now.mean - start.mean) + now.variance**0.5 > 1e-6 + 1e-3 * abs(
-        start.mean
-    )
+    distance = abs(now.mean - start.mean) + math.sqrt(now.variance)
+    return distance > 1e-6 + 1e-3 * abs(start.mean)

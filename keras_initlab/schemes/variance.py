@@ -110,13 +110,14 @@ class Variance(Options):
     def _design(self, kernel: Kernel, survey: Survey) -> Design:
         """Return what a kernel's output should be, by its role in the graph."""
         roles = survey.roles
+        target, is_zero, note = self.target, False, ""
         branch = roles.branches.get(kernel.key)
-        starts_at_zero = branch is not None and self.residual == "zero"
-        if kernel.key in roles.heads and not starts_at_zero:
-            return Design(kernel, min(self.target, HEAD_TARGET), note="head")
         if branch is not None:
-            return Design(kernel, *branch_target(branch, self.target, self.residual))
-        return Design(kernel, self.target)
+            target, is_zero, note = branch_target(branch, target, self.residual)
+        if kernel.key in roles.heads and not is_zero:
+            target = min(target, HEAD_TARGET)
+            note = f"head; {note}" if note else "head"
+        return Design(kernel, target, is_zero, note)
 
 
 @dataclass(eq=False)
