@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict, Unpack
 
@@ -24,6 +25,7 @@ from keras_initlab.schemes import (
 )
 from keras_initlab.schemes.kernels import Seeds, skipped_layers
 from keras_initlab.schemes.options import Criterion, InputMoment, Residual
+from keras_initlab.schemes.trained import what_was_learned
 
 _BY_NAME: dict[str, type[Activation | Variance | Isometric]] = {
     "activation": Activation,
@@ -52,6 +54,7 @@ def rewrite_initializers(
     skip: str | keras.layers.Layer | Iterable[Any] | None = None,
     only_unbuilt: bool = False,
     dry_run: bool = False,
+    redraw: bool = False,
     **options: Unpack[SchemeOptions],
 ) -> Plan:
     """Give every kernel of `model` an initializer that fits its place in the network.
@@ -76,6 +79,8 @@ def rewrite_initializers(
         only_unbuilt: leave built layers, which may hold loaded weights, alone; not for
             "variance" and "isometric".
         dry_run: plan only, and change nothing.
+        redraw: draw the weights of a model that was trained, or given weights, without
+            a warning.
         **options: of the scheme that is given by its name:
             `scheme="variance", target=2.0` is `scheme=Variance(target=2.0)`.
             `target` and `criterion` belong to `Variance`, `q` to `Isometric`,
@@ -85,9 +90,10 @@ def rewrite_initializers(
         A `Plan` with a row for each kernel; print it. Weights that an own layer of the
         user's multiplies its input with are kernels, too; `plan.unlisted` names the
         weights of two or more axes that are none, with the reason. Frozen kernels
-        (`trainable=False`, or under LoRA) are left alone, as are quantised ones: see
-        the notes. A compiled model's optimizer keeps its state: compile again before
-        training anew.
+        (`trainable=False`, or under LoRA) are left alone, as are quantised ones, and
+        those that start at 0 while a residual path or a bias carries the signal around
+        them: see the notes. A compiled model's optimizer keeps its state: compile again
+        before training anew.
 
     Raises:
         TypeError: `model` is not a Keras model, `scheme` no scheme, `seed` no int, an
@@ -119,6 +125,8 @@ def rewrite_initializers(
     selection = chooser.choose(model, context)
     _check_selection(selection, scheme, context)
     if not dry_run:
+        if not redraw:
+            _warn_if_trained(model, selection.choices)
         _apply(selection.choices, seeds)
     return Plan(
         [choice.row for choice in selection.choices],
@@ -207,7 +215,7 @@ def _check_selection(selection: Any, scheme: Any, context: SchemeContext) -> Non
         reason = context.reason_to_leave(choice.kernel)
         if choice.row.changed and reason is not None:
             raise ValueError(
-                "A scheme must leave frozen and skipped kernels as they are. Received: "
+                "A scheme must leave frozen, skipped and kept kernels alone. Received: "
                 f"{choice.row.after!r} for {choice.row.layer!r}, {reason}, from "
                 f"{scheme!r}. Let `context.choice` make the row."
             )
@@ -237,6 +245,19 @@ def _check_built(model: Any, only_unbuilt: bool) -> None:
             "`model` must be built, so that its kernels have shapes. Received: "
             f"{type(model).__name__} {model.name!r}, not built. {how} first, or pass "
             "only_unbuilt=True to set initializers that draw when it is built."
+        )
+
+
+def _warn_if_trained(model: keras.Model, choices: Sequence[Choice]) -> None:
+    """Warn where weights are about to be drawn over that have learned something."""
+    lost = [c for c in choices if c.row.changed and c.kernel.variable is not None]
+    learned = what_was_learned(model) if lost else None
+    if learned is not None:
+        warnings.warn(
+            f"rewrite_initializers draws {len(lost)} kernels of {model.name!r} anew, "
+            f"and what they have learned is lost: {learned}. Name layers to leave "
+            "alone in `skip`, or pass redraw=True if that is meant.",
+            stacklevel=3,
         )
 
 

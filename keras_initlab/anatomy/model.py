@@ -135,7 +135,9 @@ class Anatomy:
         found: set[int] = set()
         after: set[int] = set()
         for call in self.flat.calls:
-            if id(call.operation) in heads or not after.isdisjoint(call.inputs):
+            held = self._inside.get(id(call.operation), ())
+            is_head = any(id(kernel.layer) in heads for kernel in held)
+            if is_head or not after.isdisjoint(call.inputs):
                 found.add(id(call.operation))
                 after.update(call.outputs)
         return found
@@ -279,7 +281,7 @@ def _keeps_units(operation: Any) -> bool:
 
 
 def anatomy_of(
-    model: Any, *, mean: Any = 0.0, variance: Any = 1.0, predict: bool = True
+    model: Any, *, mean: Any = None, variance: Any = None, predict: bool = True
 ) -> Anatomy:
     """Return a model's anatomy; with no prediction where none can be made.
 

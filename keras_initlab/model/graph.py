@@ -256,24 +256,6 @@ def as_function(call: Call) -> Any:
     return function
 
 
-_STANDARDISING = (keras.layers.Normalization, keras.layers.Rescaling)
-
-
-def standardised(graph: Graph) -> frozenset[int]:
-    """Return the ids of the last Normalization or Rescaling behind each input."""
-    ids: set[int] = set()
-    for tensor in graph.inputs:
-        last = None
-        while len(readers := graph.consumers.get(tensor, ())) == 1:
-            if not isinstance(readers[0].operation, _STANDARDISING):
-                break
-            last = readers[0]
-            tensor = last.outputs[0]
-        if last is not None:
-            ids.add(id(last.operation))
-    return frozenset(ids)
-
-
 def built_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
     """Return name and shape of each input that a subclassed model was built for."""
     inputs: list[tuple[str, tuple[int | None, ...]]] = []

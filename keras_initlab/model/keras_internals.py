@@ -68,6 +68,11 @@ def called_with(layer: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     return arguments.args, arguments.kwargs
 
 
+def variables_made_trainable(layer: Any) -> list[Any]:
+    """Return the variables of `layer` itself made to be trained, frozen or not."""
+    return list(layer._trainable_variables)
+
+
 def is_rematerialized(layer: Any) -> bool:
     """Whether `layer` was made in a `keras.RematScope`."""
     return getattr(layer, "_remat_mode", None) is not None
@@ -329,7 +334,7 @@ def output_spec(model: Any, x: Any) -> Any:
 
 
 def all_layers(model: Any) -> list[Any]:
-    """Return a model and all layers inside it, however deep."""
+    """Return a model or layer and all layers inside it, however deep."""
     return list(model._flatten_layers())
 
 

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_initlab.model.keras_internals import (
+    all_layers,
     is_rematerialized,
     own_variables,
     sublayers,
+    variables_made_trainable,
 )
 
 # What runs its inner layers in loops or under vmap: their outputs are no tensors of
@@ -123,6 +125,19 @@ def main_weight(layer: Any) -> Any:
     variables = layer.weights if is_closed(layer) else own_variables(layer)
     named = [v for name in MAIN_WEIGHTS for v in variables if v.name == name]
     return next(iter(named or [v for v in variables if v.trainable]), None)
+
+
+def learns(layer: Any) -> bool:
+    """Say whether a layer has weights for training, frozen or quantised ones included.
+
+    >>> learns(keras.layers.Normalization()), learns(keras.layers.Rescaling(2.0))
+    (False, False)
+    """
+    return any(
+        variables_made_trainable(held)
+        or any(name.endswith("kernel_initializer") for name in vars(held))
+        for held in all_layers(layer)
+    )
 
 
 class Names:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_initlab import activations
 from keras_initlab.model import nonlinearity
-from keras_initlab.model.graph import Call, Graph
+from keras_initlab.model.graph import Call, Graph, as_function
 from keras_initlab.model.kernels import Kernel
+from keras_initlab.model.layers import learns
 
 Key = tuple[int, str]
 
@@ -26,14 +28,9 @@ NORMALISING = tuple(
     if hasattr(keras.layers, name)
 )
 
-# What may stand between a head and the model's output, besides an activation.
-_PLAIN = (
-    keras.layers.Activation,
-    keras.layers.Softmax,
-    keras.layers.Reshape,
-    keras.layers.Flatten,
-    keras.layers.Identity,
-)
+# Calls on several tensors that multiply them, and that multiply and sum up.
+_MULTIPLYING = ("Multiply", "Divide", "TrueDivide")
+_CONTRACTING = ("Dot", "Einsum", "Inner", "Matmul", "Outer", "Tensordot", "Vdot")
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,7 @@ class _Merge:
     shortcut: int  # the tensor that is added to
     fork: int
     bare: bool  # whether the shortcut has no kernel of its own
+    count: int = 0  # of branches on the stream
 
 
 def roles_of(graph: Graph, kernels: list[Kernel]) -> Roles:
@@ -72,14 +70,17 @@ def roles_of(graph: Graph, kernels: list[Kernel]) -> Roles:
         if call.kernel in by_key:
             inside[id(call.operation)] = [by_key[call.kernel]]
     roles = Roles()
-    _branches_in(graph, inside, roles)
-    _heads_in(graph, inside, roles)
-    for key in roles.branches:
-        roles.heads.discard(key)
+    merges = _branches_in(graph, inside, roles)
+    _heads_in(graph, inside, merges, roles)
+    # The only branch on its stream may be what an output adds to.
+    roles.heads -= {key for key, one in roles.branches.items() if one.count > 1}
     return roles
 
 
-def _branches_in(graph: Graph, inside: dict[int, list[Kernel]], roles: Roles) -> None:
+def _branches_in(
+    graph: Graph, inside: dict[int, list[Kernel]], roles: Roles
+) -> dict[int, _Merge]:
+    """Find the kernels that end branches; return the merges by their call's id."""
     makers = {tensor: call for call in graph.calls for tensor in call.outputs}
     order = {id(call): index for index, call in enumerate(graph.calls)}
     merges = [
@@ -91,10 +92,11 @@ def _branches_in(graph: Graph, inside: dict[int, list[Kernel]], roles: Roles) ->
     ]
     streams = _streams(merges, makers, inside)
     for merge in merges:
+        merge.count = streams[id(merge)]
         for call, normalised in merge.ends:
             last = inside[id(call.operation)][-1]
-            key = (id(last.layer), last.weight)
-            roles.branches[key] = Branch(streams[id(merge)], normalised)
+            roles.branches[last.key] = Branch(merge.count, normalised)
+    return {id(merge.call): merge for merge in merges}
 
 
 def _adds(call: Call) -> bool:
@@ -233,27 +235,78 @@ def _merge_before(
         tensor = maker.inputs[0]
 
 
-def _heads_in(graph: Graph, inside: dict[int, list[Kernel]], roles: Roles) -> None:
-    """Find the kernels between which and an output there is no more than a softmax."""
+def _heads_in(
+    graph: Graph,
+    inside: dict[int, list[Kernel]],
+    merges: dict[int, _Merge],
+    roles: Roles,
+) -> None:
+    """Find the kernels between which and an output nothing learns or bends."""
     makers = {tensor: call for call in graph.calls for tensor in call.outputs}
-    for output in graph.outputs:
-        tensor = output
-        while (maker := makers.get(tensor)) is not None:
-            operation = maker.operation
-            held = inside.get(id(operation), [])
-            if held:
-                own = nonlinearity.own_nonlinearity(operation)
-                is_whole = held[0].layer is operation or maker.kernel is not None
-                if len(held) == 1 and is_whole and _ends(own):
-                    roles.heads.add(held[0].key)
-                break
-            plain = isinstance(operation, _PLAIN)
-            bends = nonlinearity.own_nonlinearity(operation) if plain else None
-            if not plain or len(maker.inputs) != 1 or not _ends(bends):
-                break
-            tensor = maker.inputs[0]
+    pending, seen = list(graph.outputs), set(graph.outputs)
+    while pending:
+        maker = makers.get(pending.pop())
+        if maker is None:
+            continue
+        held = inside.get(id(maker.operation), [])
+        if not held:
+            behind = _behind(maker, makers, inside, merges)
+            pending.extend(tensor for tensor in behind if tensor not in seen)
+            seen.update(behind)
+        elif len(held) == 1 and (
+            maker.kernel is not None or _makes_outputs(held[0].layer, maker.operation)
+        ):
+            roles.heads.add(held[0].key)
 
 
-def _ends(activation: Any) -> bool:
-    """Say whether an activation is one that outputs have: none, softmax, sigmoid."""
-    return activation is None or _saturates(activation)
+def _makes_outputs(layer: Any, operation: Any) -> bool:
+    """Say whether a call returns what the layer with its kernel does, fit for outputs.
+
+    An output has no activation, or one of bounded range such as softmax.
+    """
+    whole = operation is layer or nonlinearity.passes_output_on(operation, layer)
+    own = nonlinearity.own_nonlinearity(layer)
+    return whole and (own is None or _saturates(own))
+
+
+def _behind(
+    call: Call,
+    makers: dict[int, Call],
+    inside: dict[int, list[Kernel]],
+    merges: dict[int, _Merge],
+) -> list[int]:
+    """Return what a weightless call reads whose kernels are heads if its own are."""
+    operation, inputs = call.operation, list(dict.fromkeys(call.inputs))
+    if call.is_layer and (learns(operation) or isinstance(operation, NORMALISING)):
+        return []
+    kind = type(operation).__name__
+    if len(inputs) > 1 and kind in _CONTRACTING:
+        return []
+    if kind in _MULTIPLYING:
+        scaled = [t for t in inputs if _last_kernels(t, makers, inside, fork=-1)]
+        return scaled if len(scaled) == 1 else []
+    merge = merges.get(id(call))
+    if merge is None:
+        return [] if _bends(call) else inputs
+    if merge.count > 1:
+        return []  # a stream without a head
+    return [t for t in inputs if not (merge.bare and t == merge.shortcut)]
+
+
+def _bends(call: Call) -> bool:
+    """Say whether a call is a function of one tensor that outputs do not have."""
+    function: Any = None
+    if call.is_layer:
+        function = nonlinearity.own_nonlinearity(call.operation)
+    elif len(call.inputs) == 1:
+        function = as_function(call)
+    if function is None or _saturates(function):
+        return False
+    try:
+        resolved = activations.resolve(function).function
+    except (TypeError, ValueError):
+        return False  # what moves or mixes values
+    if resolved is None:
+        return False
+    values = np.asarray(resolved(np.linspace(-3.0, 3.0, 13)), np.float64)
+    return not np.allclose(np.diff(values, 2), 0, atol=1e-5)

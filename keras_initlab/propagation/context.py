@@ -42,7 +42,7 @@ class RuleContext(Protocol):
 
     @property
     def from_values(self) -> bool:
-        """Whether weights count as they are now, not as initializers draw them."""
+        """Whether the layer's weights count as they are, not as they would be drawn."""
 
     @property
     def arguments(self) -> Arguments:

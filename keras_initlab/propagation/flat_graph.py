@@ -52,12 +52,20 @@ class FlatGraph:
         """Say that the model's inputs were these, and its outputs the last ones."""
         self._ends = (inputs, self.opened or ())
 
-    def outputs_of(self, call: Call) -> tuple[int, ...]:
-        """Return the numbers of an open call's outputs, adding it where it is one."""
+    def outputs_of(self, call: Call, prefix: str, key: str) -> tuple[int, ...]:
+        """Return the numbers of an open call's outputs, adding it where it is one.
+
+        Args:
+            call: a call of the graph of a layer whose path is `prefix`.
+            key: what tells it from all others, in this walk and in the next.
+        """
         if self.opened is not None and len(self.opened) == len(call.outputs):
             return self.opened
         outputs = self.fresh(len(call.outputs))
-        self._calls.append(replace(call, inputs=self.read, outputs=outputs))
+        path = f"{prefix}/{call.path}" if prefix else call.path
+        self._calls.append(
+            replace(call, path=path, key=key, inputs=self.read, outputs=outputs)
+        )
         return outputs
 
     @contextmanager

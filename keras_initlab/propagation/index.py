@@ -9,6 +9,7 @@ from keras.layers import Layer
 
 from keras_initlab.model import graph
 from keras_initlab.model.layers import every_place
+from keras_initlab.model.preprocessing import Output
 from keras_initlab.propagation.weights.moments import WeightMoments
 
 # A weight, by the id of its layer and its name there.
@@ -26,6 +27,8 @@ class ModelIndex:
         given: of weights that a scheme will draw so.
         configs: of layers without weights, as text; None where there is none.
         graph: the model's, None where it has none.
+        standard: the outputs of its preprocessing that are taken for standardised,
+            with the paths of what makes them; None while that is not known.
     """
 
     paths: dict[int, str] = field(default_factory=dict)
@@ -34,6 +37,7 @@ class ModelIndex:
     given: dict[Key, WeightMoments] = field(default_factory=dict)
     configs: dict[int, str | None] = field(default_factory=dict)
     graph: graph.Graph | None = None
+    standard: dict[Output, str] | None = None
 
     def path(self, layer: Layer) -> str:
         """Return a layer's path; of one that the model does not hold, its name."""

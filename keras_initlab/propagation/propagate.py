@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -13,14 +13,16 @@ from keras_initlab.model import graph
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.layers import is_closed
 from keras_initlab.model.own_weights import held_weights
+from keras_initlab.model.preprocessing import Output, standardised
 from keras_initlab.propagation.algebra.gradients import gradients
-from keras_initlab.propagation.index import ModelIndex
+from keras_initlab.propagation.index import Key, ModelIndex, index_of
 from keras_initlab.propagation.signal import Gradient, Signal
 from keras_initlab.propagation.walk import (
     Propagation,
     Record,
     stats_keys,
 )
+from keras_initlab.propagation.weights.book import Designer
 from keras_initlab.stats import LayerStats, possible
 
 Moment = float | Mapping[str, float] | Sequence[float]
@@ -28,8 +30,8 @@ Moment = float | Mapping[str, float] | Sequence[float]
 
 def propagate(
     model: keras.Model,
-    mean: Moment = 0.0,
-    variance: Moment = 1.0,
+    mean: Moment | None = None,
+    variance: Moment | None = None,
     training: bool = True,
     *,
     from_weights: bool = False,
@@ -42,6 +44,10 @@ def propagate(
     narrow. Backward, each output starts with a gradient of second moment 1 for each
     input; gradients of several paths are taken for independent.
 
+    Inputs of which nothing is said are taken for standardised where the first layers
+    with weights read them: whatever stands before those (Rescaling, `x / 255`,
+    augmentation) is there to standardise, and makes mean 0 and variance 1 of inputs of
+    any scale. With `mean` or `variance` it does to them what it does to numbers.
     Inputs are taken for independent in all their elements: between neighbours, too.
     Inputs of an `Embedding` are tokens, all equally likely. A subclassed model or
     layer that holds other layers is opened by running its `call` on symbols. A layer
@@ -51,7 +57,7 @@ def propagate(
     Args:
         model: a built model.
         mean, variance: of the inputs: a number for all, a sequence, or a dict by the
-            inputs' names.
+            inputs' names; 0 and 1 where only the other is given.
         training: whether dropout drops and batches are normalised by their own
             statistics.
         from_weights: take the moments of the weights' values as they are now.
@@ -119,25 +125,24 @@ class Forward:
 
 def run_forward(
     model: Any,
-    mean: Moment | None = 0.0,
-    variance: Moment | None = 1.0,
+    mean: Moment | None = None,
+    variance: Moment | None = None,
     training: bool = True,
     *,
     from_weights: bool = False,
-    designer: Any = None,
+    drawn: Collection[Key] = (),
+    designer: Designer | None = None,
     input_scale: float = 1.0,
     known: ModelIndex | None = None,
 ) -> Forward:
     """Check the arguments and run the prediction; see `propagate`.
 
-    Without mean and variance, what is behind each input's Normalization and Rescaling
-    has mean 0 and variance 1. `input_scale` multiplies the inputs' second moments;
-    `known` is what an earlier prediction of the model found.
+    With `from_weights` the weights in `drawn` count as their initializers draw them.
+    `input_scale` multiplies the inputs' second moments; `known` is what an earlier
+    prediction of the model found.
     """
     shapes = _input_shapes(model)
-    standard = frozenset[int]()
-    if mean is None and variance is None and graph.has_graph(model):
-        standard = graph.standardised(graph.graph_of(model))
+    standardise = mean is None and variance is None
     mean = 0.0 if mean is None else mean
     variance = 1.0 if variance is None else variance
     means = _per_input("mean", mean, shapes, minimum=-math.inf)
@@ -146,18 +151,31 @@ def run_forward(
         Signal.independent(shape, math.sqrt(input_scale) * m, input_scale * v)
         for (_, shape), m, v in zip(shapes, means, variances, strict=True)
     ]
-    propagation = Propagation(
-        model,
-        bool(training),
-        from_values=from_weights,
-        designer=designer,
-        standard=standard,
-        standard_variance=input_scale,
-        known=known,
-    )
-    with np.errstate(all="ignore"):
-        outputs = propagation.run(inputs)
-    return Forward(propagation, outputs)
+    known = known or index_of(model)
+
+    def forward(designer: Designer | None, standard: Collection[Output]) -> Forward:
+        propagation = Propagation(
+            model,
+            bool(training),
+            from_values=from_weights,
+            drawn=drawn,
+            designer=designer,
+            standard=standard,
+            standard_variance=input_scale,
+            known=known,
+        )
+        with np.errstate(all="ignore"):
+            return Forward(propagation, propagation.run(inputs))
+
+    if not standardise:
+        return forward(designer, ())
+    if known.standard is None:
+        # Composite layers have to be opened to see where weights come first.
+        plain = forward(None, ())
+        known.standard = standardised(plain.propagation.flat_graph)
+        if designer is None and not known.standard:
+            return plain
+    return forward(designer, known.standard)
 
 
 def _input_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:

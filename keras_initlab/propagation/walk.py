@@ -7,7 +7,7 @@ rest to others: weights and their choice to `WeightBook`, what no rule predicts 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +28,7 @@ from keras_initlab.model.own_weights import (
     own_graph,
     without_views,
 )
+from keras_initlab.model.preprocessing import Output
 from keras_initlab.propagation.algebra.elementwise import apply
 from keras_initlab.propagation.algebra.random_linear import RandomKernel
 from keras_initlab.propagation.arguments import as_function_of, with_constants
@@ -38,7 +39,7 @@ from keras_initlab.propagation.context import (
 )
 from keras_initlab.propagation.dispatch import operation_rule_of, output_moments
 from keras_initlab.propagation.flat_graph import FlatGraph
-from keras_initlab.propagation.index import ModelIndex, index_of
+from keras_initlab.propagation.index import Key, ModelIndex, index_of
 from keras_initlab.propagation.mirrors import with_mirror
 from keras_initlab.propagation.monte_carlo import AsOperation, Sampler
 from keras_initlab.propagation.own_layers import (
@@ -82,6 +83,7 @@ class Propagation:
         refusals: why composite layers were run on a sample as a whole, and not opened,
             by their paths.
         known: the index of the model, for further walks.
+        signals: of the tensors of the flat graph, by their numbers.
     """
 
     def __init__(
@@ -90,8 +92,9 @@ class Propagation:
         training: bool = True,
         *,
         from_values: bool = False,
+        drawn: Collection[Key] = (),
         designer: Designer | None = None,
-        standard: frozenset[int] = frozenset(),
+        standard: Collection[Output] = (),
         standard_variance: float = 1.0,
         known: ModelIndex | None = None,
     ) -> None:
@@ -101,8 +104,9 @@ class Propagation:
             model: a built model.
             training: see above.
             from_values: whether the weights' values count, not their initializers.
+            drawn: the weights whose initializers count even so.
             designer: chooses kernels' moments anew; None leaves them.
-            standard: ids of layers whose output is taken to have mean 0 and the
+            standard: outputs of preprocessing that are taken to have mean 0 and the
                 variance `standard_variance`.
             standard_variance: that variance.
             known: what an earlier walk through the model has read of it.
@@ -111,10 +115,11 @@ class Propagation:
         self.training = training
         self.known = known or index_of(model)
         self.weights = WeightBook(
-            self.known, from_values=from_values, designer=designer
+            self.known, from_values=from_values, drawn=drawn, designer=designer
         )
         self.records: list[Record] = []
         self.refusals: dict[str, str] = {}
+        self.signals: dict[int, Signal] = {}
         self._standard = standard
         self._standard_variance = standard_variance
         self._flat = FlatGraph()
@@ -124,10 +129,12 @@ class Propagation:
         self._arguments: list[Arguments] = []
         self._open: list[Record] = []
         self._walked: set[int] = set()
+        self._assumed: dict[int, Signal] = {}
 
     def run(self, inputs: list[Signal]) -> list[Signal]:
         """Return the signals at the model's outputs, its inputs' being given."""
         numbers = self._flat.fresh(len(inputs))
+        self.signals.update(zip(numbers, inputs, strict=True))
         with self._flat.reading(numbers):
             if self.known.graph is not None:
                 outputs: Signals = tuple(self._walk(self.known.graph, inputs, ""))
@@ -151,8 +158,9 @@ class Propagation:
 
     @property
     def from_values(self) -> bool:
-        """Whether weights count as they are now."""
-        return self.weights.from_values
+        """Whether the weights of the layer that is called count as they are now."""
+        layer = self._open[-1].layer if self._open else self.model
+        return self.weights.values_count(layer)
 
     @property
     def arguments(self) -> Arguments:
@@ -240,12 +248,12 @@ class Propagation:
         numbers = dict(zip(walked.inputs, self._flat.read, strict=True))
         # Weights, and what is computed of weights alone.
         held: dict[int, Any] = dict(weights or {})
-        for call in walked.calls:
+        for number, call in enumerate(walked.calls):
             symbols = dict(zip(call.inputs, call.node.input_tensors, strict=True))
-            values = {number: signals.get(number) for number in call.inputs}
+            values = {tensor: signals.get(tensor) for tensor in call.inputs}
             by_symbol = {
-                id(symbol): held[number] if values[number] is None else values[number]
-                for number, symbol in symbols.items()
+                id(symbol): held[tensor] if values[tensor] is None else values[tensor]
+                for tensor, symbol in symbols.items()
             }
             arguments = call.node.arguments.fill_in(by_symbol)
             read = tuple(x for n in call.inputs if (x := values[n]) is not None)
@@ -263,14 +271,35 @@ class Propagation:
             with self._flat.reading(places):
                 self._flat.opened = None
                 outputs = self._step(call, read, arguments, prefix)
-                numbers_made = self._flat.outputs_of(call)
+                # Bare operations are named anew each time that a layer is opened.
+                key = f"{prefix}#{number}"
+                numbers_made = self._flat.outputs_of(call, prefix, key)
             flat = keras.tree.flatten(outputs)
-            signals.update(zip(call.outputs, flat, strict=False))
-            numbers.update(zip(call.outputs, numbers_made, strict=True))
             if call.kernel is None:  # what weights make is not made again of them
                 self._sampler.remember(call.operation, arguments, read, flat)
+            flat = [self._as_assumed(x, (key, place)) for place, x in enumerate(flat)]
+            signals.update(zip(call.outputs, flat, strict=False))
+            numbers.update(zip(call.outputs, numbers_made, strict=True))
+            self.signals.update(zip(numbers_made, flat, strict=False))
         self._flat.opened = tuple(numbers[number] for number in walked.outputs)
         return [signals[number] for number in walked.outputs]
+
+    def _as_assumed(self, signal: Signal, output: Output) -> Signal:
+        """Return a signal, or a standardised one that preprocessing is taken to make.
+
+        Its gradient goes on to what it stands for.
+        """
+        if output not in self._standard:
+            return signal
+        if signal.serial not in self._assumed:
+            assumed = Signal.independent(signal.shape, 0.0, self._standard_variance)
+            back = ((signal, lambda gradient: gradient),)
+            self._assumed[signal.serial] = assumed.amend(parents=back)
+        assumed = self._assumed[signal.serial]
+        for record in self.records:
+            if record.signal is signal:
+                record.signal = assumed
+        return assumed
 
     def _step(
         self,
@@ -333,8 +362,6 @@ class Propagation:
         shapes: list[Shape] | None,
     ) -> Signals:
         """Return a layer's outputs: by its rule, by walking into it, or measured."""
-        if id(layer) in self._standard:
-            return Signal.independent(inputs[0].shape, 0.0, self._standard_variance)
         try:
             outputs = output_moments(layer, *inputs, context=self)
             outputs = with_mirror(layer, inputs, outputs, self)

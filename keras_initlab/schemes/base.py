@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import keras
 
 from keras_initlab.model.kernels import Kernel, kernels_of
 from keras_initlab.plan import PlanRow
+from keras_initlab.propagation.index import Key
 from keras_initlab.schemes.kernels import (
     Finder,
     Followed,
@@ -18,6 +20,7 @@ from keras_initlab.schemes.kernels import (
     followed,
     left_alone,
 )
+from keras_initlab.schemes.small_starts import small_starts_to_keep
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,17 @@ class SchemeContext:
         return kernels_of(self.model, recurrent=recurrent)
 
     def reason_to_leave(self, kernel: Kernel) -> str | None:
-        """Return why a kernel stays as it is ("frozen"), None if it may change."""
-        return left_alone(kernel, self.skipped, self.only_unbuilt)
+        """Return why a kernel stays as it is ("frozen"), None if it may change.
+
+        So does a start at 0 that a residual path or a bias carries the signal around.
+        """
+        reason = left_alone(kernel, self.skipped, self.only_unbuilt)
+        return reason or self._kept_starts.get(kernel.key)
+
+    @cached_property
+    def _kept_starts(self) -> dict[Key, str]:
+        """Why kernels start at 0 on purpose, those of recurrent states left out."""
+        return small_starts_to_keep(self.model, self.kernels())
 
     def nonlinearity(self, kernel: Kernel) -> Followed:
         """Return the nonlinearity that a kernel's output meets; linear if unknown."""

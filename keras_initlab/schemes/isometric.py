@@ -172,11 +172,11 @@ class Isometric(Options):
         roles, before = survey.roles, survey.before
         against_reading, against_making = obstacles(kernel, before)
         is_zero, note = False, ""
-        if kernel.key in roles.heads:
-            note = "head"
-        elif kernel.key in roles.branches:
-            branch = roles.branches[kernel.key]
+        branch = roles.branches.get(kernel.key)
+        if branch is not None:
             _, is_zero, note = branch_target(branch, 1.0, self.residual)
+        if kernel.key in roles.heads and not is_zero:
+            note = f"head; {note}" if note else "head"
         return PairDesign(
             kernel,
             target=1.0,

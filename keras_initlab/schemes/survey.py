@@ -58,7 +58,11 @@ class Survey:
         self.mean, self.variance, self.residual = mean, variance, residual
         self.kernels = context.kernels(recurrent=recurrent)
         self.free = [k for k in self.kernels if context.reason_to_leave(k) is None]
-        self.before = run_forward(model, mean, variance)
+        # All that is not drawn anew stays as it is: frozen, skipped, loaded.
+        self._drawn = frozenset(kernel.key for kernel in self.free)
+        self.before = run_forward(
+            model, mean, variance, from_weights=True, drawn=self._drawn
+        )
         # What every further prediction of this model starts from.
         self.known = self.before.propagation.known
         self.roles = roles_of(self.before.propagation.flat_graph, self.kernels)
@@ -78,6 +82,8 @@ class Survey:
             self.model,
             self.mean,
             self.variance,
+            from_weights=True,
+            drawn=self._drawn,
             designer=designer,
             input_scale=input_scale,
             known=self.known,
@@ -104,9 +110,10 @@ class Survey:
         """Return what the prediction rests on, in sentences."""
         lines = ["E x² is that of kernels' outputs, before the layers' own activations"]
         if self.mean is None and self.variance is None:
+            names = sorted(set((self.known.standard or {}).values()))
+            behind = f", behind {_listed(names)}" if names else ""
             lines.append(
-                "inputs: mean 0 and variance 1, behind Normalization and Rescaling, "
-                "all elements independent"
+                f"inputs: mean 0 and variance 1{behind}, all elements independent"
             )
         else:
             lines.append(

@@ -54,9 +54,9 @@ class Variance(Options):
             any kernel.
         criterion: "forward", or "balanced" for the harmonic mean with the variance
             that would keep the gradient's second moment, as Glorot did.
-        mean, variance: of the inputs, as in `propagate`. Left out, inputs (what is
-            behind Normalization and Rescaling, if these come first) have mean 0 and
-            variance 1.
+        mean, variance: of the inputs, as in `propagate`. Left out, inputs have mean 0
+            and variance 1 where the first layers with weights read them, behind any
+            preprocessing.
 
     Raises:
         ValueError: a second moment that is not above 0, an unknown word, a variance
@@ -110,12 +110,14 @@ class Variance(Options):
     def _design(self, kernel: Kernel, survey: Survey) -> Design:
         """Return what a kernel's output should be, by its role in the graph."""
         roles = survey.roles
-        if kernel.key in roles.heads:
-            return Design(kernel, min(self.target, HEAD_TARGET), note="head")
-        if kernel.key in roles.branches:
-            branch = roles.branches[kernel.key]
-            return Design(kernel, *branch_target(branch, self.target, self.residual))
-        return Design(kernel, self.target)
+        target, is_zero, note = self.target, False, ""
+        branch = roles.branches.get(kernel.key)
+        if branch is not None:
+            target, is_zero, note = branch_target(branch, target, self.residual)
+        if kernel.key in roles.heads and not is_zero:
+            target = min(target, HEAD_TARGET)
+            note = f"head; {note}" if note else "head"
+        return Design(kernel, target, is_zero, note)
 
 
 @dataclass(eq=False)

@@ -380,3 +380,30 @@ def test_no_activation_takes_long_to_find_its_q(monkeypatch):
             properties._moments.cache_clear()
             default_q.__wrapped__(known, 1000)
             assert sum(points) < 1_000_000, name
+
+
+@pytest.mark.parametrize(
+    "shifted",
+    [
+        lambda h: h - 1.0,
+        lambda h: 1 - h,
+        lambda h: 2 * h - 1,
+        lambda h: h + 1,
+        lambda h: h - keras.ops.arange(32, dtype="float32"),
+        lambda h: layers.Subtract()([h, keras.ops.ones((1, 32))]),
+        lambda h: -h,
+        lambda h: h - h / 2,
+    ],
+)
+@pytest.mark.parametrize("activation", ["relu", None])
+def test_a_constant_taken_off_behind_a_kernel(shifted, activation):
+    inputs = keras.Input((32,))
+    h = shifted(layers.Dense(32, activation, name="one")(inputs))
+    h = layers.Dense(32, "relu", name="two")(h)
+    model = keras.Model(inputs, layers.Dense(3, name="head")(h))
+    rows = rewrite(model)
+    assert rows["two"].predicted_after == pytest.approx(0.05)
+    assert rows["head"].predicted_after == pytest.approx(0.1)
+    # A number is taken off both of a pair, and what reads them does not see it.
+    alone = keras.Model(inputs, layers.Dense(32, activation)(inputs) - 1.0)
+    assert rewrite(alone)

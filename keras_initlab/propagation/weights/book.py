@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from keras.layers import Layer
 
-from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.model.keras_internals import all_layers, own_variables
 from keras_initlab.propagation.algebra.random_linear import RandomKernel
 from keras_initlab.propagation.index import Key, ModelIndex
 from keras_initlab.propagation.signal import Signal
@@ -25,15 +25,22 @@ class WeightBook:
 
     Attributes:
         from_values: whether the weights' values count, not their initializers.
+        drawn: the weights whose initializers count even so: they will be drawn anew.
         designer: chooses kernels when their input is known; None leaves them.
         kernel_outputs: the second moments that each kernel made, before any
             activation.
     """
 
     def __init__(
-        self, index: ModelIndex, *, from_values: bool, designer: Designer | None
+        self,
+        index: ModelIndex,
+        *,
+        from_values: bool,
+        designer: Designer | None,
+        drawn: Collection[Key] = (),
     ) -> None:
         self.from_values = from_values
+        self.drawn = drawn
         self.designer = designer
         self.kernel_outputs: dict[Key, list[float]] = {}
         self._index = index
@@ -50,7 +57,7 @@ class WeightBook:
         self._index.moments[key] = weight_moments(
             layer,
             weight,
-            from_values=self.from_values,
+            from_values=self.from_values and key not in self.drawn,
             parents=self._index.parents.get(id(layer), ()),
         )
         return self._index.moments[key]
@@ -65,6 +72,13 @@ class WeightBook:
             return 1.0
         values = weight_moments(layer, weight, from_values=True).second_moment
         return math.sqrt(given.second_moment / values) if values > 0 else 1.0
+
+    def values_count(self, layer: Layer) -> bool:
+        """Say whether the values of all weights in `layer` and inside it count."""
+        if not self.from_values:
+            return False
+        drawn = {owner for owner, _ in self.drawn}
+        return not drawn or drawn.isdisjoint(map(id, all_layers(layer)))
 
     def optional_weight(self, layer: Layer, weight: str) -> WeightMoments | None:
         """Return the moments of a weight that `layer` may go without."""

@@ -1,0 +1,104 @@
+"""Preprocessing inside a model: where a signal that was standardised is first read.
+
+What stands between an input and the first layer that learns (a Rescaling, `x / 255`,
+augmentation) is how a user standardises: what that layer reads is taken for
+standardised, whatever the scale of the input.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_initlab.model.graph import Call, Graph
+from keras_initlab.model.layers import learns
+from keras_initlab.model.roles import NORMALISING
+
+# An output, by the key of its call in a flat graph and its place there.
+Output = tuple[str, int]
+
+# What moves, drops or joins values leaves their scale alone: what is standardised is
+# what stands before it, and padding, dropout and one-hot parts keep their figures.
+_MOVING = frozenset(
+    "CenterCrop Concatenate Cropping1D Cropping2D Cropping3D Flatten Identity Masking "
+    "Permute RandomCrop RandomFlip RepeatVector Reshape "
+    "UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D "
+    "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout "
+    "GaussianDropout GaussianNoise "
+    "BroadcastTo Cast Copy DepthToSpace ExpandDims Flip GetItem Hstack Moveaxis Pad "
+    "Ravel Repeat Roll Slice SpaceToDepth Split Squeeze Stack StopGradient Swapaxes "
+    "Take Tile Transpose Vstack".split()
+)
+
+# What makes values of a scale of its own, whatever the scale of what it is given.
+_ENCODING = frozenset(
+    "CategoryEncoding Discretization HashedCrossing Hashing IntegerLookup StringLookup "
+    "TextVectorization UnitNormalization "
+    "Cos FullLike LayerNorm MultiHot Normalize OneHot OnesLike RMSNorm Sin Softmax "
+    "ZerosLike".split()
+)
+
+
+def standardised(graph: Graph) -> dict[Output, str]:
+    """Return the outputs of a model's preprocessing that are taken for standardised.
+
+    Those through which what was computed from the inputs without trained weights
+    reaches a layer or operation that has some, or meets what such a one made. Inputs
+    that are read as they are stand for themselves. Each with the path of what made it.
+
+    Args:
+        graph: the flat graph of a model, composite layers opened.
+    """
+    raw, learned = set(graph.inputs), set[int]()
+    makers: dict[int, Call] = {}
+    read: list[int] = []
+    for call in graph.calls:
+        meets = raw.intersection(call.inputs)
+        if _learns(call) or not learned.isdisjoint(call.inputs):
+            learned.update(call.outputs)
+            read.extend(meets)
+        elif meets and not _encodes(call):
+            raw.update(call.outputs)
+            makers.update(dict.fromkeys(call.outputs, call))
+    found: dict[Output, str] = {}
+    seen: set[int] = set()
+    while read:
+        tensor = read.pop()
+        maker = makers.get(tensor)
+        if tensor in seen or maker is None:
+            continue
+        seen.add(tensor)
+        if type(maker.operation).__name__ in _MOVING:
+            read.extend(raw.intersection(maker.inputs))
+            continue
+        place = maker.outputs.index(tensor)
+        if _is_float(maker.node.outputs[place]):
+            found[maker.key, place] = maker.path
+    return found
+
+
+def _learns(call: Call) -> bool:
+    """Say whether a call multiplies or adds what training changes."""
+    if call.is_layer:
+        return learns(call.operation)
+    arguments = call.node.arguments
+    return any(
+        isinstance(value, keras.Variable) and value.trainable
+        for value in keras.tree.flatten((arguments.args, arguments.kwargs))
+    )
+
+
+def _encodes(call: Call) -> bool:
+    kind = type(call.operation).__name__
+    if kind in _ENCODING or isinstance(call.operation, NORMALISING):
+        return True
+    if any(symbol.dtype == "bool" for symbol in call.node.outputs):
+        return True
+    # Such as the place of the greatest: no bytes that are images still.
+    makes_floats = any(map(_is_float, call.node.outputs))
+    return not makes_floats and any(map(_is_float, call.node.input_tensors))
+
+
+def _is_float(symbol: Any) -> bool:
+    return bool(keras.backend.is_float_dtype(symbol.dtype))

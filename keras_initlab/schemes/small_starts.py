@@ -1,0 +1,107 @@
+"""Kernels that start at 0, or next to it, on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from keras_initlab.model.graph import Call
+from keras_initlab.model.kernels import Kernel
+from keras_initlab.propagation.index import Key
+from keras_initlab.propagation.propagate import run_forward
+from keras_initlab.propagation.signal import Signal
+from keras_initlab.propagation.walk import Propagation
+from keras_initlab.propagation.weights import weight_moments
+from keras_initlab.schemes.kernels import fans_of
+
+# The gain up to which a kernel starts small: no usual initializer comes near.
+_SMALL_GAIN = 0.03
+# The share of what a kernel reads below which nothing of it is left.
+_LOST = 1e-2
+
+
+def small_starts_to_keep(model: Any, kernels: Sequence[Kernel]) -> dict[Key, str]:
+    """Return the kernels whose small start should stay, with the reason.
+
+    A kernel whose initializer draws zeros or next to that, and whose output the network
+    can do without: a residual path, a gate beside 1 or its own bias carries the signal
+    around it, and it starts as the identity. Where what follows is starved the start
+    is no such choice.
+
+    Source: Zhang et al. 2019, "Fixup initialization"; Bachlechner et al. 2021, "ReZero
+    is all you need"; Qi et al. 2017, "PointNet", for transform nets.
+    """
+    small = {kernel.key: kernel for kernel in kernels if _starts_small(kernel)}
+    if not small:
+        return {}
+    try:
+        forward = run_forward(model, from_weights=True, drawn=small)
+    except ValueError:
+        return {}  # what cannot be predicted tells nothing
+    # The last kernel inside makes what a layer returns.
+    last = {
+        id(layer): kernel
+        for kernel in kernels
+        for layer in (kernel.layer, *kernel.parents[1:])
+    }
+    reasons = {}
+    for key, kernel in small.items():
+        reason = _carried_by(kernel, last, forward.propagation)
+        if reason is not None:
+            second = weight_moments(kernel.layer, kernel.weight).second_moment
+            size = "next to 0" if second else "at 0"
+            reasons[key] = f"kept: starts {size}, and {reason} carries the signal"
+    return reasons
+
+
+def _starts_small(kernel: Kernel) -> bool:
+    fans = fans_of(kernel)
+    if fans is None or kernel.initializer is None:
+        return False
+    moments = weight_moments(kernel.layer, kernel.weight, parents=kernel.parents)
+    return bool(moments.second_moment * fans.fan_in <= _SMALL_GAIN**2)
+
+
+def _carried_by(
+    kernel: Kernel, last: Mapping[int, Kernel], propagation: Propagation
+) -> str | None:
+    """Return what carries the signal around a kernel, None where nothing does.
+
+    `last` is the last kernel of each layer that holds any, by the layer's id.
+    """
+    graph, signals = propagation.flat_graph, propagation.signals
+    calls = [call for call in graph.calls if last.get(id(call.operation)) is kernel]
+    reading = max((_varies(signals, call.inputs) for call in calls), default=0.0)
+    if not reading > 0:
+        return None
+    least = _LOST * reading
+
+    def is_lost(call: Call) -> bool:
+        return _varies(signals, call.outputs) <= least
+
+    if not all(map(is_lost, calls)):
+        return None  # other weights of the layer make its output
+    pending = [tensor for call in calls for tensor in call.outputs]
+    seen = set(pending)
+    carried = False
+    while pending:
+        tensor = pending.pop()
+        for call in graph.consumers.get(tensor, ()):
+            if not is_lost(call):
+                carried = True
+            elif id(call.operation) in last:
+                return None  # a kernel is starved
+            else:
+                fresh = [output for output in call.outputs if output not in seen]
+                pending.extend(fresh)
+                seen.update(fresh)
+    bias = propagation.optional_weight(kernel.layer, "bias")
+    if bias is not None and bias.second_moment > 0:
+        return "its bias"
+    return "another path" if carried else None
+
+
+def _varies(signals: dict[int, Signal], tensors: Iterable[int]) -> float:
+    """Return the greatest variance over inputs: what tells one from another."""
+    known = [signals[tensor].batch_variance for tensor in tensors if tensor in signals]
+    return max(known, default=0.0)
