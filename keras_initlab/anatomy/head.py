@@ -90,8 +90,8 @@ def _ends(anatomy: Anatomy, tensor: int) -> tuple[str, int, list[str]] | None:
     while (call := makers.get(tensor)) is not None and call.is_layer:
         layer = call.operation
         if last is None:
-            shape = getattr(layer.output, "shape", None) or (None,)
-            last = call.path, int(shape[-1] or 0)
+            shape = tuple(call.node.outputs[call.outputs.index(tensor)].shape)
+            last = call.path, int(shape[-1] or 0) if shape else 0
         if not isinstance(layer, _SAME_VALUES):
             known = isinstance(layer, nonlinearity.ACTIVATION_LAYERS)
             if not (known or hasattr(layer, "kernel")):

@@ -22,7 +22,7 @@ class Call:
     `inputs` and `outputs` number the tensors that it reads and makes. `key` is the
     layer's path inside the model, with `#0`, `#1` where it is called more than once.
     `kernel` is the id of a layer and the name of its weight, where a bare operation
-    inside an own layer multiplies with that.
+    inside an own layer multiplies with that; `owner` is that layer, of any call inside.
     """
 
     operation: Any
@@ -32,6 +32,7 @@ class Call:
     outputs: tuple[int, ...]
     node: Any
     kernel: tuple[int, str] | None = None
+    owner: Any = None
 
     @property
     def is_layer(self) -> bool:

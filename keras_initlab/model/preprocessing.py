@@ -80,6 +80,8 @@ def standardised(graph: Graph) -> dict[Output, str]:
 
 def _learns(call: Call) -> bool:
     """Say whether a call multiplies or adds what training changes."""
+    if call.owner is not None and learns(call.owner):
+        return True  # what an own layer does with its input is its own affair
     if call.is_layer:
         return learns(call.operation)
     arguments = call.node.arguments

@@ -243,12 +243,15 @@ class Propagation:
         inputs: list[Signal],
         prefix: str,
         weights: Mapping[int, Any] | None = None,
+        owner: Layer | None = None,
     ) -> list[Signal]:
         signals = dict(zip(walked.inputs, inputs, strict=True))
         numbers = dict(zip(walked.inputs, self._flat.read, strict=True))
         # Weights, and what is computed of weights alone.
         held: dict[int, Any] = dict(weights or {})
         for number, call in enumerate(walked.calls):
+            if owner is not None:
+                call = replace(call, owner=owner)
             symbols = dict(zip(call.inputs, call.node.input_tensors, strict=True))
             values = {tensor: signals.get(tensor) for tensor in call.inputs}
             by_symbol = {
@@ -419,9 +422,9 @@ class Propagation:
     ) -> Signals:
         kernels = [use for use in uses_of(layer).values() if use.multiplies]
         if sublayers(layer) or len(kernels) > 1:
-            return tuple(self._walk(walked, list(inputs), path, weights))
+            return tuple(self._walk(walked, list(inputs), path, weights, layer))
         with self._flat.forgotten():  # of a single kernel: the layer is one call
-            outputs = self._walk(walked, list(inputs), path, weights)
+            outputs = self._walk(walked, list(inputs), path, weights, layer)
         self._flat.opened = None
         return tuple(outputs)
 

@@ -386,7 +386,9 @@ def _weight_rule(
         own += _neighbourhood(signal, windows, far) * together
         shared = far * together + apart * gradient.inputs
         # The sum of products is a square; estimates of its parts may miss each other.
-        return max(0.0, number * (alone * own + met * shared * number))
+        second = number * (alone * own + met * shared * number)
+        # Below 0 by rounding, or since what it reads cannot be, which is to be seen.
+        return second if alone < 0 else max(0.0, second)
 
     return rule
 
