@@ -270,7 +270,7 @@ def _notes(anatomy: Anatomy, facts: Facts) -> list[str]:
             "independent; gradients start from 1 at the outputs."
         )
     if anatomy.forward is not None:
-        notes.extend(f"{refusal}." for refusal in anatomy.forward.refusals)
+        notes.extend(f"{sentence}." for sentence in anatomy.forward.assumptions)
     if not facts.inputs:
         notes.append("No data were given: pass a batch to measure on it.")
     return notes

@@ -19,8 +19,10 @@ from keras.src.backend import compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from keras.src.layers import layer as layer_module
 from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
+from keras.src.ops.node import Node
 from keras.src.utils import naming
 
 # How far up the stack the variable or the outermost call may be. Measured: at most
@@ -221,6 +223,43 @@ def nodes_forgotten(layers: Iterable[Any]) -> Iterator[None]:
     finally:
         for nodes, count in lists:
             del nodes[count:]
+
+
+@contextlib.contextmanager
+def lenient_calls(
+    layers: Iterable[Any], refusals: tuple[type[Exception], ...]
+) -> Iterator[None]:
+    """Let `layers` be called on symbols, in this block, where Keras would refuse.
+
+    One whose `compute_output_spec` does not take its arguments runs its `call`; and
+    None among the outputs of a layer is left out of its node.
+    """
+
+    def lenient(layer: Any) -> Any:
+        def symbolic_call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return type(layer).symbolic_call(layer, *args, **kwargs)
+            except refusals:
+                return type(layer).call(layer, *args, **kwargs)
+
+        return symbolic_call
+
+    def node(outputs: Any = None, **others: Any) -> Any:
+        tensors = [one for one in keras.tree.flatten(outputs) if one is not None]
+        return Node(outputs=tensors, **others)
+
+    patched = [one for one in layers if "symbolic_call" not in vars(one)]
+    for layer in patched:
+        # Not by assignment, which Keras would track.
+        vars(layer)["symbolic_call"] = lenient(layer)
+    before = layer_module.Node
+    layer_module.Node = node
+    try:
+        yield
+    finally:
+        layer_module.Node = before
+        for layer in patched:
+            del vars(layer)["symbolic_call"]
 
 
 # The layer under construction: what Keras has open while an initializer is called.

@@ -93,12 +93,20 @@ class Forward:
         return [stat for stat in self.stats if stat.source == "measured"]
 
     @property
-    def refusals(self) -> list[str]:
-        """Why composite layers were measured as a whole, a sentence for each."""
-        return [
+    def assumptions(self) -> list[str]:
+        """What was assumed of composite layers, or why they were not opened."""
+        sentences = [
             f"{path} is measured as a whole: {reason}"
             for path, reason in self.propagation.refusals.items()
         ]
+        sized = list(dict.fromkeys(self.propagation.assumed))
+        if sized:
+            more = f" and {len(sized) - 3} more" if len(sized) > 3 else ""
+            sentences.append(
+                f"sizes that the model leaves open are taken for {graph.ASSUMED_SIZE}, "
+                f"as the calls of these layers need them: {', '.join(sized[:3])}{more}"
+            )
+        return sentences
 
     @property
     def stats(self) -> list[LayerStats]:
