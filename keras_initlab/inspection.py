@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from keras_initlab.anatomy import (
 from keras_initlab.diagnosis import Facts, Finding, InputFacts, KernelFacts
 from keras_initlab.diagnosis.checks.inputs import is_constant
 from keras_initlab.measurement import measure
+from keras_initlab.model.batch import inputs_of, size_of, values_of
 from keras_initlab.report import InspectedLayer, Inspection
 from keras_initlab.schemes.kernels import fans_of
 from keras_initlab.stats import LayerStats
@@ -51,7 +53,8 @@ def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
         model_or_stats: a built `keras.Model`, compiled or not, which is left as it is;
             or a list of `LayerStats` in call order, such as `measure` and `propagate`
             return and `VarianceMonitor.stats` holds.
-        x: a batch as `model(x)` takes it, of shape (batch, ...).
+        x: a batch as `model(x)` takes it, of shape (batch, ...); or what `fit` takes,
+            of which the first batch is drawn: see `measure`.
 
     Returns:
         A list of `Finding`, errors first: `code`, `severity` ("error", "warning" or
@@ -70,8 +73,15 @@ def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
     """
     if not isinstance(model_or_stats, keras.Model):
         return diagnosis.findings_of(_facts_of_stats(model_or_stats, x))
+    x = None if x is None else inputs_of(x)
     _build(model_or_stats, x)
     anatomy = _anatomy(model_or_stats, x)
+    if x is None and anatomy.problem is not None:
+        warnings.warn(
+            f"Of the signal in {anatomy.model.name!r} nothing is known. "
+            f"{anatomy.problem} Pass a batch: il.diagnose(model, x).",
+            stacklevel=2,
+        )
     return diagnosis.findings_of(_facts(anatomy, kernel_facts(anatomy), x)[0])
 
 
@@ -80,7 +90,8 @@ def inspect(model: Any, x: Any = None) -> Inspection:
 
     Args:
         model: a built `keras.Model`; it is left as it is.
-        x: a batch as `model(x)` takes it; None leaves out what takes data.
+        x: a batch as `model(x)` takes it, or what `fit` takes, of which the first batch
+            is drawn; None leaves out what takes data.
 
     Returns:
         An `Inspection`: `print` it, show it in a notebook, or call its `html()`,
@@ -102,6 +113,7 @@ def inspect(model: Any, x: Any = None) -> Inspection:
             f"`model` must be a keras.Model. Received: {model!r} of type "
             f"{type(model).__name__}. For a list of LayerStats, use il.diagnose(stats)."
         )
+    x = None if x is None else inputs_of(x)
     _build(model, x)
     anatomy = _anatomy(model, x)
     kernels = kernel_facts(anatomy)
@@ -146,7 +158,7 @@ def _anatomy(model: Any, x: Any) -> Anatomy:
 
 def _moments(leaf: Any) -> tuple[float, float] | None:
     """Return mean and variance of what is finite; None of tokens, of bits, of text."""
-    values = np.asarray(keras.ops.convert_to_numpy(leaf))
+    values = values_of(leaf)
     if not np.issubdtype(values.dtype, np.floating):
         return None
     finite = values[np.isfinite(values)].astype("float64")
@@ -190,7 +202,7 @@ def _telling(
     if is_constant(inputs):
         # Whatever the model, its inputs are alike, and no gradient reaches a zero.
         return [one for one in measured if one.nonfinite]
-    if min(len(leaf) for leaf in _leaves(x) if np.ndim(leaf)) >= SURE:
+    if size_of(x) >= SURE:
         return measured
     # A unit that is 0 for half of all inputs is 0 for a single one by chance.
     return [replace(one, dead_fraction=None) for one in measured]
@@ -256,7 +268,7 @@ def _layers(
 
 
 def _described(x: Any) -> str:
-    shapes = [str(tuple(np.shape(leaf))) for leaf in _leaves(x)]
+    shapes = [str(tuple(getattr(leaf, "shape", ()))) for leaf in _leaves(x)]
     return f"x of shape {', '.join(shapes)}"
 
 

@@ -20,7 +20,6 @@ from keras_initlab.model.layers import (
     is_closed,
 )
 
-
 Shape = tuple[int | None, ...]
 
 # What stands in for the batch, and for other sizes that are not known, where a call

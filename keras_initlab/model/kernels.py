@@ -64,6 +64,19 @@ def kernels_of(model: Any, *, recurrent: bool = False) -> list[Kernel]:
     ]
 
 
+def quantised_layers(model: Any) -> list[str]:
+    """Return the paths of layers whose weights are whole numbers, with scales."""
+    return [
+        place.path
+        for place in every_place(model)
+        if any(
+            not keras.backend.is_float_dtype(variable.dtype)
+            and variable.name.endswith(("kernel", "embeddings"))
+            for variable in own_variables(place.layer)
+        )
+    ]
+
+
 def _kernels_at(place: Place, wanted: dict[str, tuple[str, ...]]) -> Iterator[Kernel]:
     layer, path, parents = place.layer, place.path, place.parents
     by_name = {variable.name: variable for variable in own_variables(layer)}

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_initlab.model import graph
 from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.model.kernels import quantised_layers
 from keras_initlab.model.layers import is_closed
 from keras_initlab.propagation.algebra.gradients import gradients
 from keras_initlab.propagation.index import ModelIndex
@@ -137,6 +138,13 @@ def run_forward(
     `known` is what an earlier prediction of the model found.
     """
     shapes = _input_shapes(model)
+    quantised = quantised_layers(model) if from_weights else []
+    if quantised:
+        raise ValueError(
+            "`from_weights` needs weights that are floating-point numbers. Received: "
+            f"{model.name!r}, with quantised weights in {quantised[0]!r}. Measure it on "
+            "a batch, or predict before `quantize`."
+        )
     standard = frozenset[int]()
     if mean is None and variance is None and graph.has_graph(model):
         standard = graph.standardised(graph.graph_of(model))
