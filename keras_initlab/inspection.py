@@ -19,10 +19,23 @@ from keras_initlab.anatomy import (
     input_facts,
     kernel_facts,
 )
-from keras_initlab.diagnosis import Facts, Finding, InputFacts, KernelFacts
+from keras_initlab.diagnosis import (
+    SEVERITIES,
+    Facts,
+    Finding,
+    InputFacts,
+    KernelFacts,
+)
 from keras_initlab.diagnosis.checks.inputs import is_constant
 from keras_initlab.measurement import measure
 from keras_initlab.model.batch import inputs_of, size_of, values_of
+from keras_initlab.model.containers import (
+    Part,
+    is_container,
+    parts_of,
+    refuse_to_call,
+)
+from keras_initlab.model.keras_internals import unbuilt_on_failure
 from keras_initlab.report import InspectedLayer, Inspection
 from keras_initlab.schemes.kernels import fans_of
 from keras_initlab.stats import LayerStats
@@ -41,7 +54,8 @@ def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
     they are now; with a batch, what `measure` finds on it takes the place of the
     prediction, and the data are looked at too. Signals are compared along the network,
     not with fixed sizes: a normalisation starts the count anew, and what is added to a
-    residual stream is not taken for the stream.
+    residual stream is not taken for the stream. Of a model without a call, trained by
+    its `train_step` (VAEs, GANs), each model that it holds is diagnosed for itself.
 
     The codes: `symmetric-units`, `constant-kernel`, `shared-draw` (kernels),
     `initializer-mismatch`, `wrong-fans` (initializers), `vanishing-signal`,
@@ -73,14 +87,24 @@ def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
     """
     if not isinstance(model_or_stats, keras.Model):
         return diagnosis.findings_of(_facts_of_stats(model_or_stats, x))
-    x = None if x is None else inputs_of(x)
-    _build(model_or_stats, x)
-    anatomy = _anatomy(model_or_stats, x)
+    x = _batch_of(model_or_stats, x)
+    found = [
+        replace(finding, layer=part.outside(finding.layer))
+        for part in parts_of(model_or_stats)
+        for finding in _findings(part.model, x)
+    ]
+    # Stable: of one severity, in the order of the models.
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _findings(model: Any, x: Any) -> list[Finding]:
+    _build(model, x)
+    anatomy = _anatomy(model, x)
     if x is None and anatomy.problem is not None:
         warnings.warn(
-            f"Of the signal in {anatomy.model.name!r} nothing is known. "
-            f"{anatomy.problem} Pass a batch: il.diagnose(model, x).",
-            stacklevel=2,
+            f"Of the signal in {model.name!r} nothing is known. {anatomy.problem} Pass "
+            "a batch: il.diagnose(model, x).",
+            stacklevel=3,
         )
     return diagnosis.findings_of(_facts(anatomy, kernel_facts(anatomy), x)[0])
 
@@ -113,7 +137,43 @@ def inspect(model: Any, x: Any = None) -> Inspection:
             f"`model` must be a keras.Model. Received: {model!r} of type "
             f"{type(model).__name__}. For a list of LayerStats, use il.diagnose(stats)."
         )
-    x = None if x is None else inputs_of(x)
+    x = _batch_of(model, x)
+    parts = parts_of(model)
+    inspections = [_inspected(part.model, x) for part in parts]
+    if not is_container(model):
+        return inspections[0]
+    names = ", ".join(part.path for part in parts) or "none"
+    notes = [
+        f"{model.name} has no call: each model in it is looked at for itself: {names}."
+    ]
+    for one in inspections:
+        notes += [note for note in one.notes if note not in notes]
+    findings = [
+        replace(finding, layer=part.outside(finding.layer))
+        for part, one in zip(parts, inspections, strict=True)
+        for finding in one.findings
+    ]
+    return Inspection(
+        model.name,
+        tuple(
+            _moved(layer, part)
+            for part, one in zip(parts, inspections, strict=True)
+            for layer in one.layers
+        ),
+        tuple(sorted(findings, key=lambda one: SEVERITIES.index(one.severity))),
+        notes=tuple(notes),
+    )
+
+
+def _moved(layer: InspectedLayer, part: Part) -> InspectedLayer:
+    """Return what is known of a layer under its path in the container."""
+    key, predicted = part.outside(layer.layer), layer.predicted
+    if predicted is not None:
+        predicted = replace(predicted, layer=key)
+    return replace(layer, layer=key, predicted=predicted)
+
+
+def _inspected(model: Any, x: Any) -> Inspection:
     _build(model, x)
     anatomy = _anatomy(model, x)
     kernels = kernel_facts(anatomy)
@@ -127,6 +187,14 @@ def inspect(model: Any, x: Any = None) -> Inspection:
     )
 
 
+def _batch_of(model: Any, x: Any) -> Any:
+    """Return a batch for a model, None where none is given."""
+    if x is None:
+        return None
+    refuse_to_call(model, "Pass one of these with its batch, or leave `x` out.")
+    return inputs_of(x)
+
+
 def _build(model: Any, x: Any) -> None:
     if model.built:
         return
@@ -136,7 +204,8 @@ def _build(model: Any, x: Any) -> None:
             "Call it on a batch, give it a keras.Input, or pass a batch: "
             "il.diagnose(model, x)."
         )
-    model(keras.tree.map_structure(keras.ops.convert_to_tensor, x))
+    with unbuilt_on_failure(model):
+        model(keras.tree.map_structure(keras.ops.convert_to_tensor, x))
 
 
 def _anatomy(model: Any, x: Any) -> Anatomy:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from keras_initlab.model import nonlinearity
 from keras_initlab.model.batch import inputs_of
+from keras_initlab.model.containers import refuse_to_call
 from keras_initlab.model.layers import main_weight, places
 from keras_initlab.stats import LayerStats
 from keras_initlab.taps import once
@@ -83,7 +84,9 @@ def measure(
 
     Raises:
         TypeError: `model` is not a `keras.Model`; `x` holds no array.
-        ValueError: `x` is empty, or holds no batch; or whatever Keras says of an `x` that does not fit.
+        ValueError: `x` is empty, or holds no batch; `model` has no `call`, as VAEs and
+            GANs with a `train_step`; or whatever Keras says of an `x` that does not
+            fit.
 
     >>> import numpy as np, keras
     >>> model = keras.Sequential([
@@ -100,8 +103,9 @@ def measure(
     Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward
     neural networks", AISTATS 2010, section 4, measures activations and gradients so.
     """
+    _check_model(model)
     x = inputs_of(x)
-    batch = _batch_size(model, x)
+    batch = _batch_size(x)
     # A stream of its own: with the plain seed, an `x` that was drawn from
     # default_rng(0) would be its own gradient.
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
@@ -124,12 +128,16 @@ def measure(
     return [_stats(call, by_weight, batch) for call in passed.calls]
 
 
-def _batch_size(model: Any, x: Any) -> int:
+def _check_model(model: Any) -> None:
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"`model` must be a keras.Model. Received: {model!r} of type "
             f"{type(model).__name__}. Put a single layer in a keras.Sequential."
         )
+    refuse_to_call(model, "Measure one of these, as il.measure(model.encoder, x).")
+
+
+def _batch_size(x: Any) -> int:
     leaves = [leaf for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")]
     if not leaves or any(keras.utils.is_keras_tensor(leaf) for leaf in leaves):
         raise TypeError(

@@ -350,6 +350,28 @@ def all_layers(model: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
+def unbuilt_on_failure(model: Any) -> Iterator[None]:
+    """Where this block fails, let layers without weights not count as built by it.
+
+    Keras marks a model as built before it is called for the first time.
+    """
+    before = [
+        (layer, layer._build_shapes_dict)
+        for layer in all_layers(model)
+        if not layer.built
+    ]
+    try:
+        yield
+    except BaseException:
+        for layer, shapes in before:
+            if layer.built and not own_variables(layer):
+                layer.built = False
+                layer._build_shapes_dict = shapes
+                layer._tracker.unlock()
+        raise
+
+
+@contextlib.contextmanager
 def calls_forgotten(model: Any) -> Iterator[None]:
     """Put back what calls in this block do to layers, even stateless ones."""
     before = [

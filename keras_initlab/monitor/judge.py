@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from keras_initlab import diagnosis
 from keras_initlab.anatomy import Anatomy, anatomy_of, kernel_facts
 from keras_initlab.diagnosis import Facts, Finding
 from keras_initlab.diagnosis.checks.updates import SMALL
+from keras_initlab.model.containers import Part, parts_of
 from keras_initlab.stats import LayerStats
 
 
@@ -25,7 +27,7 @@ class Judge:
         self._still = updates
         self._windows = 0
         self._before: tuple[LayerStats, ...] = ()
-        self._anatomy: Anatomy | None = None
+        self._anatomies: list[tuple[Part, Anatomy]] | None = None
         self._told: set[str] = set()
 
     def findings(self, stats: Sequence[LayerStats]) -> list[Finding]:
@@ -48,15 +50,28 @@ class Judge:
 
     def _of_model(self) -> dict[str, Any]:
         try:
-            if self._anatomy is None:
+            if self._anatomies is None:
                 # What a layer of one's own does when it is called is not for a
                 # callback to set off.
-                self._anatomy = anatomy_of(self._model, predict=False)
-            known: dict[str, Any] = {"layers": self._anatomy.layers}
+                self._anatomies = [
+                    (part, anatomy_of(part.model, predict=False))
+                    for part in parts_of(self._model)
+                ]
+            known: dict[str, Any] = {
+                "layers": {
+                    part.outside(path): facts
+                    for part, anatomy in self._anatomies
+                    for path, facts in anatomy.layers.items()
+                }
+            }
             # Units that are not twins do not become twins: to look at all the weights
             # in windows 1, 2, 4, 8 … is enough.
             if self._windows & (self._windows - 1) == 0:
-                known["kernels"] = kernel_facts(self._anatomy, initial=False)
+                known["kernels"] = tuple(
+                    replace(facts, layer=part.outside(facts.layer))
+                    for part, anatomy in self._anatomies
+                    for facts in kernel_facts(anatomy, initial=False)
+                )
         except Exception:
             # Weights spread over processes cannot be read here, and a layer that
             # somebody wrote may be anything: training goes on, and the rules that go

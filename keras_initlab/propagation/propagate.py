@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_initlab.model import graph
+from keras_initlab.model.containers import is_container, parts_of
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.kernels import quantised_layers
 from keras_initlab.model.layers import is_closed
@@ -44,7 +46,9 @@ def propagate(
 
     Inputs are taken for independent in all their elements: between neighbours, too.
     Inputs of an `Embedding` are tokens, all equally likely. A subclassed model or
-    layer that holds other layers is opened by running its `call` on symbols. A layer
+    layer that holds other layers is opened by running its `call` on symbols. Of a model
+    without a call, trained by its `train_step` (VAEs, GANs), each model that it holds is
+    followed for itself. A layer
     without a rule is run on a Gaussian sample of the predicted moments: its figures,
     and they alone, have `source="measured"`.
 
@@ -77,8 +81,21 @@ def propagate(
     Source: Poole et al. 2016; Schoenholz et al. 2017; Bingham & Miikkulainen 2023
     for the idea of following an arbitrary graph.
     """
-    run = run_forward(model, mean, variance, training, from_weights=from_weights)
-    return run.stats
+    if is_container(model) and not all(
+        isinstance(m, int | float) for m in (mean, variance)
+    ):
+        raise ValueError(
+            "`mean` and `variance` must be numbers for a model without a call: each "
+            f"model in it is followed for itself. Received: mean={mean!r}, "
+            f"variance={variance!r} with {model.name!r}. Predict a single one of them."
+        )
+    return [
+        replace(stats, layer=part.outside(stats.layer))
+        for part in parts_of(model)
+        for stats in run_forward(
+            part.model, mean, variance, training, from_weights=from_weights
+        ).stats
+    ]
 
 
 class Forward:

@@ -1,4 +1,4 @@
-"""Layers whose call needs sizes that the model leaves open: they are opened all the same."""
+"""Layers whose call needs sizes that the model leaves open are opened as well."""
 
 import keras
 import numpy as np
