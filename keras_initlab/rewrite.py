@@ -227,7 +227,7 @@ def _check_built(model: Any, only_unbuilt: bool) -> None:
         missing = [one.path for one in kernels_of(model) if not one.layer.built]
         if missing:
             raise ValueError(
-                "Every layer that a model without a call holds must be built. Received: "
+                "All layers that a model without a call holds must be built. Received: "
                 f"{model.name!r}, whose {missing[0]!r} is not. Call it on a batch, or "
                 "pass only_unbuilt=True to set initializers that draw when it is built."
             )

@@ -173,7 +173,7 @@ def _traced(
     composite = [one for one in inner if children(one) and not is_closed(one)]
     with (
         keras_internals.nodes_forgotten((layer, *inner)),
-        keras_internals.lenient_calls(composite, _refusals()),
+        keras_internals.lenient_calls(inner, composite, _refusals()),
     ):
         try:
             returned = type(layer).call(layer, *args, **kwargs)

@@ -227,20 +227,31 @@ def nodes_forgotten(layers: Iterable[Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lenient_calls(
-    layers: Iterable[Any], refusals: tuple[type[Exception], ...]
+    layers: Iterable[Any],
+    composite: Iterable[Any],
+    refusals: tuple[type[Exception], ...],
 ) -> Iterator[None]:
     """Let `layers` be called on symbols, in this block, where Keras would refuse.
 
-    One whose `compute_output_spec` does not take its arguments runs its `call`; and
-    None among the outputs of a layer is left out of its node.
+    One of the `composite` layers whose `compute_output_spec` does not take its
+    arguments runs its `call`; None among the outputs of a layer is left out of its
+    node; and sizes that a layer leaves open, though its inputs' are all known, are
+    found by its `call`.
     """
+    openable = {id(layer) for layer in composite}
 
     def lenient(layer: Any) -> Any:
         def symbolic_call(*args: Any, **kwargs: Any) -> Any:
             try:
-                return type(layer).symbolic_call(layer, *args, **kwargs)
+                outputs = type(layer).symbolic_call(layer, *args, **kwargs)
             except refusals:
+                if id(layer) not in openable:
+                    raise
                 return type(layer).call(layer, *args, **kwargs)
+            if _is_open(outputs) and not _is_open((args, kwargs)):
+                with contextlib.suppress(*refusals):
+                    return compute_output_spec(layer.call, *args, **kwargs)
+            return outputs
 
         return symbolic_call
 
@@ -260,6 +271,15 @@ def lenient_calls(
         layer_module.Node = before
         for layer in patched:
             del vars(layer)["symbolic_call"]
+
+
+def _is_open(tensors: Any) -> bool:
+    """Whether one of some symbols has a size that is not known."""
+    return any(
+        None in one.shape
+        for one in keras.tree.flatten(tensors)
+        if keras.utils.is_keras_tensor(one)
+    )
 
 
 # The layer under construction: what Keras has open while an initializer is called.

@@ -46,11 +46,11 @@ def propagate(
 
     Inputs are taken for independent in all their elements: between neighbours, too.
     Inputs of an `Embedding` are tokens, all equally likely. A subclassed model or
-    layer that holds other layers is opened by running its `call` on symbols. Of a model
-    without a call, trained by its `train_step` (VAEs, GANs), each model that it holds is
-    followed for itself. A layer
+    layer that holds other layers is opened by running its `call` on symbols; where it
+    needs numbers for sizes that are not known, these are taken for 64. A layer
     without a rule is run on a Gaussian sample of the predicted moments: its figures,
-    and they alone, have `source="measured"`.
+    and they alone, have `source="measured"`. Of a model without a call, trained by its
+    `train_step` (VAEs, GANs), each model that it holds is followed for itself.
 
     Args:
         model: a built model.
@@ -159,8 +159,8 @@ def run_forward(
     if quantised:
         raise ValueError(
             "`from_weights` needs weights that are floating-point numbers. Received: "
-            f"{model.name!r}, with quantised weights in {quantised[0]!r}. Measure it on "
-            "a batch, or predict before `quantize`."
+            f"{model.name!r}, with quantised weights in {quantised[0]!r}. Measure it "
+            "on a batch, or predict before `quantize`."
         )
     standard = frozenset[int]()
     if mean is None and variance is None and graph.has_graph(model):

@@ -235,3 +235,13 @@ def test_a_signal_with_other_sizes_is_the_same_signal():
     assert parent is signal
     gradient = object()
     assert pull(gradient) is gradient
+
+
+def test_a_softmax_of_some_of_the_logits_is_not_one_of_all():
+    scores = keras.Input((LENGTH, LENGTH))
+    mask = np.tril(np.ones((1, LENGTH, LENGTH), bool))
+    model = keras.Model(scores, layers.Softmax(name="weights")(scores, mask=mask))
+    stats = by_layer(il.propagate(model, variance=1e-6))["weights"]
+    # Of t logits alike, each gets 1/t.
+    expected = np.sum(1 / np.arange(1, LENGTH + 1)) / LENGTH**2
+    assert stats.second_moment == pytest.approx(expected, rel=1e-3)
