@@ -76,7 +76,8 @@ def diagnose(model_or_stats: Any, x: Any = None) -> list[Finding]:
 
     Raises:
         TypeError: neither a model nor stats, or `x` given with stats.
-        ValueError: a model that is not built, with no `x` to build it.
+        ValueError: a model that is not built, with no `x` to build it; `x` for a model
+            without a call; an `x` without a batch.
 
     >>> model = keras.Sequential([keras.Input((64,))])
     >>> for _ in range(3):
@@ -126,7 +127,8 @@ def inspect(model: Any, x: Any = None) -> Inspection:
 
     Raises:
         TypeError: `model` is no `keras.Model`.
-        ValueError: it is not built, and there is no `x` to build it.
+        ValueError: it is not built, and there is no `x` to build it; or it has no call,
+            and there is one.
 
     >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
     >>> inspect(model).layers[0].kernel_shape
