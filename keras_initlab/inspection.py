@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,10 +20,23 @@ from keras_initlab.anatomy import (
     input_facts,
     kernel_facts,
 )
-from keras_initlab.diagnosis import Facts, Finding, InputFacts, KernelFacts
+from keras_initlab.diagnosis import (
+    SEVERITIES,
+    Facts,
+    Finding,
+    InputFacts,
+    KernelFacts,
+)
 from keras_initlab.diagnosis.checks.inputs import is_constant
 from keras_initlab.measurement import measure
-from keras_initlab.model.keras_internals import optimizer_steps
+from keras_initlab.model.batch import inputs_of, size_of, values_of
+from keras_initlab.model.containers import (
+    Part,
+    is_container,
+    parts_of,
+    refuse_to_call,
+)
+from keras_initlab.model.keras_internals import optimizer_steps, unbuilt_on_failure
 from keras_initlab.report import InspectedLayer, Inspection
 from keras_initlab.schemes.kernels import fans_of
 from keras_initlab.stats import LayerStats
@@ -41,7 +55,8 @@ def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]
     they are now; with a batch, what `measure` finds on it takes the place of the
     prediction, and the data are looked at too. Signals are compared along the network,
     not with fixed sizes: a normalisation starts the count anew, and what is added to a
-    residual stream is not taken for the stream.
+    residual stream is not taken for the stream. Of a model without a call, trained by
+    its `train_step` (VAEs, GANs), each model that it holds is diagnosed for itself.
 
     The codes: `input-scale`, `target-scale` (data); `head-loss-mismatch`,
     `saturated-head` (outputs of a compiled model); `symmetric-units`,
@@ -58,7 +73,8 @@ def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]
         model_or_stats: a built `keras.Model`, compiled or not, which is left as it is;
             or a list of `LayerStats` in call order, such as `measure` and `propagate`
             return and `VarianceMonitor.stats` holds.
-        x: a batch as `model(x)` takes it, of shape (batch, ...).
+        x: a batch as `model(x)` takes it, of shape (batch, ...); or what `fit` takes,
+            of which the first batch is drawn: see `measure`.
         y: the targets of that batch, as `fit` takes them; of a compiled model they are
             held against the outputs' activations and losses.
 
@@ -69,7 +85,8 @@ def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]
 
     Raises:
         TypeError: neither a model nor stats, or `x` or `y` given with stats.
-        ValueError: a model that is not built, with no `x` to build it.
+        ValueError: a model that is not built, with no `x` to build it; `x` for a model
+            without a call; an `x` without a batch.
 
     >>> model = keras.Sequential([keras.Input((64,))])
     >>> for _ in range(3):
@@ -81,8 +98,31 @@ def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]
     if not isinstance(model_or_stats, keras.Model):
         data = y if x is None else x
         return diagnosis.findings_of(_facts_of_stats(model_or_stats, data))
-    _build(model_or_stats, x)
-    anatomy = _anatomy(model_or_stats, x)
+    x = _batch_of(model_or_stats, x)
+    found = [
+        _outside(part, finding)
+        for part in parts_of(model_or_stats)
+        for finding in _findings(part.model, x, y)
+    ]
+    # Stable: of one severity, in the order of the models.
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _outside(part: Part, finding: Finding) -> Finding:
+    """Return a finding with the layers' paths in the container."""
+    follows = tuple(_outside(part, follow) for follow in finding.consequences)
+    return replace(finding, layer=part.outside(finding.layer), consequences=follows)
+
+
+def _findings(model: Any, x: Any, y: Any) -> list[Finding]:
+    _build(model, x)
+    anatomy = _anatomy(model, x)
+    if x is None and anatomy.problem is not None:
+        warnings.warn(
+            f"Of the signal in {model.name!r} nothing is known. {anatomy.problem} Pass "
+            "a batch: il.diagnose(model, x).",
+            stacklevel=3,
+        )
     return diagnosis.findings_of(_facts(anatomy, kernel_facts(anatomy), x, y)[0])
 
 
@@ -91,7 +131,8 @@ def inspect(model: Any, x: Any = None) -> Inspection:
 
     Args:
         model: a built `keras.Model`; it is left as it is.
-        x: a batch as `model(x)` takes it; None leaves out what takes data.
+        x: a batch as `model(x)` takes it, or what `fit` takes, of which the first batch
+            is drawn; None leaves out what takes data.
 
     Returns:
         An `Inspection`: `print` it, show it in a notebook, or call its `html()`,
@@ -102,7 +143,8 @@ def inspect(model: Any, x: Any = None) -> Inspection:
 
     Raises:
         TypeError: `model` is no `keras.Model`.
-        ValueError: it is not built, and there is no `x` to build it.
+        ValueError: it is not built, and there is no `x` to build it; or it has no call,
+            and there is one.
 
     >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
     >>> inspect(model).layers[0].kernel_shape
@@ -113,6 +155,43 @@ def inspect(model: Any, x: Any = None) -> Inspection:
             f"`model` must be a keras.Model. Received: {model!r} of type "
             f"{type(model).__name__}. For a list of LayerStats, use il.diagnose(stats)."
         )
+    x = _batch_of(model, x)
+    parts = parts_of(model)
+    inspections = [_inspected(part.model, x) for part in parts]
+    if not is_container(model):
+        return inspections[0]
+    names = ", ".join(part.path for part in parts) or "none"
+    notes = [
+        f"{model.name} has no call: each model in it is looked at for itself: {names}."
+    ]
+    for one in inspections:
+        notes += [note for note in one.notes if note not in notes]
+    findings = [
+        replace(finding, layer=part.outside(finding.layer))
+        for part, one in zip(parts, inspections, strict=True)
+        for finding in one.findings
+    ]
+    return Inspection(
+        model.name,
+        tuple(
+            _moved(layer, part)
+            for part, one in zip(parts, inspections, strict=True)
+            for layer in one.layers
+        ),
+        tuple(sorted(findings, key=lambda one: SEVERITIES.index(one.severity))),
+        notes=tuple(notes),
+    )
+
+
+def _moved(layer: InspectedLayer, part: Part) -> InspectedLayer:
+    """Return what is known of a layer under its path in the container."""
+    key, predicted = part.outside(layer.layer), layer.predicted
+    if predicted is not None:
+        predicted = replace(predicted, layer=key)
+    return replace(layer, layer=key, predicted=predicted)
+
+
+def _inspected(model: Any, x: Any) -> Inspection:
     _build(model, x)
     anatomy = _anatomy(model, x)
     kernels = kernel_facts(anatomy)
@@ -126,6 +205,14 @@ def inspect(model: Any, x: Any = None) -> Inspection:
     )
 
 
+def _batch_of(model: Any, x: Any) -> Any:
+    """Return a batch for a model, None where none is given."""
+    if x is None:
+        return None
+    refuse_to_call(model, "Pass one of these with its batch, or leave `x` out.")
+    return inputs_of(x)
+
+
 def _build(model: Any, x: Any) -> None:
     if model.built:
         return
@@ -135,7 +222,8 @@ def _build(model: Any, x: Any) -> None:
             "Call it on a batch, give it a keras.Input, or pass a batch: "
             "il.diagnose(model, x)."
         )
-    model(keras.tree.map_structure(keras.ops.convert_to_tensor, x))
+    with unbuilt_on_failure(model):
+        model(keras.tree.map_structure(keras.ops.convert_to_tensor, x))
 
 
 def _anatomy(model: Any, x: Any) -> Anatomy:
@@ -157,7 +245,7 @@ def _anatomy(model: Any, x: Any) -> Anatomy:
 
 def _moments(leaf: Any) -> tuple[float, float] | None:
     """Return mean and variance of what is finite; None of tokens, of bits, of text."""
-    values = np.asarray(keras.ops.convert_to_numpy(leaf))
+    values = values_of(leaf)
     if not np.issubdtype(values.dtype, np.floating):
         return None
     finite = values[np.isfinite(values)].astype("float64")
@@ -208,7 +296,7 @@ def _telling(
     if is_constant(inputs):
         # Whatever the model, its inputs are alike, and no gradient reaches a zero.
         return [one for one in measured if one.nonfinite]
-    if min(len(leaf) for leaf in _leaves(x) if np.ndim(leaf)) >= SURE:
+    if size_of(x) >= SURE:
         return measured
     # A unit that is 0 for half of all inputs is 0 for a single one by chance.
     return [replace(one, dead_fraction=None) for one in measured]
@@ -274,7 +362,7 @@ def _layers(
 
 
 def _described(x: Any) -> str:
-    shapes = [str(tuple(np.shape(leaf))) for leaf in _leaves(x)]
+    shapes = [str(tuple(getattr(leaf, "shape", ()))) for leaf in _leaves(x)]
     return f"x of shape {', '.join(shapes)}"
 
 
@@ -288,7 +376,7 @@ def _notes(anatomy: Anatomy, facts: Facts) -> list[str]:
             "independent; gradients start from 1 at the outputs."
         )
     if anatomy.forward is not None:
-        notes.extend(f"{refusal}." for refusal in anatomy.forward.refusals)
+        notes.extend(f"{sentence}." for sentence in anatomy.forward.assumptions)
     if not facts.inputs:
         notes.append("No data were given: pass a batch to measure on it.")
     return notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import warnings
 from typing import Any
 
 import keras
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_initlab.model import nonlinearity
+from keras_initlab.model.batch import inputs_of
+from keras_initlab.model.containers import refuse_to_call
 from keras_initlab.model.layers import main_weight, places
 from keras_initlab.stats import LayerStats, possible
 from keras_initlab.taps import once
@@ -66,8 +69,11 @@ def measure(
 
     Args:
         model: a `keras.Model`, compiled or not, also in the midst of `fit`.
-        x: a batch as `model(x)` takes it, of shape (batch, ...): an array, a tensor,
-            or a list, tuple or dict of these. A tuple `(x, y)` is not split.
+        x: a batch as `model(x)` takes it, of shape (batch, ...): an array, a tensor (a
+            sparse or ragged one, too), a data frame, or a list, tuple or dict of these.
+            A tuple `(x, y)` is not split. Or what yields batches to `fit`: a
+            `tf.data.Dataset`, a `PyDataset`, a `DataLoader`, a generator. The first
+            batch is drawn, without its targets and weights.
         training: call the layers as in training (dropout drops, BatchNormalization
             goes by the batch) or as in inference.
         gradients: False leaves out the pass back.
@@ -80,7 +86,9 @@ def measure(
 
     Raises:
         TypeError: `model` is not a `keras.Model`; `x` holds no array.
-        ValueError: `x` is empty; or whatever Keras says of an `x` that does not fit.
+        ValueError: `x` is empty, or holds no batch; `model` has no `call`, as VAEs and
+            GANs with a `train_step`; or whatever Keras says of an `x` that does not
+            fit.
 
     >>> import numpy as np, keras
     >>> model = keras.Sequential([
@@ -97,7 +105,9 @@ def measure(
     Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward
     neural networks", AISTATS 2010, section 4, measures activations and gradients so.
     """
-    batch = _batch_size(model, x)
+    _check_model(model)
+    x = inputs_of(x)
+    batch = _batch_size(x)
     # A stream of its own: with the plain seed, an `x` that was drawn from
     # default_rng(0) would be its own gradient.
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
@@ -110,16 +120,26 @@ def measure(
         weights=list(weights.values()),
         cotangent=generator.standard_normal if gradients else None,
     )
+    if not passed.calls:
+        warnings.warn(
+            f"Nothing was measured: no layer of {model.name!r} returned a dense tensor "
+            "of floating-point numbers in a call that can be seen.",
+            stacklevel=2,
+        )
     by_weight = dict(zip(weights, passed.weight_gradients, strict=True))
     return [_stats(call, by_weight, batch) for call in passed.calls]
 
 
-def _batch_size(model: Any, x: Any) -> int:
+def _check_model(model: Any) -> None:
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"`model` must be a keras.Model. Received: {model!r} of type "
             f"{type(model).__name__}. Put a single layer in a keras.Sequential."
         )
+    refuse_to_call(model, "Measure one of these, as il.measure(model.encoder, x).")
+
+
+def _batch_size(x: Any) -> int:
     leaves = [leaf for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")]
     if not leaves or any(keras.utils.is_keras_tensor(leaf) for leaf in leaves):
         raise TypeError(

@@ -11,6 +11,7 @@ import keras
 
 from keras_initlab.initializers import Auto
 from keras_initlab.model.construction import Construction, constructing
+from keras_initlab.model.containers import is_container, parts_of
 from keras_initlab.model.keras_internals import PASSED_ON_INITIALIZER
 from keras_initlab.model.kernels import kernels_of, unlisted_weights
 from keras_initlab.plan import Plan, UnlistedWeight
@@ -25,6 +26,7 @@ from keras_initlab.schemes import (
 )
 from keras_initlab.schemes.kernels import Seeds, skipped_layers
 from keras_initlab.schemes.options import Criterion, InputMoment, Residual
+from keras_initlab.schemes.parts import select
 from keras_initlab.schemes.trained import what_was_learned
 
 _BY_NAME: dict[str, type[Activation | Variance | Isometric]] = {
@@ -68,6 +70,9 @@ def rewrite_initializers(
     The weights of built layers are drawn again; other weights, biases among them, stay
     as they are. The choice is in the layers' config: clones and loaded models draw by
     the same rule.
+
+    A model without a call of its own, trained by its `train_step` (VAEs, GANs), is
+    rewritten model by model: each that it holds for itself.
 
     Args:
         model: any Keras model, built unless `only_unbuilt`.
@@ -122,7 +127,7 @@ def rewrite_initializers(
     seeds = Seeds(seed)
     skipped = skipped_layers(model, kernels_of(model), skip)
     context = SchemeContext(model, seeds, only_unbuilt, scheme, skipped)
-    selection = chooser.choose(model, context)
+    selection = select(chooser, model, context)
     _check_selection(selection, scheme, context)
     if not dry_run:
         if not redraw:
@@ -233,6 +238,19 @@ def _check_model(model: Any) -> None:
 def _check_built(model: Any, only_unbuilt: bool) -> None:
     if only_unbuilt:
         return
+    for part in parts_of(model):
+        _check_weights(part.model, part.path)
+    if is_container(model):
+        missing = [one.path for one in kernels_of(model) if not one.layer.built]
+        if missing:
+            raise ValueError(
+                "All layers that a model without a call holds must be built. Received: "
+                f"{model.name!r}, whose {missing[0]!r} is not. Call it on a batch, or "
+                "pass only_unbuilt=True to set initializers that draw when it is built."
+            )
+
+
+def _check_weights(model: Any, path: str) -> None:
     # Keras marks a subclassed model as built by `build` without making a weight.
     hollow = not model.weights and any(not k.layer.built for k in kernels_of(model))
     if not model.built or hollow:
@@ -242,9 +260,10 @@ def _check_built(model: Any, only_unbuilt: bool) -> None:
             else "Call the model on a batch"
         )
         raise ValueError(
-            "`model` must be built, so that its kernels have shapes. Received: "
-            f"{type(model).__name__} {model.name!r}, not built. {how} first, or pass "
-            "only_unbuilt=True to set initializers that draw when it is built."
+            f"`model{'.' if path else ''}{path.replace('/', '.')}` must be built, so "
+            f"that its kernels have shapes. Received: {type(model).__name__} "
+            f"{model.name!r}, not built. {how} first, or pass only_unbuilt=True to set "
+            "initializers that draw when it is built."
         )
 
 

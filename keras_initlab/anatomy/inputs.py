@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_initlab.anatomy.model import Anatomy
 from keras_initlab.diagnosis import InputFacts
+from keras_initlab.model.batch import values_of
 
 
 def input_facts(anatomy: Anatomy, x: Any) -> tuple[InputFacts, ...]:
@@ -17,7 +18,7 @@ def input_facts(anatomy: Anatomy, x: Any) -> tuple[InputFacts, ...]:
     Whole numbers are taken for tokens or labels, of which scales say nothing, where an
     embedding reads them.
     """
-    leaves = [np.asarray(_numpy(leaf)) for leaf in keras.tree.flatten(x)]
+    leaves = [values_of(leaf) for leaf in keras.tree.flatten(x)]
     scaled = anatomy.scales_inputs(len(leaves))
     names = [_given_name(one) for one in _inputs(anatomy.model)]
     if isinstance(x, dict):
@@ -46,12 +47,6 @@ def _given_name(symbol: Any) -> str | None:
     """Return the name of an input; None of the number that Keras gives to others."""
     name = getattr(symbol, "name", None) or ""
     return None if name.startswith("keras_tensor") else name or None
-
-
-def _numpy(leaf: Any) -> Any:
-    if isinstance(leaf, (np.ndarray, list, float, int)):
-        return leaf
-    return keras.ops.convert_to_numpy(leaf)
 
 
 def _facts(name: str, values: Any, scaled: bool) -> InputFacts:

@@ -11,7 +11,7 @@ import keras
 
 from keras_initlab.diagnosis import LayerFacts
 from keras_initlab.model import graph, nonlinearity
-from keras_initlab.model.kernels import Kernel, kernels_of
+from keras_initlab.model.kernels import Kernel, kernels_of, quantised_layers
 from keras_initlab.model.layers import every_place, is_closed, main_weight, places
 from keras_initlab.model.roles import NORMALISING, Roles, roles_of
 from keras_initlab.propagation.propagate import Forward, run_forward
@@ -294,8 +294,8 @@ def anatomy_of(
     held = [one for one in every if one.variable is not None]
     # Whole numbers stand for weights by scales that are kept elsewhere.
     kernels = [one for one in held if keras.backend.is_float_dtype(one.variable.dtype)]
-    if len(kernels) < len(held):
-        return Anatomy(model, kernels, None, "Weights are quantised.")
+    if quantised := quantised_layers(model):
+        return Anatomy(model, kernels, None, f"Weights are quantised: {quantised[0]}.")
     if not predict:
         return Anatomy(model, kernels, None)
     try:

@@ -5,14 +5,26 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import keras
 
 from keras_initlab.model import keras_internals
-from keras_initlab.model.layers import Names, call_keys, every_place
+from keras_initlab.model.layers import (
+    Names,
+    call_keys,
+    children,
+    every_place,
+    is_closed,
+)
+
+Shape = tuple[int | None, ...]
+
+# What stands in for the batch, and for other sizes that are not known, where a call
+# needs numbers.
+ASSUMED_BATCH, ASSUMED_SIZE = 32, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +59,8 @@ class Graph:
     calls: tuple[Call, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    # The inputs' shapes where sizes were assumed that are not known; see `opened`.
+    assumed: tuple[Shape, ...] = ()
 
     @cached_property
     def consumers(self) -> dict[int, tuple[Call, ...]]:
@@ -119,6 +133,8 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
     """Return the graph of the calls inside a composite layer or subclassed model.
 
     Its `call` is run on symbols of the shapes in `arguments`, and leaves no trace.
+    Where it refuses symbols with unknown sizes, these are taken for `ASSUMED_SIZE`,
+    and if need be that of the batch for `ASSUMED_BATCH`: the graph says so.
 
     Args:
         layer: a built layer or model.
@@ -139,21 +155,58 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
     inner = [place.layer for place in every_place(layer)]
     if not inner:
         return None
-    symbols: list[Any] = []
-
-    def symbol(argument: Any) -> Any:
-        if not isinstance(getattr(argument, "shape", None), tuple):
-            return argument
-        shape, dtype = tuple(argument.shape), _input_dtype(layer, inner)
-        symbols.append(keras.Input(batch_shape=shape, dtype=dtype))
-        return symbols[-1]
-
-    with keras_internals.nodes_forgotten((layer, *inner)):
+    flat = keras.tree.flatten(arguments)
+    known = [tuple(one.shape) for one in flat if _is_tensor(one)]
+    sizes = ((None, None), (None, ASSUMED_SIZE), (ASSUMED_BATCH, ASSUMED_SIZE))
+    tries = [[_with_sizes(one, *assumed) for one in known] for assumed in sizes]
+    refusal: NoGraph | None = None
+    for number, shapes in enumerate(tries):
+        if shapes in tries[:number]:
+            continue
         try:
-            args, kwargs = keras.tree.map_structure(symbol, arguments)
-            if keras_internals.takes_training(layer):
-                kwargs = {**kwargs, "training": training}
-            outputs = keras.tree.flatten(type(layer).call(layer, *args, **kwargs))
+            found = _traced(layer, inner, arguments, training, shapes)
+        except NoGraph as error:
+            refusal = error
+        else:
+            return replace(found, assumed=() if shapes == known else tuple(shapes))
+    assert refusal is not None
+    raise refusal
+
+
+def _is_tensor(argument: Any) -> bool:
+    return isinstance(getattr(argument, "shape", None), tuple)
+
+
+def _with_sizes(shape: Shape, batch: int | None, size: int | None) -> Shape:
+    """Return a shape with numbers for the sizes that are not known."""
+    return tuple(
+        known if known is not None else size if axis else batch
+        for axis, known in enumerate(shape)
+    )
+
+
+def _traced(
+    layer: Any, inner: list[Any], arguments: Any, training: bool, shapes: list[Shape]
+) -> Graph:
+    """Return the graph of a `call` on symbols of those shapes."""
+    dtype = _input_dtype(layer, inner)
+    symbols = [keras.Input(batch_shape=shape, dtype=dtype) for shape in shapes]
+    # Not by a map, which takes keyword arguments in another order than `flatten`.
+    left = iter(symbols)
+    flat = [
+        next(left) if _is_tensor(one) else one for one in keras.tree.flatten(arguments)
+    ]
+    args, kwargs = keras.tree.pack_sequence_as(arguments, flat)
+    if keras_internals.takes_training(layer):
+        kwargs = {**kwargs, "training": training}
+    composite = [one for one in inner if children(one) and not is_closed(one)]
+    with (
+        keras_internals.nodes_forgotten((layer, *inner)),
+        keras_internals.lenient_calls(inner, composite, _refusals()),
+    ):
+        try:
+            returned = type(layer).call(layer, *args, **kwargs)
+            outputs = [one for one in keras.tree.flatten(returned) if one is not None]
             function = keras_internals.function_between(symbols, outputs)
             return _Walk(layer, function).graph
         except _refusals() as error:

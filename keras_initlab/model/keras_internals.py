@@ -19,8 +19,10 @@ from keras.src.backend import compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from keras.src.layers import layer as layer_module
 from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
+from keras.src.ops.node import Node
 from keras.src.utils import naming
 
 # How far up the stack the variable or the outermost call may be. Measured: at most
@@ -251,6 +253,63 @@ def nodes_forgotten(layers: Iterable[Any]) -> Iterator[None]:
             del nodes[count:]
 
 
+@contextlib.contextmanager
+def lenient_calls(
+    layers: Iterable[Any],
+    composite: Iterable[Any],
+    refusals: tuple[type[Exception], ...],
+) -> Iterator[None]:
+    """Let `layers` be called on symbols, in this block, where Keras would refuse.
+
+    One of the `composite` layers whose `compute_output_spec` does not take its
+    arguments runs its `call`; None among the outputs of a layer is left out of its
+    node; and sizes that a layer leaves open, though its inputs' are all known, are
+    found by its `call`.
+    """
+    openable = {id(layer) for layer in composite}
+
+    def lenient(layer: Any) -> Any:
+        def symbolic_call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                outputs = type(layer).symbolic_call(layer, *args, **kwargs)
+            except refusals:
+                if id(layer) not in openable:
+                    raise
+                return type(layer).call(layer, *args, **kwargs)
+            if _is_open(outputs) and not _is_open((args, kwargs)):
+                with contextlib.suppress(*refusals):
+                    return compute_output_spec(layer.call, *args, **kwargs)
+            return outputs
+
+        return symbolic_call
+
+    def node(outputs: Any = None, **others: Any) -> Any:
+        tensors = [one for one in keras.tree.flatten(outputs) if one is not None]
+        return Node(outputs=tensors, **others)
+
+    patched = [one for one in layers if "symbolic_call" not in vars(one)]
+    for layer in patched:
+        # Not by assignment, which Keras would track.
+        vars(layer)["symbolic_call"] = lenient(layer)
+    before = layer_module.Node
+    layer_module.Node = node
+    try:
+        yield
+    finally:
+        layer_module.Node = before
+        for layer in patched:
+            del vars(layer)["symbolic_call"]
+
+
+def _is_open(tensors: Any) -> bool:
+    """Whether one of some symbols has a size that is not known."""
+    return any(
+        None in one.shape
+        for one in keras.tree.flatten(tensors)
+        if keras.utils.is_keras_tensor(one)
+    )
+
+
 # The layer under construction: what Keras has open while an initializer is called.
 
 
@@ -336,6 +395,28 @@ def output_spec(model: Any, x: Any) -> Any:
 def all_layers(model: Any) -> list[Any]:
     """Return a model or layer and all layers inside it, however deep."""
     return list(model._flatten_layers())
+
+
+@contextlib.contextmanager
+def unbuilt_on_failure(model: Any) -> Iterator[None]:
+    """Where this block fails, let layers without weights not count as built by it.
+
+    Keras marks a model as built before it is called for the first time.
+    """
+    before = [
+        (layer, layer._build_shapes_dict)
+        for layer in all_layers(model)
+        if not layer.built
+    ]
+    try:
+        yield
+    except BaseException:
+        for layer, shapes in before:
+            if layer.built and not own_variables(layer):
+                layer.built = False
+                layer._build_shapes_dict = shapes
+                layer._tracker.unlock()
+        raise
 
 
 @contextlib.contextmanager

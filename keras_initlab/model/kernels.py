@@ -84,6 +84,19 @@ def kernels_of(
     return kernels
 
 
+def quantised_layers(model: Any) -> list[str]:
+    """Return the paths of layers whose weights are whole numbers, with scales."""
+    return [
+        place.path
+        for place in every_place(model)
+        if any(
+            not keras.backend.is_float_dtype(variable.dtype)
+            and variable.name.endswith(("kernel", "embeddings"))
+            for variable in own_variables(place.layer)
+        )
+    ]
+
+
 def _places_of(model: Any) -> list[Place]:
     """Return the places of all layers, and of a model that holds weights itself."""
     places = list(every_place(model))

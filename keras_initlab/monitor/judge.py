@@ -18,6 +18,7 @@ from keras_initlab.diagnosis import Facts, Finding
 from keras_initlab.diagnosis.causes import folded, follows_from
 from keras_initlab.diagnosis.checks.updates import SMALL
 from keras_initlab.diagnosis.finding import worse
+from keras_initlab.model.containers import Part, parts_of
 from keras_initlab.model.keras_internals import optimizer_steps
 from keras_initlab.stats import LayerStats
 
@@ -43,7 +44,7 @@ class Judge:
         self._before: tuple[LayerStats, ...] = ()
         self._first: tuple[LayerStats, ...] = ()
         self._losses: tuple[float, ...] = ()
-        self._anatomy: Anatomy | None = None
+        self._anatomies: list[tuple[Part, Anatomy]] | None = None
         self._at_start: frozenset[str] | None = None
         self._told: dict[str, Finding] = {}
 
@@ -113,19 +114,34 @@ class Judge:
 
     def _of_model(self, *, initial: bool) -> dict[str, Any]:
         try:
-            if self._anatomy is None:
+            if self._anatomies is None:
                 # What a layer of one's own does when it is called is not for a
                 # callback to set off.
-                self._anatomy = anatomy_of(self._model, predict=False)
+                self._anatomies = [
+                    (part, anatomy_of(part.model, predict=False))
+                    for part in parts_of(self._model)
+                ]
             known: dict[str, Any] = {
-                "layers": self._anatomy.layers,
+                "layers": {
+                    part.outside(path): facts
+                    for part, anatomy in self._anatomies
+                    for path, facts in anatomy.layers.items()
+                },
                 "from_zero": self._from_zero,
-                "heads": head_facts(self._anatomy),
+                "heads": tuple(
+                    replace(head, layer=part.outside(head.layer))
+                    for part, anatomy in self._anatomies
+                    for head in head_facts(anatomy)
+                ),
             }
             # Units that are not twins do not become twins: to look at all the weights
             # in windows 1, 2, 4, 8 … is enough.
             if self._windows & (self._windows - 1) == 0:
-                known["kernels"] = kernel_facts(self._anatomy, initial=initial)
+                known["kernels"] = tuple(
+                    replace(facts, layer=part.outside(facts.layer))
+                    for part, anatomy in self._anatomies
+                    for facts in kernel_facts(anatomy, initial=initial)
+                )
         except Exception:
             # Weights spread over processes cannot be read here, and a layer that
             # somebody wrote may be anything: training goes on, and the rules that go

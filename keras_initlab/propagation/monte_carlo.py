@@ -133,7 +133,10 @@ class Trial:
         then of size 1, and two inputs see the same.
         """
         shape = self.shapes[index] if self.shapes else None
-        if shape is None or len(shape) != value.ndim:
+        if not any(None in signal.shape for signal in inputs):
+            # Keras may leave sizes open that follow from what is known.
+            shape = value.shape
+        elif shape is None or len(shape) != value.ndim:
             shape = (None, *value.shape[1:])
         batched = any(signal.shape[:1] == (None,) for signal in inputs)
         if shape and (None in shape or shape[0] == 1 or not batched):
@@ -164,7 +167,9 @@ class Trial:
         else:
             outputs = operation.call(*args, **kwargs)
         return [
-            keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)
+            keras.ops.convert_to_numpy(output)
+            for output in keras.tree.flatten(outputs)
+            if output is not None
         ]
 
     def _value(self, variable: keras.Variable) -> Any:

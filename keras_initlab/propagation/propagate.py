@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_initlab.model import graph
+from keras_initlab.model.containers import is_container, parts_of
 from keras_initlab.model.keras_internals import own_variables
+from keras_initlab.model.kernels import quantised_layers
 from keras_initlab.model.layers import is_closed
 from keras_initlab.model.own_weights import held_weights
 from keras_initlab.model.preprocessing import Output, standardised
@@ -50,9 +53,11 @@ def propagate(
     any scale. With `mean` or `variance` it does to them what it does to numbers.
     Inputs are taken for independent in all their elements: between neighbours, too.
     Inputs of an `Embedding` are tokens, all equally likely. A subclassed model or
-    layer that holds other layers is opened by running its `call` on symbols. A layer
+    layer that holds other layers is opened by running its `call` on symbols; where it
+    needs numbers for sizes that are not known, these are taken for 64. A layer
     without a rule is run on a Gaussian sample of the predicted moments: its figures,
-    and they alone, have `source="measured"`.
+    and they alone, have `source="measured"`. Of a model without a call, trained by its
+    `train_step` (VAEs, GANs), each model that it holds is followed for itself.
 
     Args:
         model: a built model.
@@ -84,8 +89,21 @@ def propagate(
     Source: Poole et al. 2016; Schoenholz et al. 2017; Bingham & Miikkulainen 2023
     for the idea of following an arbitrary graph.
     """
-    run = run_forward(model, mean, variance, training, from_weights=from_weights)
-    return run.stats
+    if is_container(model) and not all(
+        isinstance(m, int | float) for m in (mean, variance)
+    ):
+        raise ValueError(
+            "`mean` and `variance` must be numbers for a model without a call: each "
+            f"model in it is followed for itself. Received: mean={mean!r}, "
+            f"variance={variance!r} with {model.name!r}. Predict a single one of them."
+        )
+    return [
+        replace(stats, layer=part.outside(stats.layer))
+        for part in parts_of(model)
+        for stats in run_forward(
+            part.model, mean, variance, training, from_weights=from_weights
+        ).stats
+    ]
 
 
 class Forward:
@@ -101,12 +119,20 @@ class Forward:
         return [stat for stat in self.stats if stat.source == "measured"]
 
     @property
-    def refusals(self) -> list[str]:
-        """Why composite layers were measured as a whole, a sentence for each."""
-        return [
+    def assumptions(self) -> list[str]:
+        """What was assumed of composite layers, or why they were not opened."""
+        sentences = [
             f"{path} is measured as a whole: {reason}"
             for path, reason in self.propagation.refusals.items()
         ]
+        sized = list(dict.fromkeys(self.propagation.assumed))
+        if sized:
+            more = f" and {len(sized) - 3} more" if len(sized) > 3 else ""
+            sentences.append(
+                f"sizes that the model leaves open are taken for {graph.ASSUMED_SIZE}, "
+                f"as the calls of these layers need them: {', '.join(sized[:3])}{more}"
+            )
+        return sentences
 
     @property
     def stats(self) -> list[LayerStats]:
@@ -143,6 +169,13 @@ def run_forward(
     """
     shapes = _input_shapes(model)
     standardise = mean is None and variance is None
+    quantised = quantised_layers(model) if from_weights else []
+    if quantised:
+        raise ValueError(
+            "`from_weights` needs weights that are floating-point numbers. Received: "
+            f"{model.name!r}, with quantised weights in {quantised[0]!r}. Measure it "
+            "on a batch, or predict before `quantize`."
+        )
     mean = 0.0 if mean is None else mean
     variance = 1.0 if variance is None else variance
     means = _per_input("mean", mean, shapes, minimum=-math.inf)

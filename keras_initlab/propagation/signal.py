@@ -384,6 +384,42 @@ class Signal(Moments):
             parents=((self, _relabelling(self, units)),),
         )
 
+    def with_shape(self, shape: Shape) -> Signal:
+        """Return the same tensor with sizes put in for unknown ones, or left open."""
+        if shape == self.shape:
+            return self
+        origin, mirror = self.origin, self.mirror
+        if mirror is not None:
+            mirror = replace(
+                mirror,
+                odd=mirror.odd.with_shape(_at(shape, mirror.axis, mirror.odd)),
+                base=None if mirror.base is None else mirror.base.with_shape(shape),
+            )
+        joint = origin.joint
+        return self.evolve(
+            shape=shape,
+            profile={
+                axis: values
+                for axis, values in self.profile.items()
+                if shape[axis] == self.shape[axis]
+            },
+            terms=origin.terms,
+            base=None if origin.base is None else origin.base.with_shape(shape),
+            function=origin.function,
+            parts=tuple(
+                part.with_shape(_at(shape, joint, part)) for part in origin.parts
+            ),
+            joint=joint,
+            lineage=origin.lineage,
+            mirror=mirror,
+            parents=((self, lambda gradient: gradient),),
+        )
+
+
+def _at(shape: Shape, axis: int, other: Moments) -> Shape:
+    """Return `shape` with the size of another tensor along an axis."""
+    return tuple(other.shape[a] if a == axis else n for a, n in enumerate(shape))
+
 
 def _relabelling(signal: Signal, units: tuple[int, ...]) -> Pull:
     """Return a gradient's way back to a signal that was seen with other units.

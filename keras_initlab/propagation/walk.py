@@ -82,6 +82,7 @@ class Propagation:
         records: the layer calls so far.
         refusals: why composite layers were run on a sample as a whole, and not opened,
             by their paths.
+        assumed: the paths of those whose calls need sizes that are not known.
         known: the index of the model, for further walks.
         signals: of the tensors of the flat graph, by their numbers.
     """
@@ -120,6 +121,7 @@ class Propagation:
         self.records: list[Record] = []
         self.refusals: dict[str, str] = {}
         self.signals: dict[int, Signal] = {}
+        self.assumed: list[str] = []
         self._standard = standard
         self._standard_variance = standard_variance
         self._flat = FlatGraph()
@@ -390,6 +392,8 @@ class Propagation:
             inner = None
         if inner is not None:
             self._walked.add(id(layer))
+            if inner.assumed:
+                return self._walk_sized(inner, inputs, path, shapes)
             return tuple(self._walk(inner, list(inputs), path))
         return self._sampler.measure(
             layer, inputs, arguments, shapes, scales_of(layer, self.weights)
@@ -427,6 +431,33 @@ class Propagation:
             outputs = self._walk(walked, list(inputs), path, weights, layer)
         self._flat.opened = None
         return tuple(outputs)
+
+    def _walk_sized(
+        self,
+        inner: graph.Graph,
+        inputs: tuple[Signal, ...],
+        path: str,
+        shapes: list[Shape] | None,
+    ) -> Signals:
+        """Walk a graph in which sizes are assumed; outside of it they are open."""
+        self.assumed.append(path)
+        first = len(self.records)
+        sized = [
+            x.with_shape(shape) for x, shape in zip(inputs, inner.assumed, strict=True)
+        ]
+        outputs = self._walk(inner, sized, path)
+        batch, assumed = inputs[0].shape[:1], sized[0].shape[:1]
+
+        def of_batch(x: Signal) -> Shape:
+            return batch + x.shape[1:] if x.shape[:1] == assumed else x.shape
+
+        for record in self.records[first:]:
+            if record.signal is not None:
+                record.signal = record.signal.amend(shape=of_batch(record.signal))
+        shapes = shapes or [of_batch(x) for x in outputs]
+        return tuple(
+            x.with_shape(shape) for x, shape in zip(outputs, shapes, strict=True)
+        )
 
     def _operate(
         self,
@@ -473,7 +504,7 @@ class Propagation:
         try:
             rule = operation_rule_of(operation)
         except UnknownLayer:
-            if [x.shape for x in inputs] != shapes:
+            if len(inputs) != 1 or not _fits(inputs[0].shape, shapes):
                 raise
             try:
                 function = as_function_of(inputs[0], call.operation, self.arguments)
@@ -493,6 +524,13 @@ class Propagation:
             "rule is your own, mend it; see "
             "keras_initlab.propagation.output_moments."
         )
+
+
+def _fits(shape: Shape, shapes: list[Shape]) -> bool:
+    """Whether a tensor has the one shape of some, as far as its sizes are known."""
+    return len(shapes) == 1 == len({len(shape), len(shapes[0])}) and all(
+        size in (None, own) for own, size in zip(shape, shapes[0], strict=True)
+    )
 
 
 def stats_keys(records: list[Record]) -> list[str]:

@@ -24,14 +24,19 @@ from keras_initlab.propagation.weights import current_moments
 class Seeds:
     """One int seed for each kernel, told apart by its number in the model."""
 
-    def __init__(self, seed: Any) -> None:
+    def __init__(self, seed: Any, first: int = 0) -> None:
         self._seed = Auto(seed=seed).seed  # checks the type
+        self._first = first
+
+    def after(self, count: int) -> Seeds:
+        """Return the seeds of the kernels behind the first `count`."""
+        return Seeds(self._seed, self._first + count)
 
     def at(self, index: int) -> int | None:
         """Return the seed of the kernel with this number."""
         if self._seed is None:
             return None
-        entropy = [self._seed % 2**64, index]
+        entropy = [self._seed % 2**64, self._first + index]
         return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 

@@ -132,7 +132,7 @@ class Survey:
             lines.append(
                 f"no rule, measured on a Gaussian sample: {_listed(without_rule)}"
             )
-        return [*lines, *after.refusals]
+        return [*lines, *after.assumptions]
 
 
 @dataclass(eq=False)

@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_initlab.model.keras_internals import calls_forgotten, output_spec
+from keras_initlab.model.keras_internals import (
+    calls_forgotten,
+    output_spec,
+    unbuilt_on_failure,
+)
 from keras_initlab.model.layers import places
 from keras_initlab.taps import backends
 from keras_initlab.taps.recorder import Recorder
@@ -51,13 +55,14 @@ def build(model: Any, x: Any) -> None:
     """
     if model.built and all(place.layer.built for place in places(model)):
         return
-    try:
-        with calls_forgotten(model):
-            output_spec(model, keras.tree.map_structure(_spec, x))
-    except Exception:
-        # The call reads values; or it is faulty, and this raises its own error.
-        with keras.StatelessScope() if model.built else calls_forgotten(model):
-            model(x)
+    with unbuilt_on_failure(model):
+        try:
+            with calls_forgotten(model):
+                output_spec(model, keras.tree.map_structure(_spec, x))
+        except Exception:
+            # The call reads values; or it is faulty, and this raises its own error.
+            with keras.StatelessScope() if model.built else calls_forgotten(model):
+                model(x)
 
 
 def run(

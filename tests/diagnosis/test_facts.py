@@ -384,3 +384,16 @@ def test_variance_by_wrong_fans(layer, shape, ratio):
     )
     found = facts(model)[layer.name].by_wrong_fans
     assert found == (None if ratio is None else pytest.approx(ratio))
+
+
+def test_all_layers_that_were_drawn_alike_are_named():
+    """As under one initializer object: query, key and value of each of two blocks."""
+    pairs = [
+        [layers.Dense(16, kernel_initializer=one, name=f"{place}{i}") for i in range(2)]
+        for place in "qkv"
+        for one in [keras.initializers.HeNormal(seed=ord(place))]
+    ]
+    model = keras.Sequential([keras.Input((16,)), *(i for p in pairs for i in p)])
+    (found,) = (one for one in il.diagnose(model) if one.code == "shared-draw")
+    for names in ("q0, q1", "k0, k1", "v0, v1"):
+        assert names in found.evidence

@@ -8,7 +8,6 @@ section 8.4.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
 
 from keras_initlab.diagnosis import wording
 from keras_initlab.diagnosis.facts import Facts, KernelFacts
@@ -90,20 +89,19 @@ def symmetric_units(facts: Facts) -> Iterator[Finding]:
 @check
 def shared_draw(facts: Facts) -> Iterator[Finding]:
     """Report layers that start from the very same kernel."""
-    drawn = [one for one in facts.kernels if one.digest is not None]
-    drawn.sort(key=lambda one: one.digest or "")
-    for _, group in groupby(drawn, key=lambda one: one.digest):
-        same = [*group]
-        if len(same) > 1:
-            names = ", ".join(one.layer for one in same[:6])
-            more = f" and {len(same) - 6} more" if len(same) > 6 else ""
-            yield Finding(
-                "shared-draw",
-                "warning",
-                same[0].layer,
-                f"The kernels of {names}{more} are the same, entry by entry: one seed "
-                "or one initializer object draws the same for each.",
-                "Give each layer an initializer of its own, or an initlab> one: "
-                "il.HeNormal(seed=0) draws another kernel in each layer.",
-            )
-            return
+    by_digest: dict[str, list[str]] = {}
+    for one in facts.kernels:
+        if one.digest is not None:
+            by_digest.setdefault(one.digest, []).append(one.layer)
+    groups = [layers for layers in by_digest.values() if len(layers) > 1]
+    if groups:
+        named = ", and those of ".join(", ".join(layers) for layers in groups)
+        yield Finding(
+            "shared-draw",
+            "warning",
+            groups[0][0],
+            f"The kernels of {named} are the same, entry by entry: one seed or one "
+            "initializer object draws the same for each.",
+            "Give each layer an initializer of its own, or an initlab> one: "
+            "il.HeNormal(seed=0) draws another kernel in each layer.",
+        )

@@ -388,7 +388,7 @@ def _weight_rule(
         # The sum of products is a square; estimates of its parts may miss each other.
         second = number * (alone * own + met * shared * number)
         # Below 0 by rounding, or since what it reads cannot be, which is to be seen.
-        return second if alone < 0 else max(0.0, second)
+        return second if signal.second < 0 else max(0.0, second)
 
     return rule
 

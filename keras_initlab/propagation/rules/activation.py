@@ -13,7 +13,7 @@ from keras_initlab.propagation.algebra.elementwise import apply
 from keras_initlab.propagation.algebra.shape import take
 from keras_initlab.propagation.algebra.softmax import softmax_moments
 from keras_initlab.propagation.algebra.sums import multiply
-from keras_initlab.propagation.arguments import axes_of, axis_of
+from keras_initlab.propagation.arguments import axes_of, axis_of, named
 from keras_initlab.propagation.context import RuleContext, UnknownLayer
 from keras_initlab.propagation.dispatch import layer_rule, operation_rule
 from keras_initlab.propagation.signal import Gradient, Signal
@@ -39,7 +39,14 @@ def anonymous(layer: Layer, x: Any, *, context: RuleContext) -> Signal:
 
 @layer_rule("Softmax")
 def softmax_layer(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Signal:
-    """Return the signal behind a softmax along the layer's axis."""
+    """Return the signal behind a softmax along the layer's axis.
+
+    Raises:
+        UnknownLayer: a mask leaves out some of the logits.
+    """
+    _, mask = named(context, "inputs", "mask")
+    if mask is not None:
+        raise UnknownLayer("a softmax of some of the logits")
     axis = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     return softmax(x.with_units(tuple(axis)))
 

@@ -60,7 +60,8 @@ def reshape_operation(
         raise UnknownLayer("a reshape of the batch axis")
     fixed = [int(size) for size in x.shape[1:] if size is not None]
     if -1 in rest:
-        if wanted[0] == -1:
+        # None stands for the batch's own size: `ops.shape(x)[0]` of a symbol.
+        if operation.newshape[0] == -1:
             raise UnknownLayer("a reshape of two unknown axes")
         open_size: int | None = None
         if len(fixed) == len(x.shape) - 1:

@@ -158,6 +158,24 @@ class TensorFlow(Backend):
         cotangents: Callable[[list[Any]], list[Any]] | None,
     ) -> tuple[list[WithGradient], list[Any | None]]:
         """See `Backend.differentiate`."""
+
+        def both() -> tuple[list[WithGradient], list[Any | None]]:
+            return self._differentiated(forward, x, weights, cotangents)
+
+        if any(variable.name.endswith("amax_history") for variable in variables):
+            # The gradients of Keras's float8 layers cannot be taken eagerly.
+            results: tuple[list[WithGradient], list[Any | None]]
+            results = tf.function(both, autograph=False)()
+            return results
+        return both()
+
+    def _differentiated(
+        self,
+        forward: Callable[..., list[Any]],
+        x: Any,
+        weights: Sequence[Any],
+        cotangents: Callable[[list[Any]], list[Any]] | None,
+    ) -> tuple[list[WithGradient], list[Any | None]]:
         taken: list[Any] = []
         sources = [weight.value for weight in weights]
         with tf.GradientTape(watch_accessed_variables=False) as tape:

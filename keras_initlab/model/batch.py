@@ -1,0 +1,143 @@
+"""A batch as a model takes it, out of whatever `fit` takes."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def inputs_of(data: Any) -> Any:
+    """Return one batch of inputs, as `model(x)` takes them.
+
+    Of a `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch `DataLoader` and a
+    generator it is the first batch, without its targets and sample weights; a generator
+    has moved on by one batch then. Data frames, series and SciPy's sparse matrices
+    become what `fit` makes of them. Arrays, tensors, and lists, tuples and dicts of
+    these are given back as they are: a tuple `(x, y)` of arrays is not split.
+
+    Raises:
+        ValueError: there is no batch in it.
+    """
+    if isinstance(data, list | tuple):
+        kind = type(data)
+        parts = [_array_of(one) for one in data]
+        return parts if kind is list else tuple(parts) if kind is tuple else data
+    if isinstance(data, dict):
+        return {name: _array_of(one) for name, one in data.items()}
+    if not _draws_batches(data):
+        return _array_of(data)
+    try:
+        with _torch_generator_kept():
+            batch = _first(data)
+    except (StopIteration, IndexError):
+        raise ValueError(
+            "`x` must hold at least one batch. Received: an empty "
+            f"{type(data).__name__}. Pass one that yields a batch, or an array."
+        ) from None
+    if isinstance(batch, list) and _is_loader(data):
+        batch = tuple(batch)
+    if isinstance(batch, tuple):
+        batch = batch[0]
+    return keras.tree.map_structure(_own_tensor, batch)
+
+
+def values_of(leaf: Any) -> np.ndarray[Any, Any]:
+    """Return what one input holds as a NumPy array; of a ragged one, all in a row."""
+    if hasattr(leaf, "flat_values"):  # tf.RaggedTensor
+        leaf = leaf.flat_values
+    elif keras.backend.backend() == "torch" and getattr(leaf, "is_sparse", False):
+        leaf = leaf.to_dense()
+    if isinstance(leaf, np.ndarray | list | tuple | float | int):
+        return np.asarray(leaf)
+    return np.asarray(keras.ops.convert_to_numpy(leaf))
+
+
+def size_of(x: Any) -> int:
+    """Return how many inputs a batch holds; 1 where that does not show."""
+    leaves = keras.tree.flatten(x)
+    lengths = [leaf.shape[0] for leaf in leaves if len(getattr(leaf, "shape", ()))]
+    return min((int(length) for length in lengths if length is not None), default=1)
+
+
+def _draws_batches(data: Any) -> bool:
+    """Whether data have batches of their own, and are no batch themselves."""
+    if hasattr(data, "shape") or isinstance(data, str | bytes | Mapping):
+        return False
+    kinds = (keras.utils.PyDataset, Iterator)
+    return isinstance(data, kinds) or _is_dataset(data) or _is_loader(data)
+
+
+def _is_dataset(data: Any) -> bool:
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None:
+        return False
+    kinds = (tensorflow.data.Dataset, tensorflow.distribute.DistributedDataset)
+    return isinstance(data, kinds)
+
+
+def _is_loader(data: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(data, torch.utils.data.DataLoader)
+
+
+def _first(data: Any) -> Any:
+    if isinstance(data, keras.utils.PyDataset):
+        return data[0]
+    return next(iter(data))
+
+
+@contextlib.contextmanager
+def _torch_generator_kept() -> Iterator[None]:
+    """Put PyTorch's generator back, from which a DataLoader draws when it begins."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def _array_of(leaf: Any) -> Any:
+    """Return what `fit` makes of a data frame, a series or a sparse matrix."""
+    module = type(leaf).__module__.partition(".")[0]
+    if module == "pandas":
+        values = leaf.to_numpy()
+        return values[:, None] if values.ndim == 1 else values
+    if module == "scipy" and hasattr(leaf, "tocoo"):
+        return _sparse_tensor(leaf.tocoo())
+    return leaf
+
+
+def _sparse_tensor(matrix: Any) -> Any:
+    """Return a SciPy matrix as the backend's sparse tensor; PyTorch gets all of it."""
+    name = keras.backend.backend()
+    if name == "torch":
+        return matrix.toarray()
+    indices = np.stack([matrix.row, matrix.col], axis=1)
+    if name == "tensorflow":
+        tensorflow = sys.modules["tensorflow"]
+        tensor = tensorflow.SparseTensor(indices, matrix.data, matrix.shape)
+        return tensorflow.sparse.reorder(tensor)
+    from importlib import import_module
+
+    sparse = import_module("jax.experimental.sparse")
+    return sparse.BCOO((matrix.data, indices), shape=matrix.shape)
+
+
+def _own_tensor(leaf: Any) -> Any:
+    """Return another backend's tensor as NumPy: tf.data yields TensorFlow's."""
+    module = type(leaf).__module__.partition(".")[0]
+    if keras.ops.is_tensor(leaf) or module not in ("tensorflow", "torch"):
+        return _array_of(leaf)
+    if module == "torch":
+        return leaf.detach().cpu().numpy()
+    if hasattr(leaf, "to_tensor"):  # ragged
+        leaf = leaf.to_tensor()
+    elif hasattr(leaf, "dense_shape"):
+        leaf = sys.modules["tensorflow"].sparse.to_dense(leaf)
+    return leaf.numpy()

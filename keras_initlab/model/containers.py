@@ -1,0 +1,90 @@
+"""Models that hold other models and have no call of their own: VAEs, GANs.
+
+They are trained by a `train_step` of their own, which nobody can follow but by running
+it. What they hold is walked model by model, each for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from keras_initlab.model.graph import has_graph
+from keras_initlab.model.layers import children, every_place
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A model that can be called, and where a container holds it.
+
+    Attributes:
+        model: the model.
+        path: its path in the container; "" where there is no container.
+        paths: its layers' paths in the container, by their paths inside the model.
+    """
+
+    model: Any
+    path: str = ""
+    paths: dict[str, str] = field(default_factory=dict)
+
+    def outside(self, key: str) -> str:
+        """Return the path, or key of a call, in the container of one in the model."""
+        path, mark, call = key.partition("#")
+        return f"{self.paths.get(path, path)}{mark}{call}"
+
+
+def is_container(model: Any) -> bool:
+    """Whether a model has neither a graph nor a `call` of its own."""
+    return (
+        isinstance(model, keras.Model)
+        and not has_graph(model)
+        and type(model).call is keras.Model.call
+    )
+
+
+def parts_of(model: Any) -> list[Part]:
+    """Return the models that a container holds, or any other model by itself.
+
+    Those inside others are left out, as they are walked there.
+    """
+    if not is_container(model):
+        return [Part(model)]
+    held = list(_models_in(model))
+    inside = {id(place.layer) for one in held for place in every_place(one)}
+    paths = {id(place.layer): place.path for place in every_place(model)}
+    return [
+        Part(
+            one,
+            paths[id(one)],
+            {place.path: paths[id(place.layer)] for place in every_place(one)},
+        )
+        for one in held
+        if id(one) not in inside
+    ]
+
+
+def refuse_to_call(model: Any, what: str) -> None:
+    """Raise where a model has no call, for a function that needs one.
+
+    Raises:
+        ValueError: it has none; the message names the models that it holds.
+    """
+    if not is_container(model):
+        return
+    names = ", ".join(repr(part.path) for part in parts_of(model)) or "none"
+    raise ValueError(
+        f"`model` must have a `call` for a batch to go through. Received: "
+        f"{type(model).__name__} {model.name!r}, which has a `train_step` at most, and "
+        f"holds these models: {names}. {what}"
+    )
+
+
+def _models_in(owner: Any) -> Iterator[Any]:
+    for child in children(owner):
+        if is_container(child):
+            yield from _models_in(child)
+        elif isinstance(child, keras.Model):
+            yield child

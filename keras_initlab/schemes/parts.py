@@ -1,0 +1,81 @@
+"""A scheme on a model that holds others: each of them for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from keras_initlab.model.containers import Part, is_container, parts_of
+from keras_initlab.model.layers import every_place
+from keras_initlab.schemes.activation import auto_choice
+from keras_initlab.schemes.base import Choice, Scheme, SchemeContext, Selection
+
+
+def select(scheme: Scheme, model: Any, context: SchemeContext) -> Selection:
+    """Return what a scheme chooses for a model.
+
+    Of one without a call (see `model.containers`), what it chooses for each of the
+    models inside; kernels outside of these go by their activation.
+    """
+    if not is_container(model):
+        return scheme.choose(model, context)
+    paths = {id(place.layer): place.path for place in every_place(model)}
+    kernels = context.kernels(recurrent=True)
+    # A model that is skipped is not around its own layers where it is walked alone.
+    skipped = context.skipped | {
+        id(kernel.layer)
+        for kernel in kernels
+        if any(id(layer) in context.skipped for layer in kernel.parents[1:])
+    }
+    around = {kernel.key: kernel.parents for kernel in kernels}
+    choices: dict[tuple[int, str], Choice] = {}
+    lines: list[tuple[Part, Sequence[str]]] = []
+    parts = parts_of(model)
+    for part in parts:
+        inner = SchemeContext(
+            part.model,
+            context.seeds.after(len(choices)),
+            context.only_unbuilt,
+            context.scheme,
+            skipped,
+        )
+        selection = scheme.choose(part.model, inner)
+        if not isinstance(selection, Selection) or not all(
+            isinstance(choice, Choice) for choice in selection.choices
+        ):
+            return selection  # which is refused where all selections are
+        lines.append((part, selection.assumptions))
+        for choice in selection.choices:
+            key, path = choice.kernel.key, paths[id(choice.kernel.layer)]
+            kernel = replace(
+                choice.kernel, path=path, parents=around.get(key, choice.kernel.parents)
+            )
+            row = replace(choice.row, layer=path)
+            choices.setdefault(key, Choice(kernel, row))
+    for kernel in context.kernels():
+        if kernel.key not in choices:
+            seed = context.seeds.at(len(choices))
+            note = "in none of the models inside: by activation"
+            choices[kernel.key] = auto_choice(context, kernel, seed, note)
+    names = ", ".join(part.path for part in parts) or "none"
+    first = (
+        f"{model.name} has no call: each model in it is followed for itself: {names}"
+    )
+    return Selection(list(choices.values()), (first, *_merged(lines)))
+
+
+def _merged(lines: Sequence[tuple[Part, Sequence[str]]]) -> list[str]:
+    """Return the parts' assumptions, those that all of them make only once."""
+    common = [
+        line
+        for line in (lines[0][1] if lines else ())
+        if all(line in others for _, others in lines)
+    ]
+    own = [
+        f"{part.path}: {line}"
+        for part, assumed in lines
+        for line in assumed
+        if line not in common
+    ]
+    return [*common, *own]

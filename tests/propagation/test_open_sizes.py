@@ -1,0 +1,247 @@
+"""Layers whose call needs sizes that the model leaves open are opened as well."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_initlab as il
+from keras_initlab.propagation.signal import Signal
+
+# What stands in for a size that is not known.
+LENGTH = 64
+
+
+@keras.saving.register_keras_serializable("open_sizes")
+class CausalMean(layers.Layer):
+    """The mean over all positions up to each, of what a kernel makes of them."""
+
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.inner = layers.Dense(
+            units, use_bias=False, kernel_initializer="he_normal", name="inner"
+        )
+
+    def call(self, x):
+        positions = ops.arange(ops.shape(x)[1])
+        mask = ops.cast(positions[:, None] >= positions[None], x.dtype)
+        return ops.matmul(mask / ops.sum(mask, axis=1, keepdims=True), self.inner(x))
+
+
+@keras.saving.register_keras_serializable("open_sizes")
+class Heads(layers.Layer):
+    """Splits units into heads with the batch's size, as much public code does."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = layers.Dense(
+            32, use_bias=False, kernel_initializer="he_normal", name="inner"
+        )
+
+    def call(self, x):
+        batch, length = ops.shape(x)[0], ops.shape(x)[1]
+        x = ops.reshape(self.inner(x), (batch * length, 4, 8))
+        x = ops.reshape(x, (batch, length, 4, 8)) + ops.zeros((batch, length, 4, 8))
+        return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (batch, length, 32))
+
+
+def model_of(layer, *more, shape=(None, 16)):
+    return keras.Sequential([keras.Input(shape), layer, *more])
+
+
+def by_layer(stats):
+    return {one.layer: one for one in stats}
+
+
+def test_a_call_that_needs_a_length_is_opened():
+    model = model_of(CausalMean(32, name="causal"))
+    stats = by_layer(il.propagate(model))
+    assert stats["causal/inner"].second_moment == pytest.approx(2.0)
+    assert stats["causal/inner"].source == "predicted"
+    # Of t independent positions of second moment 2 the mean has 2 / t.
+    expected = 2 * np.mean(1 / np.arange(1, LENGTH + 1))
+    # The mean is measured on 8,192 independent elements at each position: 5 of
+    # √(2/8192 · Σ 1/t²) / Σ 1/t.
+    assert stats["causal"].second_moment == pytest.approx(expected, rel=0.021)
+
+
+def test_what_follows_has_the_sizes_of_the_model_again():
+    model = model_of(
+        CausalMean(32, name="causal"),
+        layers.Dense(8, kernel_initializer="he_normal", name="after"),
+        CausalMean(4, name="again"),
+    )
+    stats = by_layer(il.propagate(model))
+    assert stats["causal"].shape == (None, None, 32)
+    assert stats["after"].shape == (None, None, 8)
+    assert stats["again/inner"].second_moment == pytest.approx(
+        2 * stats["after"].second_moment
+    )
+
+
+def test_gradients_find_their_way_through():
+    model = model_of(
+        layers.Dense(16, use_bias=False, kernel_initializer="he_normal", name="before"),
+        CausalMean(32, name="causal"),
+    )
+    stats = by_layer(il.propagate(model))
+    fixed = by_layer(
+        il.propagate(
+            model_of(
+                layers.Dense(
+                    16, use_bias=False, kernel_initializer="he_normal", name="before"
+                ),
+                CausalMean(32, name="causal"),
+                shape=(LENGTH, 16),
+            )
+        )
+    )
+    for key in stats:
+        assert stats[key].gradient_second_moment == pytest.approx(
+            fixed[key].gradient_second_moment
+        ), key
+        assert stats[key].second_moment == pytest.approx(fixed[key].second_moment)
+
+
+@pytest.mark.parametrize("shape", [(None, 16), (12, 16)], ids=["open", "known"])
+def test_a_call_that_needs_the_batch_is_opened(shape):
+    model = model_of(Heads(name="heads"), shape=shape)
+    stats = by_layer(il.propagate(model))
+    assert stats["heads/inner"].second_moment == pytest.approx(2.0)
+    assert stats["heads/inner"].shape[0] is None
+    assert stats["heads"].shape[0] is None
+    assert stats["heads"].second_moment == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_subclassed_model_that_needs_the_batch_is_opened():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.heads = Heads(name="heads")
+            self.head = layers.Dense(3, name="head")
+
+        def call(self, x):
+            batch = ops.shape(x)[0]
+            return self.head(ops.reshape(self.heads(x), (batch, -1)))
+
+    model = Net()
+    model(np.zeros((2, 5, 16), "float32"))
+    assert [one.layer for one in il.propagate(model)] == [
+        "heads/inner",
+        "heads",
+        "head",
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["variance", "isometric"])
+def test_schemes_reach_the_kernels_inside(scheme):
+    model = model_of(
+        CausalMean(32, name="causal"), layers.Dense(3, name="head"), shape=(None, 16)
+    )
+    plan = il.rewrite_initializers(model, scheme, seed=0)
+    inner = next(row for row in plan if row.layer == "causal/inner")
+    assert "out of the prediction's reach" not in inner.note
+    if scheme == "variance":
+        assert inner.gain == pytest.approx(1.0)
+    assert any("64" in line and "causal" in line for line in plan.assumptions)
+
+
+def test_inspect_shows_the_layers_inside_and_what_was_assumed():
+    model = model_of(CausalMean(32, name="causal"), layers.Dense(3, name="head"))
+    found = il.inspect(model)
+    assert [one.layer for one in found.layers] == ["causal/inner", "causal", "head"]
+    assert found.layers[0].fan_in == 16
+    (note,) = (line for line in found.notes if "causal" in line)
+    assert "64" in note
+    assert "measured as a whole" not in note
+
+
+@keras.saving.register_keras_serializable("open_sizes")
+class WithoutCache(CausalMean):
+    """Returns None beside its output, and takes more than its output's spec does."""
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((*x.shape[:-1], self.inner.units))
+
+    def call(self, x, bias=None, scale=1.0):
+        return super().call(x) * scale, None
+
+
+@keras.saving.register_keras_serializable("open_sizes")
+class Block(layers.Layer):
+    """Calls a layer that Keras makes no node of, with keywords in no order."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.attention = WithoutCache(16, name="attention")
+        self.head = layers.Dense(4, kernel_initializer="he_normal", name="head")
+
+    def call(self, x, other=None):
+        x, cache = self.attention(scale=2.0, x=x)
+        return self.head(x if cache is None else x + cache)
+
+
+def test_a_call_that_returns_none_beside_its_output_is_opened():
+    layer = Block(name="block")
+    layer(np.zeros((2, 5, 16), "float32"))
+    model = model_of(layer)
+    stats = by_layer(il.propagate(model))
+    assert stats["block/attention/inner"].second_moment == pytest.approx(2.0)
+    assert stats["block/head"].source == "predicted"
+    assert stats["block/head"].second_moment == pytest.approx(
+        2 * stats["block/attention"].second_moment
+    )
+
+
+def test_keyword_arguments_are_not_taken_for_each_other():
+    class Two(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.wide = layers.Dense(
+                4, use_bias=False, kernel_initializer="he_normal", name="wide"
+            )
+
+        def call(self, wide, also):
+            return self.wide(wide) + also
+
+    wide, also = keras.Input((None, 16)), keras.Input((None, 4))
+    model = keras.Model([wide, also], Two(name="two")(wide=wide, also=also))
+    stats = by_layer(il.propagate(model, variance=[3.0, 100.0]))
+    assert stats["two/wide"].second_moment == pytest.approx(6.0)
+    assert stats["two"].second_moment == pytest.approx(106.0)
+
+
+def test_nothing_is_left_on_the_layers():
+    model = model_of(CausalMean(32, name="causal"))
+    layer = model.layers[0]
+    before = [
+        (len(one._inbound_nodes), len(one._outbound_nodes))
+        for one in (layer, layer.inner)
+    ]
+    il.propagate(model)
+    assert before == [
+        (len(one._inbound_nodes), len(one._outbound_nodes))
+        for one in (layer, layer.inner)
+    ]
+
+
+def test_a_signal_with_other_sizes_is_the_same_signal():
+    signal = Signal.independent((None, None, 8), 0.5, 2.0)
+    sized = signal.with_shape((None, 64, 8))
+    assert sized.shape == (None, 64, 8)
+    assert (sized.mean, sized.second) == (signal.mean, signal.second)
+    assert sized.with_shape(sized.shape) is sized
+    ((parent, pull),) = sized.edges.parents
+    assert parent is signal
+    gradient = object()
+    assert pull(gradient) is gradient
+
+
+def test_a_softmax_of_some_of_the_logits_is_not_one_of_all():
+    scores = keras.Input((LENGTH, LENGTH))
+    mask = np.tril(np.ones((1, LENGTH, LENGTH), bool))
+    model = keras.Model(scores, layers.Softmax(name="weights")(scores, mask=mask))
+    stats = by_layer(il.propagate(model, variance=1e-6))["weights"]
+    # Of t logits alike, each gets 1/t.
+    expected = np.sum(1 / np.arange(1, LENGTH + 1)) / LENGTH**2
+    assert stats.second_moment == pytest.approx(expected, rel=1e-3)
