@@ -51,6 +51,7 @@ def rewrite_initializers(
     *,
     skip: str | keras.layers.Layer | Iterable[Any] | None = None,
     only_unbuilt: bool = False,
+    only_defaults: bool | None = None,
     dry_run: bool = False,
     **options: Unpack[SchemeOptions],
 ) -> Plan:
@@ -75,6 +76,11 @@ def rewrite_initializers(
             several of these. A name stands for every layer inside that one as well.
         only_unbuilt: leave built layers, which may hold loaded weights, alone; not for
             "variance" and "isometric".
+        only_defaults: True rewrites the kernels alone that have the initializer which
+            their layer's class gives by itself, and leaves what somebody has chosen.
+            None, the default, leaves alone initializers that neither Keras nor this
+            package has made, and heads that were given far less than the usual
+            variance; False rewrites these as well. The plan names each.
         dry_run: plan only, and change nothing.
         **options: of the scheme that is given by its name:
             `scheme="variance", target=2.0` is `scheme=Variance(target=2.0)`.
@@ -111,9 +117,15 @@ def rewrite_initializers(
     _check_model(model)
     chooser = _scheme_of(scheme, dict(options))
     _check_built(model, only_unbuilt)
+    if only_defaults not in (None, True, False):
+        raise TypeError(
+            "`only_defaults` must be True, False or None. Received: "
+            f"only_defaults={only_defaults!r} of type {type(only_defaults).__name__}. "
+            "Leave it out for None."
+        )
     seeds = Seeds(seed)
     skipped = skipped_layers(model, kernels_of(model), skip)
-    context = SchemeContext(model, seeds, only_unbuilt, scheme, skipped)
+    context = SchemeContext(model, seeds, only_unbuilt, scheme, skipped, only_defaults)
     selection = chooser.choose(model, context)
     _check_selection(selection, scheme, context)
     if not dry_run:

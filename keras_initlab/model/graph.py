@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_initlab.model import keras_internals
-from keras_initlab.model.layers import Names, call_keys, every_place
+from keras_initlab.model.layers import Names, call_keys, every_place, is_weightless
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,15 @@ class Graph:
             for tensor in dict.fromkeys(call.inputs):
                 readers.setdefault(tensor, []).append(call)
         return {tensor: tuple(calls) for tensor, calls in readers.items()}
+
+    @cached_property
+    def after_weights(self) -> frozenset[int]:
+        """The tensors that a layer with weights has made or fed."""
+        after: set[int] = set()
+        for call in self.calls:
+            if not (is_weightless(call.operation) and after.isdisjoint(call.inputs)):
+                after.update(call.outputs)
+        return frozenset(after)
 
     def calls_of(self, layer: Any) -> list[Call]:
         """Return the calls of one layer, in order."""

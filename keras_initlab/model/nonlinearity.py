@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_initlab import activations
+from keras_initlab.model.keras_internals import sublayers
 from keras_initlab.stats import Bounds
 
 _layers = keras.layers
@@ -55,6 +56,10 @@ TRANSPARENT_LAYERS: tuple[type, ...] = tuple(
 )
 
 
+# Without an activation these do nothing.
+_PLAIN_IF_LINEAR = (*ACTIVATION_LAYERS, _layers.Lambda)
+
+
 def own_nonlinearity(layer: Any) -> Any:
     """Return the activation that `layer` applies to its own output, or None.
 
@@ -76,6 +81,26 @@ def own_nonlinearity(layer: Any) -> Any:
     if function is None or not callable(function):
         return None
     return None if is_linear(function) else function
+
+
+def bend_of(layer: Any) -> Any:
+    """Return what a layer without kernels bends values by, None if it does not.
+
+    The activation of an activation layer, the function of a Lambda, and a layer of the
+    user's own that has no weights and changes each value by itself.
+    """
+    if isinstance(layer, _PLAIN_IF_LINEAR):
+        return own_nonlinearity(layer)
+    is_of_keras = type(layer).__module__.partition(".")[0] == "keras"
+    if is_of_keras or layer.variables or sublayers(layer):
+        return None
+    try:
+        with keras.StatelessScope():
+            resolved = activations.resolve(layer)
+    except (TypeError, ValueError):
+        return None
+    bends = resolved.function is not None and resolved.family != "linear"
+    return resolved if bends else None
 
 
 def bounds(layer: Any) -> Bounds | None:
@@ -143,10 +168,8 @@ def next_in_sequence(layers: list[Any]) -> Any:
             inside = next_in_sequence(layer.layers)
             if inside is not None or not all(map(is_transparent, layer.layers)):
                 return inside
-        elif isinstance(layer, (*ACTIVATION_LAYERS, _layers.Lambda)):
-            own = own_nonlinearity(layer)
-            if own is not None:
-                return own
-        elif not is_transparent(layer):
+        elif (bend := bend_of(layer)) is not None:
+            return bend
+        elif not (is_transparent(layer) or isinstance(layer, _PLAIN_IF_LINEAR)):
             return None
     return None

@@ -43,10 +43,10 @@ def auto_choice(
     """Return the choice of `initlab>auto` for the nonlinearity behind a kernel."""
     follows, fans = context.nonlinearity(kernel), fans_of(kernel)
     rule = follows.rule
+    std = None if fans is None else math.sqrt(rule.variance(fans))
+    gain = rule.gain
+    if fans is not None and std is not None:
+        gain = std * math.sqrt(fans.over(rule.mode))
     return context.choice(
-        kernel,
-        auto_for(follows, seed),
-        gain=rule.gain,
-        std=None if fans is None else rule.gain / math.sqrt(fans.over(rule.mode)),
-        note=note,
+        kernel, auto_for(follows, fans, seed), gain=gain, std=std, note=note
     )

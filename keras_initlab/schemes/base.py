@@ -8,8 +8,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import keras
 
+from keras_initlab.model.graph import graph_of, has_graph
 from keras_initlab.model.kernels import Kernel, kernels_of
+from keras_initlab.model.roles import roles_of
 from keras_initlab.plan import PlanRow
+from keras_initlab.schemes.chosen import reason_to_keep, reason_to_keep_head
 from keras_initlab.schemes.kernels import (
     Finder,
     Followed,
@@ -52,6 +55,7 @@ class SchemeContext:
             variable yet, hence no fans.
         scheme: the scheme as the user wrote it, for error messages.
         skipped: ids of the layers to skip.
+        only_defaults: which chosen initializers stay; see `rewrite_initializers`.
     """
 
     model: keras.Model
@@ -59,10 +63,12 @@ class SchemeContext:
     only_unbuilt: bool = False
     scheme: Any = None
     skipped: set[int] = field(default_factory=set)
+    only_defaults: bool | None = None
     _finder: Finder = field(default_factory=Finder, init=False, repr=False)
     _followed: dict[tuple[int, str], Followed] = field(
         default_factory=dict, init=False, repr=False
     )
+    _heads: set[tuple[int, str]] | None = field(default=None, init=False, repr=False)
 
     def kernels(self, *, recurrent: bool = False) -> list[Kernel]:
         """Return the model's kernels; recurrent kernels only if `recurrent`."""
@@ -70,7 +76,21 @@ class SchemeContext:
 
     def reason_to_leave(self, kernel: Kernel) -> str | None:
         """Return why a kernel stays as it is ("frozen"), None if it may change."""
-        return left_alone(kernel, self.skipped, self.only_unbuilt)
+        reason = left_alone(kernel, self.skipped, self.only_unbuilt)
+        reason = reason or reason_to_keep(kernel, self.only_defaults)
+        if reason is None and self.only_defaults is None and kernel.key in self.heads:
+            return reason_to_keep_head(kernel, self.nonlinearity(kernel))
+        return reason
+
+    @property
+    def heads(self) -> set[tuple[int, str]]:
+        """The kernels that make the model's outputs, as far as its graph shows."""
+        if self._heads is None:
+            self._heads = set()
+            if has_graph(self.model):
+                kernels = kernels_of(self.model)
+                self._heads = roles_of(graph_of(self.model), kernels).heads
+        return self._heads
 
     def nonlinearity(self, kernel: Kernel) -> Followed:
         """Return the nonlinearity that a kernel's output meets; linear if unknown."""

@@ -286,12 +286,16 @@ def test_q_and_its_default():
     by_depth = [default_q(activations.resolve("tanh"), n) for n in (10, 1000, 5000)]
     assert by_depth == sorted(by_depth, reverse=True)
     assert by_depth[0] > by_depth[-1]
-    for depth in (10, 1000):
+    for depth in (50, 1000):
         assert default_q(activations.resolve("gelu"), depth) == 0.05
         softplus = default_q(activations.resolve("softplus"), depth)
         assert softplus == pytest.approx(0.05)
-    assert default_q(activations.resolve("sigmoid"), 10) == pytest.approx(0.2, rel=1e-4)
-    assert default_q(activations.resolve(keras.ops.square), 10) == 0.05
+    assert default_q(activations.resolve("sigmoid"), 50) == pytest.approx(0.2, rel=1e-4)
+    assert default_q(activations.resolve(keras.ops.square), 50) == 0.05
+    # Shallow networks start less linear: they have fewer layers to bend in.
+    assert 0.1 < default_q(activations.resolve("tanh"), 4) <= 1.0
+    assert default_q(activations.resolve("tanh"), 50) == pytest.approx(0.0125)
+    assert default_q(activations.resolve("relu"), 1) == 1.0
     shrunk = activations.resolve(keras.ops.hard_shrink)
     assert default_q(shrunk, 10) <= 1.0
     odd = activations.odd_part("tanh")
