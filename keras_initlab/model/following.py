@@ -97,7 +97,8 @@ def _effect_of(call: Call) -> _Effect:
         return _effect_of_bare(call)
     own = nonlinearity.bend_of(operation)
     if own is not None:
-        return _bend_or_factor(own)
+        is_plain = isinstance(operation, nonlinearity.ACTIVATION_LAYERS)
+        return _Effect(bend=own) if is_plain else _bend_or_factor(own)
     if not nonlinearity.is_transparent(operation):
         return _Effect()
     scale = operation.scale if type(operation) is keras.layers.Rescaling else 1.0

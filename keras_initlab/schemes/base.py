@@ -8,11 +8,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import keras
 
-from keras_initlab.model.graph import graph_of, has_graph
 from keras_initlab.model.kernels import Kernel, kernels_of
-from keras_initlab.model.roles import roles_of
+from keras_initlab.model.roles import Roles, roles_of
 from keras_initlab.plan import PlanRow
-from keras_initlab.schemes.chosen import reason_to_keep, reason_to_keep_head
+from keras_initlab.schemes.chosen import (
+    is_default,
+    reason_to_keep,
+    reason_to_keep_head,
+)
 from keras_initlab.schemes.kernels import (
     Finder,
     Followed,
@@ -78,18 +81,19 @@ class SchemeContext:
         """Return why a kernel stays as it is ("frozen"), None if it may change."""
         reason = left_alone(kernel, self.skipped, self.only_unbuilt)
         reason = reason or reason_to_keep(kernel, self.only_defaults)
-        if reason is None and self.only_defaults is None and kernel.key in self.heads:
+        if reason is not None or self.only_defaults is False or is_default(kernel):
+            return reason
+        if kernel.key in self.heads:
             return reason_to_keep_head(kernel, self.nonlinearity(kernel))
-        return reason
+        return None
 
     @property
     def heads(self) -> set[tuple[int, str]]:
         """The kernels that make the model's outputs, as far as its graph shows."""
         if self._heads is None:
-            self._heads = set()
-            if has_graph(self.model):
-                kernels = kernels_of(self.model)
-                self._heads = roles_of(graph_of(self.model), kernels).heads
+            graph = self._finder.graph_of(self.model)
+            roles = Roles() if graph is None else roles_of(graph, self.kernels())
+            self._heads = roles.heads
         return self._heads
 
     def nonlinearity(self, kernel: Kernel) -> Followed:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import random
+from functools import lru_cache
 from typing import Any
 
 import keras
@@ -45,7 +47,7 @@ def reason_to_keep_head(kernel: Kernel, follows: Followed) -> str | None:
     Source: Lillicrap et al. 2016, section 7 (DDPG); Zhang et al. 2019 (Fixup).
     """
     known, initializer = fans_of(kernel), kernel.initializer
-    if known is None or is_default(kernel) or not _is_of(initializer, "keras"):
+    if known is None or not _is_of(initializer, "keras"):
         return None
     shape = tuple(kernel.variable.shape)
     moments = initial_moments(
@@ -66,18 +68,32 @@ def is_default(kernel: Kernel) -> bool:
     given = kernel.initializer
     if not isinstance(given, keras.initializers.Initializer):
         return False
-    default = keras.initializers.get(_default_of(kernel.layer, kernel.attribute))
-    return type(given) is type(default) and _config(given) == _config(default)
+    return (type(given), _config(given)) == _default(
+        type(kernel.layer), kernel.attribute
+    )
 
 
-def _default_of(layer: Any, attribute: str | None) -> Any:
+@lru_cache(maxsize=256)
+def _default(layer: type, attribute: str | None) -> tuple[type, dict[str, Any]]:
+    """Return the class and config of the initializer that a layer's class gives."""
+    # Keras's draw a seed for themselves.
+    state = random.getstate()
+    try:
+        default = keras.initializers.get(_argument(layer, attribute))
+    finally:
+        random.setstate(state)
+    if not isinstance(default, keras.initializers.Initializer):
+        return type(default), {}
+    return type(default), _config(default)
+
+
+def _argument(layer: type, attribute: str | None) -> Any:
     """Return the default of a constructor's argument, by the nearest class with one."""
-    for kind in type(layer).__mro__:
-        if "__init__" in vars(kind):
-            arguments = inspect.signature(kind.__init__).parameters
-            if attribute in arguments:
-                default = arguments[attribute].default
-                return _USUAL if default in (None, inspect.Parameter.empty) else default
+    for kind in layer.__mro__:
+        arguments = inspect.signature(kind.__init__).parameters
+        if "__init__" in vars(kind) and attribute in arguments:
+            default = arguments[attribute].default
+            return _USUAL if default in (None, inspect.Parameter.empty) else default
     return _USUAL
 
 

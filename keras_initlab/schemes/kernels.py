@@ -119,7 +119,8 @@ class Finder:
                 called = around.pop()
                 continue
             for index, holder in enumerate(around):
-                held = self._graph(holder, index == len(around) - 1)
+                shows = graph.has_graph(holder) or index == len(around) - 1
+                held = self.graph_of(holder) if shows else None
                 calls = [] if held is None else held.calls_of(called)
                 if calls:
                     break
@@ -128,15 +129,11 @@ class Finder:
                 return
             called, around = holder, around[:index]
 
-    def _graph(self, holder: Any, is_innermost: bool) -> graph.Graph | None:
-        """Return a layer's graph; of one that has to be opened if it is innermost."""
+    def graph_of(self, holder: Any) -> graph.Graph | None:
+        """Return the graph of a layer or model, opened if need be; None if unseen."""
         if id(holder) not in self._graphs:
-            has_graph = graph.has_graph(holder)
-            if not (has_graph or is_innermost):
-                return None
-            self._graphs[id(holder)] = (
-                graph.graph_of(holder) if has_graph else _opened(holder)
-            )
+            shown = graph.graph_of if graph.has_graph(holder) else _opened
+            self._graphs[id(holder)] = shown(holder)
         return self._graphs[id(holder)]
 
 

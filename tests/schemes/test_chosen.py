@@ -107,10 +107,23 @@ def actor(**head):
     )
 
 
+class Actor(keras.Model):
+    def __init__(self, **head):
+        super().__init__()
+        self.one = layers.Dense(64, "relu", name="one")
+        self.two = layers.Dense(64, "relu", name="two")
+        self.head = layers.Dense(2, "tanh", name="head", **head)
+
+    def call(self, x):
+        return self.head(self.two(self.one(x)))
+
+
 @pytest.mark.parametrize("scheme", ["activation", "variance", "isometric"])
-def test_small_heads_are_kept(scheme):
+@pytest.mark.parametrize("make", [actor, Actor])
+def test_small_heads_are_kept(make, scheme):
     small = keras.initializers.RandomUniform(-3e-3, 3e-3)
-    model = actor(kernel_initializer=small)
+    model = make(kernel_initializer=small)
+    model(np.zeros((1, 8), "float32"))
     done, notes = changed(model, scheme=scheme)
     assert done == {"one": True, "two": True, "head": False}
     assert "a small head, chosen" in notes["head"]
@@ -137,3 +150,8 @@ def test_only_defaults_is_checked_before_anything_changes():
     with pytest.raises(TypeError, match="only_defaults='yes'"):
         il.rewrite_initializers(model, only_defaults="yes")
     np.testing.assert_array_equal(before, as_numpy(model.layers[0].kernel))
+
+
+def test_the_zeros_of_a_fixup_head_are_kept():
+    """Zhang et al. 2019: the last kernel of the network starts at 0."""
+    assert not changed(actor(kernel_initializer="zeros"))[0]["head"]
