@@ -89,7 +89,7 @@ def sine_like(evaluate: Callable[[Array], NDArray[Any]]) -> Activation | None:
     and least squares the rest (Prony 1795).
     """
     for step in _STEPS:
-        x = step * (np.arange(_POINTS) - _POINTS / 2 + 0.3)
+        x: Array = step * (np.arange(_POINTS, dtype=np.float64) - _POINTS / 2 + 0.3)
         values = np.asarray(evaluate(x))
         if values.shape != x.shape or not np.isfinite(values).all():
             return None
@@ -101,7 +101,10 @@ def sine_like(evaluate: Callable[[Array], NDArray[Any]]) -> Activation | None:
         cosine = float(wave[1:-1] @ (wave[2:] + wave[:-2])) / power
         if not -1 < cosine < 1:
             continue
-        found = _fitted(math.acos(cosine) / step, x, values)
+        turn = math.acos(cosine)
+        if turn * _POINTS < math.pi:
+            return None  # half a wave: a parabola would do as well
+        found = _fitted(turn / step, x, values)
         if found is not None and _agrees(found, evaluate, kind):
             return found
     return None
@@ -132,10 +135,11 @@ def _agrees(
     """Whether the values are the same where the sine was not fitted."""
     assert found.function is not None
     x = np.concatenate([np.linspace(-7.7, 8.3, 97), np.linspace(-0.31, 0.29, 31)])
-    error = np.abs(np.asarray(evaluate(x), np.float64) - found.function(x)).max()
+    expected = np.asarray(found.function(x), np.float64)
+    error = np.abs(np.asarray(evaluate(x), np.float64) - expected).max()
     # The phase ωx is rounded in the dtype, too.
     allowed = _TOLERANCE.get(itemsize, 1e-2) * (1 + 8 * found.frequency)
-    return bool(error <= allowed * np.ptp(found.function(x)))
+    return bool(error <= allowed * np.ptp(expected))
 
 
 def _rounded(value: float) -> float:

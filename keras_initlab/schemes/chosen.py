@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
+from collections.abc import Hashable
 from functools import lru_cache
 from typing import Any
 
@@ -68,13 +69,12 @@ def is_default(kernel: Kernel) -> bool:
     given = kernel.initializer
     if not isinstance(given, keras.initializers.Initializer):
         return False
-    return (type(given), _config(given)) == _default(
-        type(kernel.layer), kernel.attribute
-    )
+    layer: Hashable = type(kernel.layer)
+    return (type(given), _config(given)) == _default(layer, kernel.attribute)
 
 
 @lru_cache(maxsize=256)
-def _default(layer: type, attribute: str | None) -> tuple[type, dict[str, Any]]:
+def _default(layer: Any, attribute: str | None) -> tuple[type, dict[str, Any]]:
     """Return the class and config of the initializer that a layer's class gives."""
     # Keras's draw a seed for themselves.
     state = random.getstate()
@@ -90,9 +90,11 @@ def _default(layer: type, attribute: str | None) -> tuple[type, dict[str, Any]]:
 def _argument(layer: type, attribute: str | None) -> Any:
     """Return the default of a constructor's argument, by the nearest class with one."""
     for kind in layer.__mro__:
-        arguments = inspect.signature(kind.__init__).parameters
-        if "__init__" in vars(kind) and attribute in arguments:
-            default = arguments[attribute].default
+        if "__init__" not in vars(kind):
+            continue
+        argument = inspect.signature(kind).parameters.get(attribute or "")
+        if argument is not None:
+            default = argument.default
             return _USUAL if default in (None, inspect.Parameter.empty) else default
     return _USUAL
 

@@ -79,11 +79,14 @@ class Finder:
         own = nonlinearity.own_nonlinearity(kernel.layer)
         if own is not None:
             return Following(own)
-        unseen = None
+        inside = unseen = None
         for held, calls, holder in self._views(kernel):
             if held is None:
+                if inside is not None and graph.has_graph(inside):
+                    return Following(None)  # a model's output, as far as it goes
                 unseen = holder
                 break
+            inside = holder
             outputs = tuple(tensor for call in calls for tensor in call.outputs)
             following = following_nonlinearity(held, outputs)
             if following.nonlinearity is not None or not following.leaves:

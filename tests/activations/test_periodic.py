@@ -49,6 +49,8 @@ def test_sines_are_known_by_frequency(name):
 
 
 OTHERS = {
+    "a parabola in float32": lambda x: ops.square(ops.cast(x, "float32")),
+    "a line": lambda x: 3 * x - 1,
     "a bell": lambda x: ops.exp(-x * x),
     "snake": lambda x: x + ops.sin(x) ** 2,
     "two frequencies": lambda x: ops.sin(x) * ops.sin(3 * x),
