@@ -99,8 +99,11 @@ def embedded(initializer: Any, scheme: str, *, made_up_for: bool = False) -> Sta
         for layer in model.layers:
             if isinstance(layer, layers.Embedding):
                 if initializer is not None:
-                    layer.embeddings_initializer = keras.initializers.get(initializer)
-                    il.reset_weights(model, seed=seed)
+                    other = layers.Embedding(
+                        WORDS, WIDTH, embeddings_initializer=initializer(seed=seed)
+                    )
+                    other.build()
+                    layer.embeddings.assign(other.embeddings)
                 layer.trainable = not made_up_for
         il.rewrite_initializers(model, scheme=scheme, seed=seed)
         model.trainable = True
@@ -117,6 +120,11 @@ def sitzmann(model: Any, seed: int) -> None:
         layer.kernel.assign(generator.uniform(-limit, limit, layer.kernel.shape))
 
 
+def unit_rows(seed: int) -> Any:
+    """Return what draws embeddings with variance 1 / output_dim."""
+    return keras.initializers.RandomNormal(0.0, WIDTH**-0.5, seed=seed)
+
+
 SCHEMES = {
     "activation": by("activation"),
     "variance": by("variance"),
@@ -128,8 +136,9 @@ STARTS: dict[str, dict[str, Start]] = {
     "text": {
         "Keras's default": as_made,
         "activation": by("activation"),
-        "activation, auto embedding": embedded("initlab>auto", "activation"),
-        "activation, embedding of variance 1": embedded(il.Scaled(1.0), "activation"),
+        "activation, auto embedding": embedded(il.Auto, "activation"),
+        "activation, rows of length 1": embedded(unit_rows, "activation"),
+        "activation, embedding of variance 1": embedded(il.Scaled, "activation"),
         "variance": by("variance"),
         "variance, embedding made up for": embedded(None, "variance", made_up_for=True),
     },

@@ -39,6 +39,10 @@ class Rule:
 
 # Of the uniform distribution between -1 and 1 over fan_in.
 _COORDINATES = 1 / 3
+# The deviation of an embedding: Keras's own, uniform in ±0.05. Rows grow in training; a
+# step is small beside those that start larger, and where this was measured they learnt
+# less (`examples/benchmarks/architectures.py --parts text`).
+_EMBEDDING = 0.05 / math.sqrt(3)
 # A variance, in periods, that is as good as infinite.
 _FAR = 1e6
 
@@ -94,8 +98,8 @@ class Auto(base.VarianceScaled):
     The gain follows the nonlinearity that the layer's output meets: `activation` if
     given, else the layer's own, else (in a `Sequential` that already holds them) the
     one that comes next through normalisation, dropout, pooling and reshaping, else
-    linear. See `rule_for` for the rule. A bias is zero, an embedding's rows have
-    length 1 (variance 1 / output_dim).
+    linear. See `rule_for` for the rule. A bias is zero; an embedding starts as small
+    as Keras's own, with variance 0.05² / 3, and grows.
 
     Args:
         activation: None to look at the layer, or a Keras activation by name, layer,
@@ -152,9 +156,7 @@ class Auto(base.VarianceScaled):
         if construction is None:
             return rule_for(None)
         if isinstance(construction.layer, keras.layers.Embedding):
-            # Rows of length 1. At variance 1 steps are small beside them: on three
-            # tasks that was worse (examples/benchmarks/architectures.py).
-            return Rule("unit rows", 1.0, "fan_out")
+            return Rule("small start", _EMBEDDING, "fan_in")
         ahead = nonlinearity_ahead(construction)
         try:
             return _rule_at(construction, ahead)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Hashable
 from functools import lru_cache
 from typing import Any
 
@@ -69,12 +68,12 @@ def is_default(kernel: Kernel) -> bool:
     given = kernel.initializer
     if not isinstance(given, keras.initializers.Initializer):
         return False
-    layer: Hashable = type(kernel.layer)
-    return (type(given), _config(given)) == _default(layer, kernel.attribute)
+    default = _default(type(kernel.layer), kernel.attribute)  # type: ignore[arg-type]
+    return (type(given), _config(given)) == default
 
 
 @lru_cache(maxsize=256)
-def _default(layer: Any, attribute: str | None) -> tuple[type, dict[str, Any]]:
+def _default(layer: type, attribute: str | None) -> tuple[type, dict[str, Any]]:
     """Return the class and config of the initializer that a layer's class gives."""
     # Keras's draw a seed for themselves.
     state = random.getstate()
