@@ -80,7 +80,9 @@ def rewrite_initializers(
             their layer's class gives by itself, and leaves what somebody has chosen.
             None, the default, leaves alone initializers that neither Keras nor this
             package has made, and heads that were given far less than the usual
-            variance; False rewrites these as well. The plan names each.
+            variance; False rewrites these as well. The plan names each. Named
+            initializers, such as "he_normal", go by default: sound layer by layer is
+            not sound at depth, and `Isometric` needs every kernel.
         dry_run: plan only, and change nothing.
         **options: of the scheme that is given by its name:
             `scheme="variance", target=2.0` is `scheme=Variance(target=2.0)`.
