@@ -292,33 +292,6 @@ def test_wrappers_are_looked_through_or_named():
     assert (two.layer, two.nonlinearity, two.note) == ("wrapped/dense", "relu", "")
 
 
-def test_what_cannot_be_opened_is_named():
-    class Hidden(layers.Layer):
-        def __init__(self):
-            super().__init__(name="hidden")
-            self.dense = layers.Dense(8, name="dense")
-
-        def build(self, shape):
-            self.dense.build(shape)
-
-        def call(self, x):
-            if keras.utils.is_keras_tensor(x):
-                raise ValueError("no symbols")
-            return ops.tanh(self.dense(x))
-
-        def compute_output_shape(self, shape):
-            return (*shape[:-1], 8)
-
-        def compute_output_spec(self, x, **arguments):
-            return keras.KerasTensor(self.compute_output_shape(x.shape), x.dtype)
-
-    inputs = keras.Input((8,))
-    model = keras.Model(inputs, Hidden()(inputs))
-    (row,) = il.rewrite_initializers(model, dry_run=True)
-    assert row.nonlinearity == "linear"
-    assert row.note == "what follows inside hidden is unseen"
-
-
 def test_a_gate_is_noted():
     inputs = keras.Input((8,))
     x = layers.Dense(8)(inputs)
