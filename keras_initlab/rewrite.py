@@ -55,6 +55,7 @@ def rewrite_initializers(
     *,
     skip: str | keras.layers.Layer | Iterable[Any] | None = None,
     only_unbuilt: bool = False,
+    only_defaults: bool | None = None,
     dry_run: bool = False,
     redraw: bool = False,
     **options: Unpack[SchemeOptions],
@@ -83,6 +84,13 @@ def rewrite_initializers(
             several of these. A name stands for every layer inside that one as well.
         only_unbuilt: leave built layers, which may hold loaded weights, alone; not for
             "variance" and "isometric".
+        only_defaults: True rewrites the kernels alone that have the initializer which
+            their layer's class gives by itself, and leaves what somebody has chosen.
+            None, the default, leaves alone initializers that neither Keras nor this
+            package has made, and heads that were given far less than the usual
+            variance; False rewrites these as well. The plan names each. Named
+            initializers, such as "he_normal", go by default: sound layer by layer is
+            not sound at depth, and `Isometric` needs every kernel.
         dry_run: plan only, and change nothing.
         redraw: draw the weights of a model that was trained, or given weights, without
             a warning.
@@ -124,9 +132,15 @@ def rewrite_initializers(
     _check_model(model)
     chooser = _scheme_of(scheme, dict(options))
     _check_built(model, only_unbuilt)
+    if only_defaults not in (None, True, False):
+        raise TypeError(
+            "`only_defaults` must be True, False or None. Received: "
+            f"only_defaults={only_defaults!r} of type {type(only_defaults).__name__}. "
+            "Leave it out for None."
+        )
     seeds = Seeds(seed)
     skipped = skipped_layers(model, kernels_of(model), skip)
-    context = SchemeContext(model, seeds, only_unbuilt, scheme, skipped)
+    context = SchemeContext(model, seeds, only_unbuilt, scheme, skipped, only_defaults)
     selection = select(chooser, model, context)
     _check_selection(selection, scheme, context)
     if not dry_run:

@@ -15,7 +15,8 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path, tmp_path):
-    if path.stem.startswith("depth") and keras.backend.backend() != "jax":
+    in_jax = path.stem.startswith(("depth", "architectures"))
+    if in_jax and keras.backend.backend() != "jax":
         pytest.skip("trains in JAX and PyTorch, whatever the backend: once is enough")
     if path.stem.startswith("diagnosis") and keras.backend.backend() != "torch":
         pytest.skip("small models by the hundred: elsewhere they would be compiled")

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_initlab.activations.periodic import sine_like
 from keras_initlab.activations.probe import (
     in_numpy,
     is_elementwise,
@@ -347,7 +348,8 @@ def _from_callable(function: Callable[[Any], Any]) -> Activation:
         if activation is not None:
             return activation
         if is_elementwise(evaluate):
-            return recognise(evaluate) or Activation(name, evaluate)
+            known = recognise(evaluate) or sine_like(evaluate)
+            return known or Activation(name, evaluate)
     except Exception as error:
         raise ValueError(
             "An activation is expected to be a callable of one tensor of any shape. "

@@ -22,7 +22,7 @@ __all__ = ["NAMED", "Activation", "clipped_relu", "elu", "gelu_tanh", "leaky_rel
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], ArrayLike]
-Family = Literal["linear", "relu", "selu", "saturating", "other"]
+Family = Literal["linear", "relu", "selu", "saturating", "periodic", "other"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Activation:
         negative_slope: for the "relu" family, the slope left of 0.
         closed_form: from (mean, variance) of the input to the moments of the output;
             None for quadrature.
+        frequency: for the "periodic" family: ω of sin(ωx), in radians.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Activation:
     family: Family = "other"
     negative_slope: float = 0.0
     closed_form: Callable[[float, float], GaussianMoments] | None = None
+    frequency: float = 0.0
 
 
 def _sigmoid(x: Array) -> Array:

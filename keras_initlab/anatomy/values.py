@@ -226,10 +226,11 @@ def _scale(
     """Return E[w²] by the initializer over what fits; 1 within the usual rules."""
     if drawn is None or isinstance(kernel.initializer, (Auto, Mirrored, Scaled)):
         return None
-    fitting = [follows.rule.gain**2 / known.over(follows.rule.mode)]
+    fitting = [follows.rule.variance(known)]
     if follows.resolved.family in ("linear", "saturating", "selu"):
         fitting.append(1 / known.fan_in)
-    if follows.resolved.function is not None and follows.resolved.family != "linear":
+    by_rule = ("linear", "periodic")
+    if follows.resolved.function is not None and follows.resolved.family not in by_rule:
         fitting.append(activations.gain(follows.resolved) ** 2 / known.fan_in)
     if drawn > max(fitting):
         return drawn / max(fitting)

@@ -12,25 +12,50 @@ import keras
 from keras_initlab import activations
 from keras_initlab.initializers import base, draws
 from keras_initlab.model import fans
-from keras_initlab.model.construction import Construction, nonlinearity_ahead
+from keras_initlab.model.construction import (
+    Construction,
+    nonlinearity_ahead,
+    reads_inputs,
+)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Var(w) = gain² / fan, under the name that the field gives it."""
+    """Var(w) = gain² / fan, under the name that the field gives it.
+
+    It is `spread` / fan_in² where that is more.
+    """
 
     name: str
     gain: float
     mode: fans.Mode
+    spread: float = 0.0
+
+    def variance(self, known: fans.Fans, mode: fans.Mode | None = None) -> float:
+        """Return Var(w) for a kernel's fans; by another fan where `mode` is given."""
+        usual = self.gain**2 / known.over(mode or self.mode)
+        return max(usual, self.spread / known.fan_in**2)
 
 
-def rule_for(activation: Any) -> Rule:
+# Of the uniform distribution between -1 and 1 over fan_in.
+_COORDINATES = 1 / 3
+# The deviation of an embedding: Keras's own, uniform in ±0.05. Rows grow in training; a
+# step is small beside those that start larger. Of two text tasks they learnt one far
+# less well at variance 1 (`examples/benchmarks/architectures.py --parts text`).
+_EMBEDDING = 0.05 / math.sqrt(3)
+# A variance, in periods, that is as good as infinite.
+_FAR = 1e6
+
+
+def rule_for(activation: Any, *, reads_inputs: bool = False) -> Rule:
     """Return the rule for a kernel whose output meets `activation`.
 
     ReLU and its leaky forms: He, 2 / ((1 + slope²) fan_in). tanh, sigmoid, softmax,
     their hard forms and linear: Glorot, 2 / (fan_in + fan_out). SELU: LeCun,
-    1 / fan_in. Every other: g² / fan_in with g = 1 / sqrt(E[φ(z)²]), z ~ N(0, 1),
-    by quadrature.
+    1 / fan_in. sin(ωx) and other sines: Sitzmann, 2 / (ω² fan_in), and at least
+    1 / (3 fan_in²) for a kernel that reads the model's inputs (`reads_inputs`), which
+    there are coordinates. Every other: g² / fan_in with g = 1 / sqrt(E[φ(z)²]),
+    z ~ N(0, 1), by quadrature.
 
     >>> rule_for("relu")
     Rule(name='He', gain=1.4142135623730951, mode='fan_in')
@@ -38,7 +63,8 @@ def rule_for(activation: Any) -> Rule:
     1.5335
 
     Sources: He et al. 2015, equation 10; Glorot & Bengio 2010, equation 16; Klambauer
-    et al. 2017, section 2; LeCun et al. 1998, section 4.6.
+    et al. 2017, section 2; LeCun et al. 1998, section 4.6; Sitzmann et al. 2020,
+    section 3.2.
     """
     resolved = activations.resolve(activation)
     if resolved.family == "relu":
@@ -48,7 +74,21 @@ def rule_for(activation: Any) -> Rule:
         return Rule("LeCun", 1.0, "fan_in")
     if resolved.family in ("linear", "saturating"):
         return Rule("Glorot", 1.0, "fan_avg")
+    if resolved.family == "periodic":
+        # Of a signal that is spread over many periods.
+        far = activations.moments(resolved, variance=_FAR / resolved.frequency**2)
+        gain = 1 / (resolved.frequency * math.sqrt(far.second_moment))
+        spread = _COORDINATES if reads_inputs else 0.0
+        return Rule("Sitzmann", gain, "fan_in", spread)
     return Rule("exact", activations.gain(resolved), "fan_in")
+
+
+def _rule_at(construction: Construction | None, activation: Any) -> Rule:
+    """Return the rule for a weight under construction whose output meets this."""
+    rule = rule_for(activation)
+    if rule.name == "Sitzmann" and construction is not None:
+        return rule_for(activation, reads_inputs=reads_inputs(construction))
+    return rule
 
 
 @keras.saving.register_keras_serializable(package=base.PACKAGE, name="auto")
@@ -58,7 +98,8 @@ class Auto(base.VarianceScaled):
     The gain follows the nonlinearity that the layer's output meets: `activation` if
     given, else the layer's own, else (in a `Sequential` that already holds them) the
     one that comes next through normalisation, dropout, pooling and reshaping, else
-    linear. See `rule_for` for the rule. A bias is zero, an embedding has variance 1.
+    linear. See `rule_for` for the rule. A bias is zero; an embedding starts as small
+    as Keras's own, with variance 0.05² / 3, and grows.
 
     Args:
         activation: None to look at the layer, or a Keras activation by name, layer,
@@ -106,20 +147,19 @@ class Auto(base.VarianceScaled):
             return 0.0
         rule = self.rule(construction)
         layout = base.layout_of(shape, construction)
-        return rule.gain**2 / layout.fans(shape).over(self.mode or rule.mode)
+        return rule.variance(layout.fans(shape), self.mode)
 
     def rule(self, construction: Construction | None) -> Rule:
         """Return the rule for one weight."""
         if self.activation is not None:
-            return rule_for(self.activation)
+            return _rule_at(construction, self.activation)
         if construction is None:
             return rule_for(None)
         if isinstance(construction.layer, keras.layers.Embedding):
-            # A lookup sums over one row: variance 1 whatever the width.
-            return Rule("LeCun", 1.0, "fan_in")
+            return Rule("small start", _EMBEDDING, "fan_in")
         ahead = nonlinearity_ahead(construction)
         try:
-            return rule_for(ahead)
+            return _rule_at(construction, ahead)
         except (TypeError, ValueError) as error:
             warnings.warn(
                 f"initlab>auto cannot tell the gain of the activation {ahead!r} of "

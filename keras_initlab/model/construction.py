@@ -22,7 +22,7 @@ import keras
 
 from keras_initlab.model import keras_internals, nonlinearity
 from keras_initlab.model.keras_internals import own_variables
-from keras_initlab.model.layers import children
+from keras_initlab.model.layers import children, is_weightless
 
 # Where in a model a weight stands.
 WeightPlace = tuple[Any, ...]
@@ -104,6 +104,37 @@ def nonlinearity_ahead(construction: Construction) -> Any:
             return None
         child = parent
     return None
+
+
+def reads_inputs(construction: Construction) -> bool:
+    """Return whether the layer reads a model's inputs, as far as that shows.
+
+    True where there are only layers without weights between an `Input`, or what a
+    model is called on, and the layer.
+    """
+    child = construction.layer
+    for parent in reversed(construction.parents):
+        held = parent.layers if isinstance(parent, keras.Sequential) else None
+        for layer in children(parent) if held is None else held:
+            if layer is child:
+                break
+            if not is_weightless(layer):
+                return False
+        child = parent
+    arguments = keras_internals.call_arguments(child) or ()
+    pending = [
+        value
+        for value in keras.tree.flatten(arguments)
+        if keras.utils.is_keras_tensor(value)
+    ]
+    if not pending:
+        return bool(construction.parents)
+    while pending:
+        node, _ = keras_internals.node_of(pending.pop())
+        if not (node.is_input or is_weightless(node.operation)):
+            return False
+        pending.extend(node.input_tensors)
+    return True
 
 
 def _building_model(variable: Any) -> list[Any]:

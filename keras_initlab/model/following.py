@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_initlab import activations
+from keras_initlab.activations.periodic import rescaled
 from keras_initlab.model import keras_internals, nonlinearity
 from keras_initlab.model.contractions import CONTRACTIONS
 from keras_initlab.model.elementwise import composite_at
@@ -37,27 +38,27 @@ def following_nonlinearity(graph: Graph, tensors: tuple[int, ...]) -> Following:
     leads elsewhere the note says so. Several elementwise calls that make one
     nonlinearity of a tensor (x · sigmoid(x)) count as that. None (linear) where every
     path ends at another kernel, an unknown layer or the model's output before it is
-    bent.
+    bent. A factor on the way to a sine is part of the sine's frequency.
     """
-    pending = deque(tensors)
+    pending = deque((tensor, 1.0) for tensor in tensors)
     seen = set(tensors)
     bends: list[Any] = []
     unknown: list[str] = []
     while pending and not bends:
         for _ in range(len(pending)):
-            tensor = pending.popleft()
+            tensor, scale = pending.popleft()
             whole = composite_at(graph, tensor)
             if whole is not None:
-                bends.append(whole.activation)
+                bends.append(_scaled(whole.activation, scale))
             for call in graph.consumers.get(tensor, ()):
                 if whole is not None and id(call) in whole.calls:
                     continue
-                bend = _bend_of(call)
-                if bend is not None:
-                    bends.append(bend)
-                elif _is_transparent(call):
-                    fresh = [tensor for tensor in call.outputs if tensor not in seen]
-                    pending.extend(fresh)
+                effect = _effect_of(call)
+                if effect.bend is not None:
+                    bends.append(_scaled(effect.bend, scale))
+                elif effect.factor is not None:
+                    fresh = [output for output in call.outputs if output not in seen]
+                    pending.extend((output, scale * effect.factor) for output in fresh)
                     seen.update(fresh)
                 elif not _has_kernel(call):
                     unknown.append(call.operation.name)
@@ -81,12 +82,12 @@ def readable(identifier: Any) -> str:
         return str(name)
 
 
-def _bend_of(call: Call) -> Any:
-    """Return the nonlinearity that a call is, None if it is something else."""
-    operation = call.operation
-    if not call.is_layer:
-        return _bare_nonlinearity(call)
-    return nonlinearity.nonlinearity_of_layer(operation)
+@dataclass(frozen=True)
+class _Effect:
+    """The nonlinearity that a call is, or the factor that values pass it with."""
+
+    bend: Any = None
+    factor: float | None = None
 
 
 # Bare operations that move, add or rescale values: transparent, as their layers are.
@@ -100,40 +101,59 @@ _TRANSPARENT_OPERATIONS = frozenset(
 )
 
 
-def _is_transparent(call: Call) -> bool:
-    if call.is_layer:
-        return nonlinearity.is_transparent(call.operation)
-    kind = type(call.operation).__name__
-    return kind in _TRANSPARENT_OPERATIONS or _is_affine(call)
+def _effect_of(call: Call) -> _Effect:
+    operation = call.operation
+    if not call.is_layer:
+        return _effect_of_bare(call)
+    own = nonlinearity.nonlinearity_of_layer(operation)
+    if own is not None:
+        is_plain = isinstance(operation, nonlinearity.ACTIVATION_LAYERS)
+        return _Effect(bend=own) if is_plain else _bend_or_factor(own)
+    if not nonlinearity.is_transparent(operation):
+        return _Effect()
+    scale = operation.scale if type(operation) is keras.layers.Rescaling else 1.0
+    return _Effect(factor=float(scale) if isinstance(scale, int | float) else 1.0)
 
 
-def _bare_nonlinearity(call: Call) -> Any:
-    """Return what a bare operation on one tensor bends it by, None if it does not."""
-    kind = type(call.operation).__name__
-    if len(call.inputs) != 1 or kind in _TRANSPARENT_OPERATIONS:
-        return None
-    function = as_function(call)
+def _effect_of_bare(call: Call) -> _Effect:
+    """Return the effect of a bare operation; of several tensors if transparent."""
+    if type(call.operation).__name__ in _TRANSPARENT_OPERATIONS:
+        return _Effect(factor=1.0)
+    if len(call.inputs) != 1:
+        return _Effect()
     try:
-        resolved = activations.resolve(function)
+        return _bend_or_factor(activations.resolve(as_function(call)))
     except (TypeError, ValueError):
         # Softmax and its like mix units: known by name, not by value.
         name = keras_internals.automatic_name(type(call.operation))
-        return name if hasattr(keras.activations, name) else None
-    return None if _is_affine(call) else resolved
+        return _Effect(bend=name if hasattr(keras.activations, name) else None)
 
 
-def _is_affine(call: Call) -> bool:
-    """Say whether a bare operation on one tensor only scales and shifts it."""
-    if len(call.inputs) != 1:
-        return False
+def _bend_or_factor(identifier: Any) -> _Effect:
+    """Return the effect of a function of one tensor, which may be affine."""
     try:
-        function = activations.resolve(as_function(call)).function
+        function = activations.resolve(identifier).function
     except (TypeError, ValueError):
-        return False
-    if function is None:
-        return False
-    values = function(np.linspace(-3.0, 3.0, 13))
-    return bool(np.allclose(np.diff(values, 2), 0, atol=1e-5))
+        return _Effect(bend=identifier)
+    if function is not None:
+        values = np.asarray(function(np.linspace(-3.0, 3.0, 13)))
+        if np.allclose(np.diff(values, 2), 0, atol=1e-5):
+            return _Effect(factor=float(values[-1] - values[0]) / 6)
+    return _Effect(bend=identifier)
+
+
+def _scaled(bend: Any, factor: float) -> Any:
+    """Return the nonlinearity of a tensor before it is multiplied by `factor`.
+
+    Sines alone depend on it: the others' scale is for the kernel to make up for.
+    """
+    if factor == 1.0:
+        return bend
+    try:
+        resolved = activations.resolve(bend)
+    except (TypeError, ValueError):
+        return bend
+    return rescaled(resolved, factor, 0.0) if resolved.family == "periodic" else bend
 
 
 def _has_kernel(call: Call) -> bool:

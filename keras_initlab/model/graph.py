@@ -18,6 +18,7 @@ from keras_initlab.model.layers import (
     children,
     every_place,
     is_closed,
+    is_weightless,
 )
 
 Shape = tuple[int | None, ...]
@@ -70,6 +71,15 @@ class Graph:
             for tensor in dict.fromkeys(call.inputs):
                 readers.setdefault(tensor, []).append(call)
         return {tensor: tuple(calls) for tensor, calls in readers.items()}
+
+    @cached_property
+    def after_weights(self) -> frozenset[int]:
+        """The tensors that a layer with weights has made or fed."""
+        after: set[int] = set()
+        for call in self.calls:
+            if not (is_weightless(call.operation) and after.isdisjoint(call.inputs)):
+                after.update(call.outputs)
+        return frozenset(after)
 
     def calls_of(self, layer: Any) -> list[Call]:
         """Return the calls of one layer, in order."""

@@ -112,6 +112,13 @@ def rematerialized(layer: Any) -> bool:
     return is_rematerialized(layer)
 
 
+def is_weightless(operation: Any) -> bool:
+    """Whether a layer or bare operation has no weights, or but data's moments."""
+    if isinstance(operation, keras.layers.Normalization):
+        return True
+    return not getattr(operation, "weights", ())
+
+
 def is_closed(layer: Any) -> bool:
     """Whether the layers inside `layer` are not measured."""
     return isinstance(layer, LOOPS) or rematerialized(layer)

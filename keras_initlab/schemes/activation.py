@@ -44,10 +44,10 @@ def auto_choice(
     """Return the choice of `initlab>auto` for the nonlinearity behind a kernel."""
     follows, fans = context.nonlinearity(kernel), fans_of(kernel)
     rule = follows.rule
+    std, gain = None, rule.gain
+    if fans is not None:
+        std = math.sqrt(rule.variance(fans))
+        gain = std * math.sqrt(fans.over(rule.mode)) if rule.spread else gain
     return context.choice(
-        kernel,
-        auto_for(follows, seed),
-        gain=rule.gain,
-        std=None if fans is None else rule.gain / math.sqrt(fans.over(rule.mode)),
-        note=note,
+        kernel, auto_for(follows, fans, seed), gain=gain, std=std, note=note
     )

@@ -10,8 +10,14 @@ from typing import Any, Protocol, runtime_checkable
 import keras
 
 from keras_initlab.model.kernels import Kernel, kernels_of
+from keras_initlab.model.roles import Roles, roles_of
 from keras_initlab.plan import PlanRow
 from keras_initlab.propagation.index import Key
+from keras_initlab.schemes.chosen import (
+    is_default,
+    reason_to_keep,
+    reason_to_keep_head,
+)
 from keras_initlab.schemes.kernels import (
     Finder,
     Followed,
@@ -55,6 +61,7 @@ class SchemeContext:
             variable yet, hence no fans.
         scheme: the scheme as the user wrote it, for error messages.
         skipped: ids of the layers to skip.
+        only_defaults: which chosen initializers stay; see `rewrite_initializers`.
     """
 
     model: keras.Model
@@ -62,10 +69,12 @@ class SchemeContext:
     only_unbuilt: bool = False
     scheme: Any = None
     skipped: set[int] = field(default_factory=set)
+    only_defaults: bool | None = None
     _finder: Finder = field(default_factory=Finder, init=False, repr=False)
     _followed: dict[tuple[int, str], Followed] = field(
         default_factory=dict, init=False, repr=False
     )
+    _heads: set[tuple[int, str]] | None = field(default=None, init=False, repr=False)
 
     def kernels(self, *, recurrent: bool = False) -> list[Kernel]:
         """Return the model's kernels; recurrent kernels only if `recurrent`."""
@@ -77,12 +86,27 @@ class SchemeContext:
         So does a start at 0 that a residual path or a bias carries the signal around.
         """
         reason = left_alone(kernel, self.skipped, self.only_unbuilt)
-        return reason or self._kept_starts.get(kernel.key)
+        reason = reason or reason_to_keep(kernel, self.only_defaults)
+        reason = reason or self._kept_starts.get(kernel.key)
+        if reason is not None or self.only_defaults is False or is_default(kernel):
+            return reason
+        if kernel.key in self.heads:
+            return reason_to_keep_head(kernel, self.nonlinearity(kernel))
+        return None
 
     @cached_property
     def _kept_starts(self) -> dict[Key, str]:
         """Why kernels start at 0 on purpose, those of recurrent states left out."""
         return small_starts_to_keep(self.model, self.kernels())
+
+    @property
+    def heads(self) -> set[tuple[int, str]]:
+        """The kernels that make the model's outputs, as far as its graph shows."""
+        if self._heads is None:
+            graph = self._finder.graph_of(self.model)
+            roles = Roles() if graph is None else roles_of(graph, self.kernels())
+            self._heads = roles.heads
+        return self._heads
 
     def nonlinearity(self, kernel: Kernel) -> Followed:
         """Return the nonlinearity that a kernel's output meets; linear if unknown."""

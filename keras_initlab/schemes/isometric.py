@@ -16,7 +16,7 @@ from keras_initlab.model.roles import NORMALISING
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes.activation import auto_choice
 from keras_initlab.schemes.base import Choice, SchemeContext, Selection
-from keras_initlab.schemes.kernels import fans_of, layout_of
+from keras_initlab.schemes.kernels import fans_of, layout_of, sine_variance
 from keras_initlab.schemes.options import (
     RESIDUALS,
     InputMoment,
@@ -34,9 +34,9 @@ from keras_initlab.schemes.survey import (
     instability,
 )
 
-# The second moment of what kernels of pairs read, and the most and least that
-# pre-activations may have for it.
-_READ, _MOST, _TINY = 0.05, 1.0, 1e-6
+# The second moment of what kernels of pairs read in networks of so many layers or more,
+# and the most and least that pre-activations may have for it.
+_READ, _DEEP, _MOST, _TINY = 0.05, 50, 1.0, 1e-6
 # What a cell reads its own state with, at the gain that keeps its length.
 _RECURRENT, _RECURRENT_GAIN = "recurrent_kernel", 1.0
 # By how much gradients may grow over the whole depth.
@@ -48,23 +48,28 @@ Base = Literal["orthogonal", "delta_orthogonal"]
 def default_q(nonlinearity: activations.Activation, depth: int) -> float:
     """Return the second moment of pre-activations at which a deep network starts.
 
-    ψ being the odd part of φ, which is what kernels of pairs read: 0.05 / ψ'(0)², so
-    that what they read varies alike for every φ; and less where ψ bends so much that
-    gradients would grow by more than a fifth over the whole depth,
-    (q E[ψ'²] / E[ψ²])ᵈᵉᵖᵗʰ > 1.2. Chosen by validation accuracy, over depths of 50 and
-    200 and ten activations: `examples/benchmarks/depth.py --parts q`.
+    ψ being the odd part of φ, which is what kernels of pairs read: 0.05 / ψ'(0)² from
+    50 layers on, so that what they read varies alike for every φ; 50 / depth times as
+    much, up to 1, where there are fewer layers for the network to bend in; and less
+    where ψ bends so much that gradients would grow by more than a fifth over the whole
+    depth, (q E[ψ'²] / E[ψ²])ᵈᵉᵖᵗʰ > 1.2. Chosen by validation accuracy, over depths of
+    50 and 200 and ten activations (`examples/benchmarks/depth.py --parts q`); of four
+    layers, `examples/benchmarks/architectures.py --parts circles`.
 
     >>> [round(default_q(activations.resolve(name), 50), 4)
     ...     for name in ("relu", "gelu", "tanh", "sigmoid")]
     [0.05, 0.05, 0.0125, 0.2]
+    >>> round(default_q(activations.resolve("tanh"), 4), 3)
+    0.156
     >>> default_q(activations.resolve("tanh"), 2000) < 0.0125
     True
     """
+    read = _READ * max(1.0, _DEEP / depth)
     if nonlinearity.function is None or nonlinearity.family == "linear":
-        return _READ
+        return min(read, _MOST)
     odd = activations.odd_part(nonlinearity)
     slope = activations.moments(odd, variance=_TINY).derivative_second_moment
-    q = min(_READ / max(slope, _TINY), _MOST)
+    q = min(read / max(slope, _TINY), _MOST)
     while q > _TINY:
         at = activations.moments(odd, variance=q)
         if not at.second_moment > 0:
@@ -72,7 +77,7 @@ def default_q(nonlinearity: activations.Activation, depth: int) -> float:
         if depth * (q * at.derivative_second_moment / at.second_moment - 1) <= _GROWTH:
             return float(q)
         q *= 0.9
-    return _READ
+    return min(read, _MOST)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -89,9 +94,10 @@ class Isometric(Options):
     `Variance`; the plan says which, and why.
 
     Args:
-        q: the second moment of pre-activations. Left out, 0.05 for ReLU, GELU, SiLU
-            and softplus, 0.2 for the sigmoid, 0.0125 for tanh, and less for very deep
-            networks of those that bend: see `schemes.isometric.default_q`.
+        q: the second moment of pre-activations. Left out, at 50 layers 0.05 for ReLU,
+            GELU, SiLU and softplus, 0.2 for the sigmoid, 0.0125 for tanh; more for
+            fewer layers, and less for very deep networks of those that bend: see
+            `schemes.isometric.default_q`.
         residual, mean, variance: as for `Variance`.
 
     Raises:
@@ -170,7 +176,10 @@ class Isometric(Options):
     def _design(self, kernel: Kernel, survey: Survey, base: Base) -> PairDesign:
         """Return which sides of a kernel can come in pairs, and its role."""
         roles, before = survey.roles, survey.before
+        fixed = sine_variance(kernel, survey.context.nonlinearity(kernel))
         against_reading, against_making = obstacles(kernel, before)
+        if fixed is not None:
+            against_reading = against_making = "it feeds a sine"
         is_zero, note = False, ""
         branch = roles.branches.get(kernel.key)
         if branch is not None:
@@ -183,6 +192,7 @@ class Isometric(Options):
             is_zero=is_zero,
             note=note,
             base=base,
+            fixed=fixed,
             is_head=kernel.key in roles.heads,
             against_reading=against_reading,
             against_making=against_making,
@@ -221,7 +231,7 @@ def _choice(
     makes: bool,
     seed: int | None,
 ) -> Choice:
-    if design is None:
+    if design is None or design.fixed is not None:
         return auto_choice(context, kernel, seed)
     if design.chosen is None:
         return _unreached(context, design, seed)

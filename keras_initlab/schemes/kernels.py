@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from keras_initlab.model import fans, graph, nonlinearity
 from keras_initlab.model.construction import Construction, nonlinearity_ahead
 from keras_initlab.model.following import Following, following_nonlinearity, readable
 from keras_initlab.model.kernels import Kernel
+from keras_initlab.model.layers import is_closed
 from keras_initlab.model.own_kernels import graph_inside, uses_of
 from keras_initlab.propagation.weights import current_moments
 
@@ -75,7 +77,7 @@ class Finder:
     """Finds the nonlinearity that follows a kernel."""
 
     def __init__(self) -> None:
-        self._graphs: dict[int, graph.Graph] = {}
+        self._graphs: dict[int, graph.Graph | None] = {}
 
     def following(self, kernel: Kernel) -> Following:
         """Return the nonlinearity behind a kernel, and how sure that is."""
@@ -95,7 +97,8 @@ class Finder:
                 called = around.pop()
             for model in around:
                 if graph.has_graph(model):
-                    found = self._behind(self._graph(model), called)
+                    walked = self.graph_of(model)
+                    found = None if walked is None else self._behind(walked, called)
                     if found is not None:
                         return found
             inner = graph_inside(around[-1])
@@ -127,10 +130,59 @@ class Finder:
             return None
         return following_nonlinearity(walked, use.made)
 
-    def _graph(self, model: Any) -> graph.Graph:
-        if id(model) not in self._graphs:
-            self._graphs[id(model)] = graph.graph_of(model)
-        return self._graphs[id(model)]
+    def reads_inputs(self, kernel: Kernel) -> bool:
+        """Return whether no weights stand between the model's inputs and a kernel."""
+        return all(
+            held is not None
+            and all(held.after_weights.isdisjoint(call.inputs) for call in calls)
+            for held, calls, _ in self._views(kernel)
+        )
+
+    def _views(
+        self, kernel: Kernel
+    ) -> Iterator[tuple[graph.Graph | None, list[graph.Call], Any]]:
+        """Yield the graphs that a kernel is called in, from the inside out.
+
+        With each the calls of the kernel's layer, or of what holds it there, and the
+        layer whose graph it is. A graph of None says that a holder cannot be opened.
+        """
+        called, around = kernel.layer, list(kernel.parents)
+        while around:
+            if nonlinearity.passes_output_on(around[-1], called):
+                called = around.pop()
+                continue
+            for index, holder in enumerate(around):
+                shows = graph.has_graph(holder) or index == len(around) - 1
+                held = self.graph_of(holder) if shows else None
+                calls = [] if held is None else held.calls_of(called)
+                if calls:
+                    break
+            yield held if calls else None, calls, holder
+            if not calls:
+                return
+            called, around = holder, around[:index]
+
+    def graph_of(self, holder: Any) -> graph.Graph | None:
+        """Return the graph of a layer or model, opened if need be; None if unseen."""
+        if id(holder) not in self._graphs:
+            shown = graph.graph_of if graph.has_graph(holder) else _opened
+            self._graphs[id(holder)] = shown(holder)
+        return self._graphs[id(holder)]
+
+
+def _opened(holder: Any) -> graph.Graph | None:
+    """Return the graph of a composite layer or subclassed model; None if unseen."""
+    if isinstance(holder, _LINEAR_INSIDE) or is_closed(holder):
+        return None
+    shapes = graph.built_shapes(holder)
+    if not shapes:
+        return None
+    symbols = [keras.KerasTensor(shape) for _, shape in shapes]
+    try:
+        arguments = graph.built_arguments(holder, symbols)
+        return graph.opened(holder, arguments, training=False)
+    except graph.NoGraph:
+        return None
 
 
 def left_alone(kernel: Kernel, skipped: set[int], only_unbuilt: bool) -> str | None:
@@ -175,6 +227,10 @@ def followed(kernel: Kernel, finder: Finder) -> Followed:
     try:
         resolved = activations.resolve(identifier)
         rule = rule_for(resolved)
+        if resolved.family == "periodic":
+            first = finder.reads_inputs(kernel)
+            rule = rule_for(resolved, reads_inputs=first)
+            notes.append(f"Sitzmann et al. 2020{', reads the inputs' * first}")
     except (TypeError, ValueError):
         name = readable(identifier)
         notes.append(f"{name} has no known gain: taken for linear")
@@ -183,6 +239,17 @@ def followed(kernel: Kernel, finder: Finder) -> Followed:
     if resolved.family == "linear":
         identifier = "linear"
     return Followed(identifier, resolved, rule, "; ".join(notes))
+
+
+def sine_variance(kernel: Kernel, follows: Followed) -> float | None:
+    """Return Var(w) of a kernel before a sine, None before anything else.
+
+    By its frequency, whatever reaches it: another scale is another network.
+    """
+    known = fans_of(kernel)
+    if follows.resolved.family != "periodic" or known is None:
+        return None
+    return follows.rule.variance(known)
 
 
 def fans_of(kernel: Kernel) -> fans.Fans | None:
@@ -199,8 +266,12 @@ def layout_of(kernel: Kernel) -> fans.KernelLayout:
     return fans.kernel_layout(kernel.layer, kernel.weight, shape)
 
 
-def auto_for(follows: Followed, seed: int | None) -> Any:
+def auto_for(follows: Followed, known: fans.Fans | None, seed: int | None) -> Any:
     """Return the initializer for a nonlinearity, in a form that can be saved."""
+    if follows.rule.spread and known is not None:
+        # A layer that is drawn anew may not see that it comes first.
+        gain = math.sqrt(follows.rule.variance(known) * known.fan_in)
+        return Scaled(gain=gain, mode="fan_in", seed=seed)
     try:
         return Auto(activation=activation_config(follows.identifier), seed=seed)
     except (TypeError, ValueError):

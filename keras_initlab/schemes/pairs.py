@@ -138,6 +138,8 @@ class PairDesigner:
             if not 0 < response < math.inf:
                 return current
             second = 0.0 if design.is_zero else design.target / response
+            if design.fixed is not None:
+                second = design.fixed
             design.chosen = WeightMoments(0.0, second)
         return design.chosen
 

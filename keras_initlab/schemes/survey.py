@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_initlab.model.kernels import Kernel
+from keras_initlab.model.layers import every_place
 from keras_initlab.model.roles import NORMALISING, Branch, roles_of
 from keras_initlab.propagation.propagate import Forward, run_forward
 from keras_initlab.propagation.weights import WeightMoments
@@ -22,6 +24,9 @@ from keras_initlab.schemes.unreached import unreached_moments
 # The second moment of a head's logits. Softmax's mean loss is then about
 # log(classes) + 0.05, and its gradient is not small.
 HEAD_TARGET = 0.1
+
+# What kernels behind an embedding are scaled for.
+_STANDARDISED = WeightMoments(0.0, 1.0)
 
 # By how much inputs are changed to see what grows, and how much growth is reported.
 _NUDGE, _UNSTABLE = 1e-3, 10.0
@@ -65,6 +70,8 @@ class Survey:
         )
         # What every further prediction of this model starts from.
         self.known = self.before.propagation.known
+        self.lookups = _lookups_that_grow(model)
+        self.start_from(dict.fromkeys(self.lookups, _STANDARDISED))
         self.roles = roles_of(self.before.propagation.flat_graph, self.kernels)
         self.start_from(unreached_moments(self.free, self.before, context))
 
@@ -121,6 +128,11 @@ class Survey:
                 f"{1.0 if self.variance is None else self.variance}, all elements "
                 "independent"
             )
+        if self.lookups:
+            lines.append(
+                "embeddings that are trained: mean 0 and variance 1, however small "
+                "they start"
+            )
         lines.append("training mode: dropout drops, batches are normalised")
         if self.roles.branches:
             lines.append(
@@ -142,6 +154,7 @@ class Design:
     Attributes:
         target: the second moment that its output shall have.
         is_zero: whether it starts at 0 instead.
+        fixed: the variance that it has whatever reaches it; None where that counts.
         responses: for each of its calls, the second moment of its output with weights
             of second moment 1.
         chosen: the moments of its weights; None while nothing has reached it.
@@ -151,6 +164,7 @@ class Design:
     target: float
     is_zero: bool = False
     note: str = ""
+    fixed: float | None = None
     responses: list[float] = field(default_factory=list)
     chosen: WeightMoments | None = None
 
@@ -225,6 +239,20 @@ def instability(
         f"stay near these figures; {mend}, normalisation or residual branches would "
         "hold it",
     )
+
+
+def _lookups_that_grow(model: Any) -> list[tuple[int, str]]:
+    """Return the keys of the embeddings that are trained.
+
+    They start small, for each step to count, and grow: a kernel that makes up for
+    their start is too large soon after. Measured on small text classification:
+    `examples/benchmarks/architectures.py --parts text`.
+    """
+    return [
+        (id(place.layer), "embeddings")
+        for place in every_place(model)
+        if isinstance(place.layer, keras.layers.Embedding) and place.layer.trainable
+    ]
 
 
 def _second_moment(forward: Forward, kernel: Kernel) -> float | None:

@@ -16,7 +16,7 @@ from keras_initlab.propagation.propagate import Forward
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes.activation import auto_choice
 from keras_initlab.schemes.base import Choice, SchemeContext, Selection
-from keras_initlab.schemes.kernels import fans_of
+from keras_initlab.schemes.kernels import fans_of, sine_variance
 from keras_initlab.schemes.options import (
     CRITERIA,
     RESIDUALS,
@@ -110,6 +110,9 @@ class Variance(Options):
     def _design(self, kernel: Kernel, survey: Survey) -> Design:
         """Return what a kernel's output should be, by its role in the graph."""
         roles = survey.roles
+        fixed = sine_variance(kernel, survey.context.nonlinearity(kernel))
+        if fixed is not None:
+            return Design(kernel, self.target, fixed=fixed)
         target, is_zero, note = self.target, False, ""
         branch = roles.branches.get(kernel.key)
         if branch is not None:
@@ -173,6 +176,8 @@ class _Designer:
 
     def _second_moment(self, design: Design, response: float) -> float | None:
         """Return E[w²] for the target, from what an output sums over."""
+        if design.fixed is not None:
+            return design.fixed
         if design.is_zero:
             return 0.0
         if not response > 0 or not math.isfinite(response):
@@ -198,7 +203,7 @@ _OUT_OF_REACH = "out of the prediction's reach"
 def _choice(
     context: SchemeContext, kernel: Kernel, design: Design | None, seed: int | None
 ) -> Choice:
-    if design is None:
+    if design is None or design.fixed is not None:
         return auto_choice(context, kernel, seed)
     if design.chosen is None:
         reached = "nothing reaches it" if design.responses else _OUT_OF_REACH

@@ -284,3 +284,9 @@ def test_bad_input(arguments, error, says):
     with pytest.raises(error, match="Received") as caught:
         il.Auto(**arguments)
     assert says in str(caught.value)
+
+
+def test_an_embedding_starts_as_small_as_keras_own():
+    layer = layers.Embedding(2000, 64, embeddings_initializer=il.Auto(seed=0))
+    layer.build((None, 8))
+    assert_std(as_numpy(layer.embeddings), 0.05 / 3**0.5)

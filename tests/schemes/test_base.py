@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import keras_initlab as il
 from keras_initlab.schemes import Scheme, SchemeContext, Selection
@@ -170,3 +170,30 @@ def test_recurrent_kernels_are_listed_on_request():
 
     assert len(il.rewrite_initializers(model, scheme=Listing())) == 0
     assert weights == {False: ["kernel"], True: ["kernel", "recurrent_kernel"]}
+
+
+def test_what_cannot_be_opened_is_named():
+    class Hidden(layers.Layer):
+        def __init__(self):
+            super().__init__(name="hidden")
+            self.dense = layers.Dense(8, name="dense")
+
+        def build(self, shape):
+            self.dense.build(shape)
+
+        def call(self, x):
+            if keras.utils.is_keras_tensor(x):
+                raise ValueError("no symbols")
+            return ops.tanh(self.dense(x))
+
+        def compute_output_shape(self, shape):
+            return (*shape[:-1], 8)
+
+        def compute_output_spec(self, x, **arguments):
+            return keras.KerasTensor(self.compute_output_shape(x.shape), x.dtype)
+
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, Hidden()(inputs))
+    (row,) = il.rewrite_initializers(model, dry_run=True)
+    assert row.nonlinearity == "linear"
+    assert row.note == "what follows inside hidden is unseen"

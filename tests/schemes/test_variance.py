@@ -223,3 +223,29 @@ def test_a_signal_that_will_not_stay_is_warned_of(activation, unstable):
     model = net(*(layers.Dense(64, activation) for _ in range(40)))
     plan = il.rewrite_initializers(model, scheme="variance", dry_run=True)
     assert any(line.startswith("unstable") for line in plan.assumptions) == unstable
+
+
+def classifier(*, trainable=True):
+    return keras.Sequential(
+        [
+            keras.Input((16,), dtype="int32"),
+            layers.Embedding(500, 16, name="embedding", trainable=trainable),
+            layers.LSTM(16, name="lstm"),
+            layers.Dense(8, "softmax", name="head"),
+        ]
+    )
+
+
+def test_the_small_start_of_a_trained_embedding_is_not_made_up_for():
+    """Its gain was 34.6 on the LSTM's kernel, too large once the rows had grown."""
+    plan = il.rewrite_initializers(classifier(), scheme="variance", seed=0)
+    assert plan[0].gain == pytest.approx(1.0, rel=0.05)
+    assert "embeddings that are trained: mean 0 and variance 1" in str(plan)
+
+
+def test_that_of_a_frozen_one_is():
+    plan = il.rewrite_initializers(
+        classifier(trainable=False), scheme="variance", seed=0
+    )
+    assert plan[0].gain > 10
+    assert "embeddings that are trained" not in str(plan)
