@@ -10,8 +10,8 @@ from keras_initlab.propagation.algebra.sums import add, concatenate, multiply
 from keras_initlab.propagation.context import UnknownLayer
 from keras_initlab.propagation.dispatch import output_moments
 from keras_initlab.propagation.propagate import propagate
+from keras_initlab.propagation.record import PropagationError
 from keras_initlab.propagation.signal import Signal
-from keras_initlab.propagation.walk import PropagationError
 
 __all__ = [
     "PropagationError",

@@ -10,11 +10,13 @@ import numpy as np
 from keras import Operation
 from keras.layers import Layer
 
+from keras_initlab.model.graph import NoGraph
 from keras_initlab.model.layers import every_place
 from keras_initlab.model.own_weights import (
     OwnGraph,
     WeightView,
     held_weights,
+    own_graph,
     view_of,
 )
 from keras_initlab.propagation.algebra.elementwise import affine
@@ -22,6 +24,14 @@ from keras_initlab.propagation.context import Arguments
 from keras_initlab.propagation.monte_carlo import Sampler
 from keras_initlab.propagation.signal import Shape, Signal
 from keras_initlab.propagation.weights.book import WeightBook
+
+
+def seen_inside(layer: Layer, arguments: Arguments, training: bool) -> OwnGraph | None:
+    """Return the calls of a user's own layer that reads its weights itself."""
+    try:
+        return own_graph(layer, arguments, training)
+    except NoGraph:
+        return None  # it is opened without its weights, or measured
 
 
 def operands_of(layer: Layer, own: OwnGraph, book: WeightBook) -> dict[int, Any]:

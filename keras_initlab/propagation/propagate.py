@@ -19,12 +19,9 @@ from keras_initlab.model.own_weights import held_weights
 from keras_initlab.model.preprocessing import Output, standardised
 from keras_initlab.propagation.algebra.gradients import gradients
 from keras_initlab.propagation.index import Key, ModelIndex, index_of
+from keras_initlab.propagation.record import Record, stats_keys
 from keras_initlab.propagation.signal import Gradient, Signal
-from keras_initlab.propagation.walk import (
-    Propagation,
-    Record,
-    stats_keys,
-)
+from keras_initlab.propagation.walk import Propagation
 from keras_initlab.propagation.weights.book import Designer
 from keras_initlab.stats import LayerStats, possible
 
@@ -90,7 +87,7 @@ def propagate(
     for the idea of following an arbitrary graph.
     """
     if is_container(model) and not all(
-        isinstance(m, int | float) for m in (mean, variance)
+        moment is None or isinstance(moment, int | float) for moment in (mean, variance)
     ):
         raise ValueError(
             "`mean` and `variance` must be numbers for a model without a call: each "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -18,14 +18,12 @@ from keras.layers import Layer
 
 from keras_initlab.model import graph
 from keras_initlab.model.keras_internals import sublayers
-from keras_initlab.model.layers import call_keys
 from keras_initlab.model.nonlinearity import own_function
 from keras_initlab.model.own_kernels import uses_of
 from keras_initlab.model.own_weights import (
     READ_AS_VIEWS,
     OwnGraph,
     computed,
-    own_graph,
     without_views,
 )
 from keras_initlab.model.preprocessing import Output
@@ -47,29 +45,14 @@ from keras_initlab.propagation.own_layers import (
     multiplied,
     operands_of,
     scales_of,
+    seen_inside,
 )
+from keras_initlab.propagation.record import PropagationError, Record, fits
 from keras_initlab.propagation.repeats import Repeats
 from keras_initlab.propagation.rules.activation import activate
 from keras_initlab.propagation.signal import Shape, Signal, Signals
 from keras_initlab.propagation.weights.book import Designer, WeightBook
 from keras_initlab.propagation.weights.moments import WeightMoments
-
-
-@dataclass(eq=False)
-class Record:
-    """One call of a layer, and the signal that it returned first.
-
-    `measured` says that the layer had no rule, or its activation none.
-    """
-
-    layer: Layer
-    path: str
-    signal: Signal | None
-    measured: bool = False
-
-
-class PropagationError(ValueError):
-    """A layer's signal could not be predicted; the message names the layer."""
 
 
 class Propagation:
@@ -237,8 +220,6 @@ class Propagation:
         finally:
             self._recording = recording
 
-    # The walk.
-
     def _walk(
         self,
         walked: graph.Graph,
@@ -376,7 +357,7 @@ class Propagation:
             function = own_function(layer) if len(inputs) == 1 else None
         if function is not None and function.function is not None:
             return with_mirror(None, inputs, apply(inputs[0], function), self)
-        own = self._own_graph(layer, arguments)
+        own = seen_inside(layer, arguments, self.training)
         if own is not None:
             try:
                 return self._walk_own(layer, own, inputs, path)
@@ -398,13 +379,6 @@ class Propagation:
         return self._sampler.measure(
             layer, inputs, arguments, shapes, scales_of(layer, self.weights)
         )
-
-    def _own_graph(self, layer: Layer, arguments: Arguments) -> OwnGraph | None:
-        """Return the calls of a user's own layer that reads its weights itself."""
-        try:
-            return own_graph(layer, arguments, self.training)
-        except graph.NoGraph:
-            return None  # it is opened without its weights, or measured
 
     def _walk_own(
         self, layer: Layer, own: OwnGraph, inputs: tuple[Signal, ...], path: str
@@ -504,7 +478,7 @@ class Propagation:
         try:
             rule = operation_rule_of(operation)
         except UnknownLayer:
-            if len(inputs) != 1 or not _fits(inputs[0].shape, shapes):
+            if len(inputs) != 1 or not fits(inputs[0].shape, shapes):
                 raise
             try:
                 function = as_function_of(inputs[0], call.operation, self.arguments)
@@ -524,15 +498,3 @@ class Propagation:
             "rule is your own, mend it; see "
             "keras_initlab.propagation.output_moments."
         )
-
-
-def _fits(shape: Shape, shapes: list[Shape]) -> bool:
-    """Whether a tensor has the one shape of some, as far as its sizes are known."""
-    return len(shapes) == 1 == len({len(shape), len(shapes[0])}) and all(
-        size in (None, own) for own, size in zip(shape, shapes[0], strict=True)
-    )
-
-
-def stats_keys(records: list[Record]) -> list[str]:
-    """Return the key of each record, calls of a shared layer numbered."""
-    return call_keys([record.path for record in records])
