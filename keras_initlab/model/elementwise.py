@@ -66,6 +66,9 @@ def composite_at(graph: Graph, tensor: int) -> Composite | None:
         if best is None and _is_affine_in(values, _GRID):
             start = end  # scaled and shifted alone: what bends it comes after
             continue
+        if whole.family == "periodic" and start != tensor:
+            # A factor in front is part of its frequency.
+            whole = _resolved(region, tensor, end) or whole
         known = whole.name in activations.NAMED or whole.family == "relu"
         if best is None or known or not _is_affine_in(values, last):
             best = Composite(whole, frozenset(map(id, _upto(region, end))))

@@ -407,7 +407,7 @@ def test_a_constant_taken_off_behind_a_kernel(shifted, activation):
     h = layers.Dense(32, "relu", name="two")(h)
     model = keras.Model(inputs, layers.Dense(3, name="head")(h))
     rows = rewrite(model)
-    assert rows["two"].predicted_after == pytest.approx(0.05)
+    assert rows["two"].predicted_after == pytest.approx(1.0)
     assert rows["head"].predicted_after == pytest.approx(0.1)
     # A number is taken off both of a pair, and what reads them does not see it.
     alone = keras.Model(inputs, layers.Dense(32, activation)(inputs) - 1.0)
