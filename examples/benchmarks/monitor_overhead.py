@@ -15,6 +15,8 @@ transformer encoder of two blocks at batch 32, all with Adam. Beside the monitor
   fastai's ActivationStats has them. What knows no Keras, wandb.watch and delve, is
   timed by `monitor_twin.py`, on a twin of the MLP in a plain loop.
 
+Memory that a step frees is kept by the process, as `keep_freed_memory` says.
+
 Also: the time of a first step (trace and compile), of Keras's own, the measured one and
 both; and the cost per layer of plain networks of 10 to 500 layers. What it costs in
 memory is in `monitor_memory.py`.
@@ -26,6 +28,7 @@ memory is in `monitor_memory.py`.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import sys
@@ -387,6 +390,20 @@ def run_layers(quick: bool, _: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed, however large, for the next step.
+
+    By itself it gives blocks above 32 MiB back and fetches them anew in each step, which
+    takes a JAX step as long as a third of it. Whether a model's temporaries are above
+    that, with or without the monitor, is chance, and would be all that is measured.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -397,6 +414,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="a folder for monitor_overhead.json")
     arguments = parser.parse_args(argv)
+    keep_freed_memory()
     runs = {
         "steps": run_steps,
         "compile": run_compile,
