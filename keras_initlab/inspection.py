@@ -29,7 +29,7 @@ from keras_initlab.diagnosis import (
 )
 from keras_initlab.diagnosis.checks.inputs import is_constant
 from keras_initlab.measurement import measure
-from keras_initlab.model.batch import inputs_of, size_of, values_of
+from keras_initlab.model.batch import batch_of, size_of, values_of
 from keras_initlab.model.containers import (
     Part,
     is_container,
@@ -74,7 +74,7 @@ def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]
             or a list of `LayerStats` in call order, such as `measure` and `propagate`
             return and `VarianceMonitor.stats` holds.
         x: a batch as `model(x)` takes it, of shape (batch, ...); or what `fit` takes,
-            of which the first batch is drawn: see `measure`.
+            of which the first batch is drawn, with its targets: see `measure`.
         y: the targets of that batch, as `fit` takes them; of a compiled model they are
             held against the outputs' activations and losses.
 
@@ -98,7 +98,8 @@ def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]
     if not isinstance(model_or_stats, keras.Model):
         data = y if x is None else x
         return diagnosis.findings_of(_facts_of_stats(model_or_stats, data))
-    x = _batch_of(model_or_stats, x)
+    x, targets = _batch_of(model_or_stats, x)
+    y = targets if y is None else batch_of(y)[0]
     found = [
         _outside(part, finding)
         for part in parts_of(model_or_stats)
@@ -155,9 +156,9 @@ def inspect(model: Any, x: Any = None) -> Inspection:
             f"`model` must be a keras.Model. Received: {model!r} of type "
             f"{type(model).__name__}. For a list of LayerStats, use il.diagnose(stats)."
         )
-    x = _batch_of(model, x)
+    x, y = _batch_of(model, x)
     parts = parts_of(model)
-    inspections = [_inspected(part.model, x) for part in parts]
+    inspections = [_inspected(part.model, x, y) for part in parts]
     if not is_container(model):
         return inspections[0]
     names = ", ".join(part.path for part in parts) or "none"
@@ -167,7 +168,7 @@ def inspect(model: Any, x: Any = None) -> Inspection:
     for one in inspections:
         notes += [note for note in one.notes if note not in notes]
     findings = [
-        replace(finding, layer=part.outside(finding.layer))
+        _outside(part, finding)
         for part, one in zip(parts, inspections, strict=True)
         for finding in one.findings
     ]
@@ -191,11 +192,11 @@ def _moved(layer: InspectedLayer, part: Part) -> InspectedLayer:
     return replace(layer, layer=key, predicted=predicted)
 
 
-def _inspected(model: Any, x: Any) -> Inspection:
+def _inspected(model: Any, x: Any, y: Any) -> Inspection:
     _build(model, x)
     anatomy = _anatomy(model, x)
     kernels = kernel_facts(anatomy)
-    facts, measured = _facts(anatomy, kernels, x)
+    facts, measured = _facts(anatomy, kernels, x, y)
     return Inspection(
         model.name,
         tuple(_layers(anatomy, kernels, measured)),
@@ -205,12 +206,12 @@ def _inspected(model: Any, x: Any) -> Inspection:
     )
 
 
-def _batch_of(model: Any, x: Any) -> Any:
-    """Return a batch for a model, None where none is given."""
+def _batch_of(model: Any, x: Any) -> tuple[Any, Any]:
+    """Return a batch for a model and its targets, None where none is given."""
     if x is None:
-        return None
+        return None, None
     refuse_to_call(model, "Pass one of these with its batch, or leave `x` out.")
-    return inputs_of(x)
+    return batch_of(x)
 
 
 def _build(model: Any, x: Any) -> None:

@@ -393,9 +393,9 @@ def run_layers(quick: bool, _: Sequence[str]) -> dict[str, Any]:
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed, however large, for the next step.
 
-    By itself it gives blocks above 32 MiB back and fetches them anew at each step, which
-    can add a third to a JAX step. Whether a model's temporaries are above that, with or
-    without the monitor, is chance, and would be what is measured.
+    By itself it gives blocks above 32 MiB back and fetches them anew at each step,
+    which can add a third to a JAX step. Whether a model's temporaries are above
+    that, with or without the monitor, is chance, and would be what is measured.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -12,13 +12,22 @@ import numpy as np
 
 
 def inputs_of(data: Any) -> Any:
-    """Return one batch of inputs, as `model(x)` takes them.
+    """Return one batch of inputs, as `model(x)` takes them; see `batch_of`.
+
+    Raises:
+        ValueError: there is no batch in it.
+    """
+    return batch_of(data)[0]
+
+
+def batch_of(data: Any) -> tuple[Any, Any]:
+    """Return one batch of inputs, as `model(x)` takes them, and its targets if any.
 
     Of a `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch `DataLoader` and a
-    generator it is the first batch, without its targets and sample weights; a generator
-    has moved on by one batch then. Data frames, series and SciPy's sparse matrices
-    become what `fit` makes of them. Arrays, tensors, and lists, tuples and dicts of
-    these are given back as they are: a tuple `(x, y)` of arrays is not split.
+    generator it is the first batch, without its sample weights; a generator has moved
+    on by one batch then. Data frames, series and SciPy's sparse matrices become what
+    `fit` makes of them. Arrays, tensors, and lists, tuples and dicts of these are given
+    back as they are, with None for targets: a tuple `(x, y)` of arrays is not split.
 
     Raises:
         ValueError: there is no batch in it.
@@ -26,11 +35,12 @@ def inputs_of(data: Any) -> Any:
     if isinstance(data, list | tuple):
         kind = type(data)
         parts = [_array_of(one) for one in data]
-        return parts if kind is list else tuple(parts) if kind is tuple else data
+        whole = parts if kind is list else tuple(parts) if kind is tuple else data
+        return whole, None
     if isinstance(data, dict):
-        return {name: _array_of(one) for name, one in data.items()}
+        return {name: _array_of(one) for name, one in data.items()}, None
     if not _draws_batches(data):
-        return _array_of(data)
+        return _array_of(data), None
     try:
         with _torch_generator_kept():
             batch = _first(data)
@@ -41,9 +51,14 @@ def inputs_of(data: Any) -> Any:
         ) from None
     if isinstance(batch, list) and _is_loader(data):
         batch = tuple(batch)
+    targets = None
     if isinstance(batch, tuple):
+        targets = batch[1] if len(batch) > 1 else None
         batch = batch[0]
-    return keras.tree.map_structure(_own_tensor, batch)
+    inputs = keras.tree.map_structure(_own_tensor, batch)
+    if targets is None:
+        return inputs, None
+    return inputs, keras.tree.map_structure(_own_tensor, targets)
 
 
 def values_of(leaf: Any) -> np.ndarray[Any, Any]:

@@ -216,3 +216,23 @@ def test_the_monitor_names_a_head_too():
 def test_targets_go_with_a_model():
     with pytest.raises(TypeError, match="goes with a model"):
         il.diagnose([], None, VALUES)
+
+
+class Batches(keras.utils.PyDataset):
+    """The inputs in batches of 32, with targets from 1 on."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        rows = slice(32 * index, 32 * (index + 1))
+        return inputs()[rows], CLASSES[rows] + 1
+
+
+def test_targets_come_out_of_data_that_hold_them():
+    model = network(loss=SPARSE, activation="softmax")
+    for finding in (
+        il.diagnose(model, Batches())[0],
+        il.inspect(model, Batches()).findings[0],
+    ):
+        assert (finding.code, finding.layer) == ("head-loss-mismatch", "head")
