@@ -69,6 +69,16 @@ class FlatGraph:
         return outputs
 
     @contextmanager
+    def whole_or_none(self) -> Iterator[None]:
+        """Drop the calls inside where they fail."""
+        count = len(self._calls)
+        try:
+            yield
+        except BaseException:
+            del self._calls[count:]
+            raise
+
+    @contextmanager
     def forgotten(self) -> Iterator[None]:
         """Drop the calls inside, which repeat others."""
         count = len(self._calls)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from keras.layers import Layer
 
+from keras_initlab.model.graph import Call
 from keras_initlab.model.layers import call_keys
 from keras_initlab.propagation.signal import Shape, Signal
 
@@ -27,9 +28,40 @@ class PropagationError(ValueError):
     """A layer's signal could not be predicted; the message names the layer."""
 
 
+class OperationError(PropagationError):
+    """A bare operation's signal could not be predicted."""
+
+
+def operation_failure(call: Call, error: Exception) -> OperationError:
+    """Return the error that says which bare operation failed."""
+    return OperationError(
+        f"The signal through the operation {call.path!r} "
+        f"({type(call.operation).__name__}) could not be predicted. Received: "
+        f"{type(error).__name__}: {error}. Put the operation into a layer, and give "
+        "that a rule; see keras_initlab.propagation.output_moments."
+    )
+
+
+def failure(
+    layer: Layer, path: str, error: Exception, refusal: str | None
+) -> PropagationError:
+    """Return the error that says which layer failed, and why it was run as a whole."""
+    why = f" It was run as a whole: {refusal}." if refusal else ""
+    return PropagationError(
+        f"The signal through layer {path!r} ({type(layer).__name__}) could not be "
+        f"predicted. Received: {type(error).__name__}: {error}.{why} If the rule is "
+        "your own, mend it; see keras_initlab.propagation.output_moments."
+    )
+
+
 def stats_keys(records: list[Record]) -> list[str]:
     """Return the key of each record, calls of a shared layer numbered."""
     return call_keys([record.path for record in records])
+
+
+def reopened(shape: Shape, assumed: Shape, batch: Shape) -> Shape:
+    """Return a shape with the batch in place of one that was assumed."""
+    return batch + shape[1:] if shape[:1] == assumed else shape
 
 
 def fits(shape: Shape, shapes: list[Shape]) -> bool:

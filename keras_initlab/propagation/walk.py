@@ -8,7 +8,7 @@ rest to others: weights and their choice to `WeightBook`, what no rule predicts 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +47,15 @@ from keras_initlab.propagation.own_layers import (
     scales_of,
     seen_inside,
 )
-from keras_initlab.propagation.record import PropagationError, Record, fits
+from keras_initlab.propagation.record import (
+    OperationError,
+    PropagationError,
+    Record,
+    failure,
+    fits,
+    operation_failure,
+    reopened,
+)
 from keras_initlab.propagation.repeats import Repeats
 from keras_initlab.propagation.rules.activation import activate
 from keras_initlab.propagation.signal import Shape, Signal, Signals
@@ -322,7 +330,8 @@ class Propagation:
         except PropagationError:
             raise
         except Exception as error:
-            raise self._failure(layer, record.path, error) from error
+            refusal = self.refusals.get(record.path)
+            raise failure(layer, record.path, error, refusal) from error
         finally:
             self._arguments.pop()
             self._open.pop()
@@ -372,10 +381,14 @@ class Propagation:
             self.refusals[path] = str(refusal)
             inner = None
         if inner is not None:
-            self._walked.add(id(layer))
-            if inner.assumed:
-                return self._walk_sized(inner, inputs, path, shapes)
-            return tuple(self._walk(inner, list(inputs), path))
+            count = len(self.records)
+            try:
+                with self._flat.whole_or_none():
+                    return self._walk_inner(layer, inner, inputs, path, shapes)
+            except OperationError as error:
+                del self.records[count:]
+                self._walked.discard(id(layer))
+                self.refusals[path] = str(error)
         return self._sampler.measure(
             layer, inputs, arguments, shapes, scales_of(layer, self.weights)
         )
@@ -386,25 +399,28 @@ class Propagation:
         weights = operands_of(layer, own, self.weights)
         self._walked.add(id(layer))
         measured = self._sampler.count
-        outputs = self._walk_through(layer, own.graph, inputs, path, weights)
+        kernels = [use for use in uses_of(layer).values() if use.multiplies]
+        # Of a single kernel, and no layers inside, the layer is one call.
+        is_one = not sublayers(layer) and len(kernels) < 2
+        with self._flat.forgotten() if is_one else nullcontext():
+            outputs = tuple(self._walk(own.graph, list(inputs), path, weights, layer))
+        if is_one:
+            self._flat.opened = None
         self._open[-1].measured |= self._sampler.count > measured
         return outputs
 
-    def _walk_through(
+    def _walk_inner(
         self,
         layer: Layer,
-        walked: graph.Graph,
+        inner: graph.Graph,
         inputs: tuple[Signal, ...],
         path: str,
-        weights: dict[int, Any],
+        shapes: list[Shape] | None,
     ) -> Signals:
-        kernels = [use for use in uses_of(layer).values() if use.multiplies]
-        if sublayers(layer) or len(kernels) > 1:
-            return tuple(self._walk(walked, list(inputs), path, weights, layer))
-        with self._flat.forgotten():  # of a single kernel: the layer is one call
-            outputs = self._walk(walked, list(inputs), path, weights, layer)
-        self._flat.opened = None
-        return tuple(outputs)
+        self._walked.add(id(layer))
+        if inner.assumed:
+            return self._walk_sized(inner, inputs, path, shapes)
+        return tuple(self._walk(inner, list(inputs), path))
 
     def _walk_sized(
         self,
@@ -422,13 +438,11 @@ class Propagation:
         outputs = self._walk(inner, sized, path)
         batch, assumed = inputs[0].shape[:1], sized[0].shape[:1]
 
-        def of_batch(x: Signal) -> Shape:
-            return batch + x.shape[1:] if x.shape[:1] == assumed else x.shape
-
         for record in self.records[first:]:
-            if record.signal is not None:
-                record.signal = record.signal.amend(shape=of_batch(record.signal))
-        shapes = shapes or [of_batch(x) for x in outputs]
+            if (signal := record.signal) is not None:
+                shape = reopened(signal.shape, assumed, batch)
+                record.signal = signal.amend(shape=shape)
+        shapes = shapes or [reopened(x.shape, assumed, batch) for x in outputs]
         return tuple(
             x.with_shape(shape) for x, shape in zip(outputs, shapes, strict=True)
         )
@@ -457,12 +471,7 @@ class Propagation:
                     )
                 return self._sampler.measure(call.operation, inputs, arguments, shapes)
         except Exception as error:
-            raise PropagationError(
-                f"The signal through the operation {call.path!r} "
-                f"({type(call.operation).__name__}) could not be predicted. Received: "
-                f"{type(error).__name__}: {error}. Put the operation into a layer, and "
-                "give that a rule; see keras_initlab.propagation.output_moments."
-            ) from error
+            raise operation_failure(call, error) from error
         finally:
             self._arguments.pop()
 
@@ -488,13 +497,3 @@ class Propagation:
             return with_mirror(None, inputs, outputs, self)
         outputs = rule(operation, *inputs, context=self)
         return with_mirror(operation, inputs, outputs, self)
-
-    def _failure(self, layer: Layer, path: str, error: Exception) -> PropagationError:
-        refusal = self.refusals.get(path)
-        why = f" It was run as a whole: {refusal}." if refusal else ""
-        return PropagationError(
-            f"The signal through layer {path!r} ({type(layer).__name__}) could not "
-            f"be predicted. Received: {type(error).__name__}: {error}.{why} If the "
-            "rule is your own, mend it; see "
-            "keras_initlab.propagation.output_moments."
-        )

@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 import keras_initlab as il
+from keras_initlab.propagation import monte_carlo
 from keras_initlab.propagation.signal import Signal
 
 # What stands in for a size that is not known.
@@ -245,3 +246,35 @@ def test_a_softmax_of_some_of_the_logits_is_not_one_of_all():
     # Of t logits alike, each gets 1/t.
     expected = np.sum(1 / np.arange(1, LENGTH + 1)) / LENGTH**2
     assert stats.second_moment == pytest.approx(expected, rel=1e-3)
+
+
+class Sorted(keras.layers.Layer):
+    """Has an operation inside that no rule knows."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = keras.layers.Dense(8, name="dense")
+
+    def call(self, x):
+        x = self.dense(x)
+        return x + ops.sort(x, axis=-1)
+
+
+def test_where_an_operation_inside_fails_the_layer_is_run_as_a_whole(monkeypatch):
+    inputs = keras.Input((8,))
+    x = Sorted(name="odd")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
+    measure = monte_carlo.Sampler.measure
+
+    def failing(sampler, operation, *rest):
+        if type(operation).__name__ == "Sort":
+            raise ValueError("no sample goes through")
+        return measure(sampler, operation, *rest)
+
+    monkeypatch.setattr(monte_carlo.Sampler, "measure", failing)
+    stats = {one.layer: one for one in il.propagate(model)}
+    assert stats["odd"].source == "measured"
+    assert stats["head"].second_moment > 0
+    assert "odd/dense" not in stats
+    plan = il.rewrite_initializers(model, "variance", seed=0)
+    assert any("no sample goes through" in line for line in plan.assumptions)
