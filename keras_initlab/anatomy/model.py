@@ -9,10 +9,12 @@ from typing import Any
 
 import keras
 
+from keras_initlab.anatomy.bypass import Bypassed, bypassed_in
 from keras_initlab.diagnosis import LayerFacts
 from keras_initlab.model import graph, nonlinearity
 from keras_initlab.model.kernels import Kernel, kernels_of, quantised_layers
 from keras_initlab.model.layers import every_place, is_closed, main_weight, places
+from keras_initlab.model.preprocessing import read_as_given
 from keras_initlab.model.roles import NORMALISING, Roles, roles_of
 from keras_initlab.propagation.propagate import Forward, run_forward
 from keras_initlab.stats import LayerStats
@@ -104,6 +106,7 @@ class Anatomy:
     def layers(self) -> dict[str, LayerFacts]:
         """What each layer is, by its path."""
         ending, starting, rescaled = self._ending, self._starting, self._rescaled
+        bypassed = self.bypassed.merged
         return {
             place.path: LayerFacts(
                 kind=type(place.layer).__name__,
@@ -113,6 +116,7 @@ class Anatomy:
                 rescaled=id(place.layer) in rescaled,
                 ends=id(place.layer) in ending,
                 starts=id(place.layer) in starting,
+                bypassed=id(place.layer) in bypassed,
             )
             for place in places(self.model)
         }
@@ -196,7 +200,15 @@ class Anatomy:
                 called = [part for part in parts if part in last]
                 if called and max(called, key=lambda part: last[part]) in found:
                     found.add(id(place.layer))
+            elif id(place.layer) in found:
+                # Inside of a layer that is not opened no more is known than of it all.
+                found.update(id(part.layer) for part in every_place(place.layer))
         return found
+
+    @cached_property
+    def bypassed(self) -> Bypassed:
+        """Which layers have a path without kernels beside them."""
+        return bypassed_in(self.flat, set(self._inside))
 
     def scales_inputs(self, count: int) -> list[bool]:
         """Say of each input whether it is rescaled or looked up before any kernel."""
@@ -206,8 +218,9 @@ class Anatomy:
             starting = [one for one in known if id(one) in self._starting]
             return [any(isinstance(one, kinds) for one in starting)] * count
         found = []
+        given = read_as_given(self.flat)
         for tensor in self.flat.inputs:
-            pending, scaled = deque([tensor]), False
+            pending, scaled = deque([tensor]), tensor not in given
             while pending and not scaled:
                 for call in self.flat.consumers.get(pending.popleft(), ()):
                     scaled |= isinstance(call.operation, kinds)

@@ -7,6 +7,7 @@ standardised, whatever the scale of the input.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -50,6 +51,26 @@ def standardised(graph: Graph) -> dict[Output, str]:
     Args:
         graph: the flat graph of a model, composite layers opened.
     """
+    found: dict[Output, str] = {}
+    for tensor, maker in _first_read(graph):
+        if maker is None:
+            continue
+        place = maker.outputs.index(tensor)
+        if _is_float(maker.node.outputs[place]):
+            found[maker.key, place] = maker.path
+    return found
+
+
+def read_as_given(graph: Graph) -> set[int]:
+    """Return the inputs whose values reach trained weights on the scale they have."""
+    return {tensor for tensor, maker in _first_read(graph) if maker is None}
+
+
+def _first_read(graph: Graph) -> Iterator[tuple[int, Call | None]]:
+    """Yield what is read by the first calls that learn, and what made it.
+
+    Of what was only moved, that of which it was made; None made a model's input.
+    """
     raw, learned = set(graph.inputs), set[int]()
     makers: dict[int, Call] = {}
     read: list[int] = []
@@ -61,21 +82,17 @@ def standardised(graph: Graph) -> dict[Output, str]:
         elif meets and not _encodes(call):
             raw.update(call.outputs)
             makers.update(dict.fromkeys(call.outputs, call))
-    found: dict[Output, str] = {}
     seen: set[int] = set()
     while read:
         tensor = read.pop()
-        maker = makers.get(tensor)
-        if tensor in seen or maker is None:
+        if tensor in seen:
             continue
         seen.add(tensor)
-        if type(maker.operation).__name__ in _MOVING:
+        maker = makers.get(tensor)
+        if maker is not None and type(maker.operation).__name__ in _MOVING:
             read.extend(raw.intersection(maker.inputs))
-            continue
-        place = maker.outputs.index(tensor)
-        if _is_float(maker.node.outputs[place]):
-            found[maker.key, place] = maker.path
-    return found
+        else:
+            yield tensor, maker
 
 
 def _learns(call: Call) -> bool:

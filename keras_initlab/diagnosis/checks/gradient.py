@@ -76,7 +76,8 @@ def vanishing_gradient(facts: Facts) -> Iterator[Finding]:
 @check
 def exploding_gradient(facts: Facts) -> Iterator[Finding]:
     """Report where the gradient has grown out of proportion on its way back."""
-    back = _energies(facts)
+    # Of a loss that has fallen, what gradient is left is noise.
+    back = [] if facts.learned else _energies(facts)
     large = _large(back, LOST)
     for part in _parts(facts, back):
         if not large:
@@ -98,8 +99,8 @@ def exploding_gradient(facts: Facts) -> Iterator[Finding]:
 
 def _large(back: Sequence[tuple[str, float]], limit: float) -> list[tuple[str, float]]:
     """Return where the energy is more than `limit` times that at the start."""
-    start = _start(back)
-    if not start > 0:
+    start = max((value for _, value in back[:3]), default=0.0)
+    if len(back) < 2 or not start > 0:
         return []
     return [(key, value / start) for key, value in back if value > limit * start]
 
@@ -134,14 +135,19 @@ def _longest_rise(back: Sequence[tuple[str, float]]) -> int:
 def _energies(facts: Facts) -> list[tuple[str, float]]:
     """Return layers from the last hidden one back to the first kernel."""
     found = []
+    behind_zeros = False
     for one in facts.hidden[::-1]:
         value = one.gradient_second_moment
+        behind_zeros |= one.layer.split("#")[0] in facts.from_zero
         if value is None or not math.isfinite(value):
             continue
         what = facts.layer(one.layer)
         # Of data there is no gradient to wait for; of embeddings there is.
         data = what is not None and what.starts and one.weight is None
-        if data or (what is not None and what.rescaled):
+        # Beside a path that carries the gradient around it, its own may be small.
+        aside = what is not None and (what.rescaled or what.bypassed)
+        # What passes no gradient as long as it is 0 will pass some after a step.
+        if data or aside or (value == 0 and behind_zeros):
             continue
         sizes = [size for size in (one.shape or ())[1:] if size is not None]
         found.append((one.layer, value * math.prod(sizes)))
