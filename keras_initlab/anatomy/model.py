@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,6 +42,10 @@ MAY_BEND = (
 )
 
 
+# What augmentation may do to mean and size, as a share of the size.
+SAME_SCALE = 0.2
+
+
 @dataclass(frozen=True)
 class Readers:
     """What reads a layer's output, up to the next kernels.
@@ -65,12 +70,14 @@ class Anatomy:
         kernels: all of them, those of recurrent states included.
         forward: the prediction from the weights' values; None where there is none.
         problem: why there is no prediction.
+        of_data: whether the prediction starts from the inputs' own moments.
     """
 
     model: Any
     kernels: list[Kernel]
     forward: Forward | None
     problem: str | None = None
+    of_data: bool = False
     _inside: dict[int, list[Kernel]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -218,7 +225,7 @@ class Anatomy:
             starting = [one for one in known if id(one) in self._starting]
             return [any(isinstance(one, kinds) for one in starting)] * count
         found = []
-        given = read_as_given(self.flat)
+        given = read_as_given(self.flat, self._keeps_scale)
         for tensor in self.flat.inputs:
             pending, scaled = deque([tensor]), tensor not in given
             while pending and not scaled:
@@ -228,6 +235,20 @@ class Anatomy:
                         pending.extend(call.outputs)
             found.append(scaled)
         return found
+
+    def _keeps_scale(self, call: graph.Call) -> bool:
+        """Say whether a call is predicted to leave mean and size as they were."""
+        if self.forward is None or not self.of_data:
+            return False
+        signals = self.forward.propagation.signals
+        known = [signals.get(tensor) for tensor in (*call.inputs, *call.outputs)]
+        first, *others = (one for one in known if one is not None)
+        size = math.sqrt(first.second)
+        return len(others) == len(known) - 1 and all(
+            abs(math.sqrt(one.second) - size) <= SAME_SCALE * size
+            and abs(one.mean - first.mean) <= SAME_SCALE * size
+            for one in others
+        )
 
     def readers(self, kernel: Kernel) -> Readers | None:
         """Return what reads the output of a kernel's layer; None if unknown."""
@@ -317,4 +338,4 @@ def anatomy_of(
         # A prediction is one witness of several: a layer that cannot be run on
         # symbols or on a sample must not silence the others.
         return Anatomy(model, kernels, None, f"{type(error).__name__}: {error}")
-    return Anatomy(model, kernels, forward)
+    return Anatomy(model, kernels, forward, of_data=variance is not None)

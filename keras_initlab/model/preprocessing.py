@@ -7,7 +7,7 @@ standardised, whatever the scale of the input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -61,12 +61,25 @@ def standardised(graph: Graph) -> dict[Output, str]:
     return found
 
 
-def read_as_given(graph: Graph) -> set[int]:
-    """Return the inputs whose values reach trained weights on the scale they have."""
-    return {tensor for tensor, maker in _first_read(graph) if maker is None}
+def read_as_given(graph: Graph, keeps: Callable[[Call], bool]) -> set[int]:
+    """Return the inputs whose values reach trained weights on the scale they have.
+
+    Args:
+        graph: as for `standardised`.
+        keeps: says of a call that is not known to move values, no more, whether what
+            it makes has the scale of what it reads.
+    """
+    first = _first_read(graph, lambda call: _moves(call) or keeps(call))
+    return {tensor for tensor, maker in first if maker is None}
 
 
-def _first_read(graph: Graph) -> Iterator[tuple[int, Call | None]]:
+def _moves(call: Call) -> bool:
+    return type(call.operation).__name__ in _MOVING
+
+
+def _first_read(
+    graph: Graph, moves: Callable[[Call], bool] = _moves
+) -> Iterator[tuple[int, Call | None]]:
     """Yield what is read by the first calls that learn, and what made it.
 
     Of what was only moved, that of which it was made; None made a model's input.
@@ -89,7 +102,7 @@ def _first_read(graph: Graph) -> Iterator[tuple[int, Call | None]]:
             continue
         seen.add(tensor)
         maker = makers.get(tensor)
-        if maker is not None and type(maker.operation).__name__ in _MOVING:
+        if maker is not None and moves(maker):
             read.extend(raw.intersection(maker.inputs))
         else:
             yield tensor, maker

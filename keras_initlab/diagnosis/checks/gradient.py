@@ -11,7 +11,13 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from keras_initlab.diagnosis import remedies, wording
-from keras_initlab.diagnosis.checks.signal import LOST, RISKY, first_layers, severity_of
+from keras_initlab.diagnosis.checks.signal import (
+    LOST,
+    RISKY,
+    first_count,
+    first_layers,
+    severity_of,
+)
 from keras_initlab.diagnosis.facts import Facts
 from keras_initlab.diagnosis.finding import Finding
 from keras_initlab.diagnosis.rules import check
@@ -99,8 +105,12 @@ def exploding_gradient(facts: Facts) -> Iterator[Finding]:
 
 def _large(back: Sequence[tuple[str, float]], limit: float) -> list[tuple[str, float]]:
     """Return where the energy is more than `limit` times that at the start."""
-    start = max((value for _, value in back[:3]), default=0.0)
-    if len(back) < 2 or not start > 0:
+    start = _start(back)
+    if not start > 0:
+        return []
+    # A branch that starts small may be among the last layers, and the stream as well.
+    most = max(value for _, value in back[: first_count(back)])
+    if not any(value > limit * most for _, value in back):
         return []
     return [(key, value / start) for key, value in back if value > limit * start]
 
