@@ -19,6 +19,7 @@ from keras_initlab.anatomy import (
     head_facts,
     input_facts,
     kernel_facts,
+    zero_layers,
 )
 from keras_initlab.diagnosis import (
     SEVERITIES,
@@ -280,6 +281,7 @@ def _facts(
         heads=head_facts(anatomy, y),
         broken=others,
         biased=biased_layers(anatomy),
+        from_zero=zero_layers(anatomy.model),
         trained=_is_trained(anatomy.model),
     )
     return facts, measured

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,10 +10,12 @@ from typing import Any
 
 import keras
 
+from keras_initlab.anatomy.bypass import Bypassed, bypassed_in
 from keras_initlab.diagnosis import LayerFacts
 from keras_initlab.model import graph, nonlinearity
 from keras_initlab.model.kernels import Kernel, kernels_of, quantised_layers
 from keras_initlab.model.layers import every_place, is_closed, main_weight, places
+from keras_initlab.model.preprocessing import read_as_given
 from keras_initlab.model.roles import NORMALISING, Roles, roles_of
 from keras_initlab.propagation.propagate import Forward, run_forward
 from keras_initlab.stats import LayerStats
@@ -39,6 +42,10 @@ MAY_BEND = (
 )
 
 
+# What augmentation may do to mean and size, as a share of the size.
+SAME_SCALE = 0.2
+
+
 @dataclass(frozen=True)
 class Readers:
     """What reads a layer's output, up to the next kernels.
@@ -63,12 +70,14 @@ class Anatomy:
         kernels: all of them, those of recurrent states included.
         forward: the prediction from the weights' values; None where there is none.
         problem: why there is no prediction.
+        of_data: whether the prediction starts from the inputs' own moments.
     """
 
     model: Any
     kernels: list[Kernel]
     forward: Forward | None
     problem: str | None = None
+    of_data: bool = False
     _inside: dict[int, list[Kernel]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,6 +113,7 @@ class Anatomy:
     def layers(self) -> dict[str, LayerFacts]:
         """What each layer is, by its path."""
         ending, starting, rescaled = self._ending, self._starting, self._rescaled
+        bypassed = self.bypassed.merged
         return {
             place.path: LayerFacts(
                 kind=type(place.layer).__name__,
@@ -113,6 +123,7 @@ class Anatomy:
                 rescaled=id(place.layer) in rescaled,
                 ends=id(place.layer) in ending,
                 starts=id(place.layer) in starting,
+                bypassed=id(place.layer) in bypassed,
             )
             for place in places(self.model)
         }
@@ -196,7 +207,15 @@ class Anatomy:
                 called = [part for part in parts if part in last]
                 if called and max(called, key=lambda part: last[part]) in found:
                     found.add(id(place.layer))
+            elif id(place.layer) in found:
+                # Inside of a layer that is not opened no more is known than of it all.
+                found.update(id(part.layer) for part in every_place(place.layer))
         return found
+
+    @cached_property
+    def bypassed(self) -> Bypassed:
+        """Which layers have a path without kernels beside them."""
+        return bypassed_in(self.flat, set(self._inside))
 
     def scales_inputs(self, count: int) -> list[bool]:
         """Say of each input whether it is rescaled or looked up before any kernel."""
@@ -206,8 +225,9 @@ class Anatomy:
             starting = [one for one in known if id(one) in self._starting]
             return [any(isinstance(one, kinds) for one in starting)] * count
         found = []
+        given = read_as_given(self.flat, self._keeps_scale)
         for tensor in self.flat.inputs:
-            pending, scaled = deque([tensor]), False
+            pending, scaled = deque([tensor]), tensor not in given
             while pending and not scaled:
                 for call in self.flat.consumers.get(pending.popleft(), ()):
                     scaled |= isinstance(call.operation, kinds)
@@ -215,6 +235,20 @@ class Anatomy:
                         pending.extend(call.outputs)
             found.append(scaled)
         return found
+
+    def _keeps_scale(self, call: graph.Call) -> bool:
+        """Say whether a call is predicted to leave mean and size as they were."""
+        if self.forward is None or not self.of_data:
+            return False
+        signals = self.forward.propagation.signals
+        known = [signals.get(tensor) for tensor in (*call.inputs, *call.outputs)]
+        first, *others = (one for one in known if one is not None)
+        size = math.sqrt(first.second)
+        return len(others) == len(known) - 1 and all(
+            abs(math.sqrt(one.second) - size) <= SAME_SCALE * size
+            and abs(one.mean - first.mean) <= SAME_SCALE * size
+            for one in others
+        )
 
     def readers(self, kernel: Kernel) -> Readers | None:
         """Return what reads the output of a kernel's layer; None if unknown."""
@@ -304,4 +338,4 @@ def anatomy_of(
         # A prediction is one witness of several: a layer that cannot be run on
         # symbols or on a sample must not silence the others.
         return Anatomy(model, kernels, None, f"{type(error).__name__}: {error}")
-    return Anatomy(model, kernels, forward)
+    return Anatomy(model, kernels, forward, of_data=variance is not None)

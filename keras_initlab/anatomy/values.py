@@ -21,6 +21,7 @@ from keras_initlab.model.kernels import Kernel
 from keras_initlab.plan import describe
 from keras_initlab.propagation.weights import initial_moments
 from keras_initlab.schemes.kernels import Finder, Followed, fans_of, followed, layout_of
+from keras_initlab.schemes.small_starts import carrier
 
 Array = NDArray[np.float64]
 
@@ -90,10 +91,19 @@ def _facts(
         read_alike=alike,
         normalised=readers is not None and readers.normalised,
         branch_end=branch_end,
+        bypassed=id(kernel.layer) in anatomy.bypassed.joined,
+        spared=constant == 0 and _is_spared(kernel, anatomy),
         guarded=_is_guarded(kernel),
         head=head,
         **found,
     )
+
+
+def _is_spared(kernel: Kernel, anatomy: Anatomy) -> bool:
+    """Say whether another path or its bias carries the signal around zeros."""
+    if anatomy.forward is None:
+        return False
+    return carrier(kernel, anatomy.kernels, anatomy.forward.propagation) is not None
 
 
 def values_of(variable: Any) -> Array:
@@ -183,8 +193,10 @@ def _twins(
     reading = _repeated(units)
     if not reading:
         return 0, None
-    if readers is None or not readers.whole or not readers.kernels:
+    if readers is None or not readers.kernels:
         return reading, None
+    if not readers.whole:
+        return reading, 0 if _reads_apart(readers.kernels) else None
     parts = [units]
     reading_on = [one for one in readers.kernels if not _is_recurrent(one)]
     reading_on += [one for one in own if _is_recurrent(one)]
@@ -194,6 +206,22 @@ def _twins(
             return reading, None
         parts.append(rows)
     return reading, _repeated(np.concatenate(parts))
+
+
+def _reads_apart(kernels: Sequence[Kernel]) -> bool:
+    """Say whether no kernel reads two of its inputs alike.
+
+    Whatever has become of units on the way, by a reshape or a sum: twins among them
+    have gradients that differ then.
+    """
+    for kernel in kernels:
+        layout = layout_of(kernel)
+        values = values_of(kernel.variable)
+        sizes = [values.shape[axis] for axis in layout.inputs]
+        rows = _rows(kernel, math.prod(sizes)) if sizes else None
+        if rows is None or not rows.any(axis=0).all() or _repeated(rows):
+            return False
+    return True
 
 
 def _repeated(units: Array) -> int:

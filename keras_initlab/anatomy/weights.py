@@ -12,6 +12,8 @@ from keras_initlab.anatomy.model import Anatomy
 from keras_initlab.anatomy.values import values_of
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.layers import is_closed, main_weight, places
+from keras_initlab.model.roles import NORMALISING
+from keras_initlab.schemes.small_starts import SMALL_GAIN
 
 # Root mean square of biases that put most units to one side of their activation, where
 # what comes in has variance 1.
@@ -61,10 +63,18 @@ def _other_weights(anatomy: Anatomy) -> Iterator[tuple[str, Any]]:
 
 
 def zero_layers(model: Any) -> frozenset[str]:
-    """Return the paths of the layers whose main weight is all zeros."""
+    """Return the paths of the layers whose main weight is all zeros, or next to it.
+
+    Such as ReZero's factors and LayerScale's: a share of their length says nothing.
+    """
     paths = set()
     for place in places(model) if getattr(model, "built", False) else ():
         weight = main_weight(place.layer)
-        if weight is not None and not values_of(weight).any():
+        if weight is None:
+            continue
+        size = float(np.sqrt(np.mean(values_of(weight) ** 2)))
+        # Embeddings start small, and other kernels are held against their fan-in.
+        factor = len(weight.shape) < 2 and not isinstance(place.layer, NORMALISING)
+        if size == 0 or (factor and size <= SMALL_GAIN):
             paths.add(place.path)
     return frozenset(paths)

@@ -21,6 +21,8 @@ class LayerFacts:
         ends: whether it is the last layer with a kernel on the way to an output of
             the model, or after that.
         starts: whether no kernel comes before it.
+        bypassed: whether what it makes is added to, or multiplies, what a path without
+            kernels carries around it: a residual branch, a gate.
     """
 
     kind: str
@@ -29,6 +31,7 @@ class LayerFacts:
     rescaled: bool = False
     ends: bool = False
     starts: bool = False
+    bypassed: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class KernelFacts:
         by_wrong_fans: E[w²] by its initializer's fans over that by the layer's fans.
         normalised: whether a normalisation follows before the next kernel.
         branch_end: whether what it makes is added to a residual stream.
+        bypassed: whether a path without kernels leads around it, joined to it later.
+        spared: whether the network can do without what it makes as long as it is 0.
         guarded: whether its scale matters less for another reason, such as attention
             or gates.
         head: whether it makes an output of the model.
@@ -71,6 +76,8 @@ class KernelFacts:
     by_wrong_fans: float | None = None
     normalised: bool = False
     branch_end: bool = False
+    bypassed: bool = False
+    spared: bool = False
     guarded: bool = False
     head: bool = False
     isometric: bool = False
@@ -160,7 +167,8 @@ class Facts:
             many entries.
         biased: hidden layers whose biases are far from 0, and the root mean square
             of these.
-        from_zero: layers whose main weight was all zeros when training began.
+        from_zero: layers whose main weight was all zeros, or next to that, when
+            training began.
         trained: whether the model has made steps already.
         updates: whether `stats` would hold update ratios if weights had moved.
         at_start: of a training, the codes that were found at its first step; None

@@ -7,6 +7,7 @@ standardised, whatever the scale of the input.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -50,6 +51,39 @@ def standardised(graph: Graph) -> dict[Output, str]:
     Args:
         graph: the flat graph of a model, composite layers opened.
     """
+    found: dict[Output, str] = {}
+    for tensor, maker in _first_read(graph):
+        if maker is None:
+            continue
+        place = maker.outputs.index(tensor)
+        if _is_float(maker.node.outputs[place]):
+            found[maker.key, place] = maker.path
+    return found
+
+
+def read_as_given(graph: Graph, keeps: Callable[[Call], bool]) -> set[int]:
+    """Return the inputs whose values reach trained weights on the scale they have.
+
+    Args:
+        graph: as for `standardised`.
+        keeps: says of a call that is not known to move values, no more, whether what
+            it makes has the scale of what it reads.
+    """
+    first = _first_read(graph, lambda call: _moves(call) or keeps(call))
+    return {tensor for tensor, maker in first if maker is None}
+
+
+def _moves(call: Call) -> bool:
+    return type(call.operation).__name__ in _MOVING
+
+
+def _first_read(
+    graph: Graph, moves: Callable[[Call], bool] = _moves
+) -> Iterator[tuple[int, Call | None]]:
+    """Yield what is read by the first calls that learn, and what made it.
+
+    Of what was only moved, that of which it was made; None made a model's input.
+    """
     raw, learned = set(graph.inputs), set[int]()
     makers: dict[int, Call] = {}
     read: list[int] = []
@@ -61,21 +95,17 @@ def standardised(graph: Graph) -> dict[Output, str]:
         elif meets and not _encodes(call):
             raw.update(call.outputs)
             makers.update(dict.fromkeys(call.outputs, call))
-    found: dict[Output, str] = {}
     seen: set[int] = set()
     while read:
         tensor = read.pop()
-        maker = makers.get(tensor)
-        if tensor in seen or maker is None:
+        if tensor in seen:
             continue
         seen.add(tensor)
-        if type(maker.operation).__name__ in _MOVING:
+        maker = makers.get(tensor)
+        if maker is not None and moves(maker):
             read.extend(raw.intersection(maker.inputs))
-            continue
-        place = maker.outputs.index(tensor)
-        if _is_float(maker.node.outputs[place]):
-            found[maker.key, place] = maker.path
-    return found
+        else:
+            yield tensor, maker
 
 
 def _learns(call: Call) -> bool:

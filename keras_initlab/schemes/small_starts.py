@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keras_initlab.model.graph import Call
@@ -15,7 +15,7 @@ from keras_initlab.propagation.weights import weight_moments
 from keras_initlab.schemes.kernels import fans_of
 
 # The gain up to which a kernel starts small: no usual initializer comes near.
-_SMALL_GAIN = 0.03
+SMALL_GAIN = 0.03
 # The share of what a kernel reads below which nothing of it is left.
 _LOST = 1e-2
 
@@ -38,15 +38,9 @@ def small_starts_to_keep(model: Any, kernels: Sequence[Kernel]) -> dict[Key, str
         forward = run_forward(model, from_weights=True, drawn=small)
     except ValueError:
         return {}  # what cannot be predicted tells nothing
-    # The last kernel inside makes what a layer returns.
-    last = {
-        id(layer): kernel
-        for kernel in kernels
-        for layer in (kernel.layer, *kernel.parents[1:])
-    }
     reasons = {}
     for key, kernel in small.items():
-        reason = _carried_by(kernel, last, forward.propagation)
+        reason = carrier(kernel, kernels, forward.propagation)
         if reason is not None:
             second = weight_moments(kernel.layer, kernel.weight).second_moment
             size = "next to 0" if second else "at 0"
@@ -59,16 +53,23 @@ def _starts_small(kernel: Kernel) -> bool:
     if fans is None or kernel.initializer is None:
         return False
     moments = weight_moments(kernel.layer, kernel.weight, parents=kernel.parents)
-    return bool(moments.second_moment * fans.fan_in <= _SMALL_GAIN**2)
+    return bool(moments.second_moment * fans.fan_in <= SMALL_GAIN**2)
 
 
-def _carried_by(
-    kernel: Kernel, last: Mapping[int, Kernel], propagation: Propagation
+def carrier(
+    kernel: Kernel, kernels: Sequence[Kernel], propagation: Propagation
 ) -> str | None:
     """Return what carries the signal around a kernel, None where nothing does.
 
-    `last` is the last kernel of each layer that holds any, by the layer's id.
+    Args:
+        kernel: which makes next to nothing.
+        kernels: all of the model.
+        propagation: with what it makes.
     """
+    # The last kernel inside makes what a layer returns.
+    last = {
+        id(layer): one for one in kernels for layer in (one.layer, *one.parents[1:])
+    }
     graph, signals = propagation.flat_graph, propagation.signals
     calls = [call for call in graph.calls if last.get(id(call.operation)) is kernel]
     reading = max((_varies(signals, call.inputs) for call in calls), default=0.0)

@@ -43,6 +43,20 @@ class Case(NamedTuple):
     close: tuple[str, ...] = ()
 
 
+def before_and_while_trained(
+    name: str, build: Any, data: Any = None, epochs: int = 4
+) -> list[Case]:
+    """Return a healthy case before training, and the same while it is trained.
+
+    Of digits, if no data are given.
+    """
+    data = data or digits
+    return [
+        Case(name, build, data, epochs=epochs),
+        Case(f"{name}, trained", build, data, phase="training", epochs=epochs),
+    ]
+
+
 def found(case: Case) -> list[Any]:
     """Return all findings on a case, of every severity."""
     # Not at the top: the labels can be read without the rules.

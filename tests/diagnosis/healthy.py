@@ -16,6 +16,8 @@ from keras import layers
 import keras_initlab as il
 from tests.diagnosis import cases
 from tests.diagnosis.cases import Case, compiled, head, plain, seeded, stack
+from tests.diagnosis.healthy_architectures import ARCHITECTURES
+from tests.diagnosis.healthy_small_starts import SMALL_STARTS
 
 # All of Keras's activations that make one output of each input, but for the linear
 # one, and for exp, which no hidden layer uses.
@@ -368,4 +370,6 @@ HEALTHY: tuple[Case, ...] = (
     *_convolutions(),
     *_sequences(),
     *_activations(),
+    *ARCHITECTURES,
+    *SMALL_STARTS,
 )

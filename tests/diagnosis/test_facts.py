@@ -210,16 +210,34 @@ def test_readers_are_known_as_long_as_units_keep_their_place(between, known):
         layers.Dense(8, name="a"), *between, layers.Dense(8), layers.Dense(2)
     )
     twin(model.layers[0])
-    assert twins(model, "a") == (1, 0 if known else None)
+    # No two rows of what reads them are alike: whichever is which, they are parted.
+    assert twins(model, "a") == (1, 0)
+    alter(model.layers[-2], same_rows)
+    assert twins(model, "a") == (1, 1 if known else None)
 
 
-def test_where_units_are_added_or_are_the_output_readers_are_not_known():
+def test_where_units_are_added_it_is_not_known_which_are_read_alike():
     inputs = keras.Input((8,))
     x = layers.Dense(8, "relu", name="a")(inputs)
-    sums = layers.Dense(2)(layers.Add()([x, layers.Dense(8, name="b")(x)]))
-    model = keras.Model(inputs, [sums, x])
+    sums = layers.Add()([x, layers.Dense(8, name="b")(x)])
+    model = keras.Model(inputs, [layers.Dense(2, name="c")(sums), x])
     twin(model.get_layer("a"))
+    assert twins(model, "a") == (1, 0)
+    alter(model.get_layer("c"), same_rows)
     assert twins(model, "a") == (1, None)
+
+
+def test_filters_that_a_reshape_makes_pixels_of_are_read_apart():
+    inputs = keras.Input((4, 4, 3))
+    x = layers.Conv2D(8, 3, padding="same", name="a")(inputs)
+    x = layers.Reshape((8, 8, 2))(x)
+    model = keras.Model(inputs, layers.Conv2D(3, 3, name="b")(x))
+    alter(
+        model.get_layer("a"), lambda kernel: np.copyto(kernel[..., 4:], kernel[..., :4])
+    )
+    assert twins(model, "a") == (4, 0)
+    alter(model.get_layer("b"), lambda kernel: kernel.fill(1.0))
+    assert twins(model, "a") == (4, None)
 
 
 def test_kernels_that_read_inputs_of_their_own_have_no_twins():

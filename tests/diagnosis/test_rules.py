@@ -458,16 +458,16 @@ def test_serious_and_slight_wrong_fans_are_told_apart():
 
 def test_errors_come_first():
     facts = Facts(
-        stats=(*chain("saturated_fraction", [0.5]).stats,),
         kernels=(
             kernel("a", by_wrong_fans=2.0),
             kernel("b", digest="d"),
             kernel("c", digest="d", nonfinite=1),
+            kernel("d", twins=2, read_alike=2),
         ),
     )
     found = findings_of(facts)
     assert [one.code for one in found] == [
-        *("nonfinite", "shared-draw", "saturated-units", "wrong-fans")
+        *("nonfinite", "symmetric-units", "shared-draw", "wrong-fans")
     ]
     ranks = [SEVERITIES.index(one.severity) for one in found]
     assert ranks == [0, 1, 1, 2]

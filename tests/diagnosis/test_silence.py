@@ -7,6 +7,8 @@ from tests.diagnosis.byhand import NAN, alike, chain, data, kernel, kernels, man
 
 pytestmark = pytest.mark.once
 
+BESIDE = {"bypassed": True}
+
 # Facts of which nothing must be said.
 SILENT = {
     "nothing is known": Facts(),
@@ -14,6 +16,7 @@ SILENT = {
     "nothing known of a kernel": Facts(kernels=(kernel(units=0),)),
     "a head of zeros": kernels({"constant": 0.0, "head": True}),
     "a branch that ends in zeros": kernels({"constant": 0.0, "branch_end": True}),
+    "zeros that the network can do without": kernels({"constant": 0.0, "spared": True}),
     "one unit": kernels({"constant": 0.25, "units": 1}),
     "twins that are read apart": kernels({"twins": 4, "read_alike": 0}),
     "twins in a head": kernels({"twins": 4, "head": True}),
@@ -23,8 +26,14 @@ SILENT = {
     "no scale is known": many(50, scale=None),
     **{
         f"a scale that matters less: {role}": many(50, **{"scale": 0.01, role: True})
-        for role in ("head", "guarded", "normalised", "branch_end")
+        for role in ("head", "guarded", "normalised", "branch_end", "bypassed")
     },
+    "wrong fans, and signals that are sound": Facts(
+        chain("batch_variance", [1, 1]).stats, kernels=(kernel(by_wrong_fans=2.0),)
+    ),
+    "a small share, and signals that are known": Facts(
+        chain("batch_variance", [1, 1e-2]).stats, kernels=(kernel(scale=0.01),)
+    ),
     "fans near enough": kernels({"by_wrong_fans": 1.5}, {"by_wrong_fans": 1 / 1.49}),
     "fans that are right": kernels({"by_wrong_fans": 1.0}, {"by_wrong_fans": None}),
     # Signals
@@ -62,6 +71,18 @@ SILENT = {
     "the gradient grows just enough": chain("gradient_second_moment", [1e4, 1]),
     "by accident, not steadily": chain("gradient_second_moment", [5e3, 1, 1, 1, 1]),
     "one layer": chain("gradient_second_moment", [1.0]),
+    "gradients that are left when all is learned": chain(
+        "gradient_second_moment", [1e9, 1], losses=(1.0, 1e-4)
+    ),
+    "no gradient in a branch": chain(
+        "gradient_second_moment", [0, 0, 1, 1], kinds={0: BESIDE, 1: BESIDE}
+    ),
+    "a branch comes first on the way back": chain(
+        "gradient_second_moment", [1, 1e-12, 1], kinds={1: BESIDE}
+    ),
+    "no gradient behind zeros": chain(
+        "gradient_second_moment", [0, 0, 1, 1], from_zero={"dense_1"}
+    ),
     # Units
     "half are dead": chain("dead_fraction", [0.75, 0.75], units=64),
     "of few units, by chance": chain("dead_fraction", [0.9]),

@@ -11,7 +11,13 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from keras_initlab.diagnosis import remedies, wording
-from keras_initlab.diagnosis.checks.signal import LOST, RISKY, first_layers, severity_of
+from keras_initlab.diagnosis.checks.signal import (
+    LOST,
+    RISKY,
+    first_count,
+    first_layers,
+    severity_of,
+)
 from keras_initlab.diagnosis.facts import Facts
 from keras_initlab.diagnosis.finding import Finding
 from keras_initlab.diagnosis.rules import check
@@ -76,7 +82,8 @@ def vanishing_gradient(facts: Facts) -> Iterator[Finding]:
 @check
 def exploding_gradient(facts: Facts) -> Iterator[Finding]:
     """Report where the gradient has grown out of proportion on its way back."""
-    back = _energies(facts)
+    # Of a loss that has fallen, what gradient is left is noise.
+    back = [] if facts.learned else _energies(facts)
     large = _large(back, LOST)
     for part in _parts(facts, back):
         if not large:
@@ -100,6 +107,10 @@ def _large(back: Sequence[tuple[str, float]], limit: float) -> list[tuple[str, f
     """Return where the energy is more than `limit` times that at the start."""
     start = _start(back)
     if not start > 0:
+        return []
+    # A branch that starts small may be among the last layers, and the stream as well.
+    most = max(value for _, value in back[: first_count(back)])
+    if not any(value > limit * most for _, value in back):
         return []
     return [(key, value / start) for key, value in back if value > limit * start]
 
@@ -134,14 +145,19 @@ def _longest_rise(back: Sequence[tuple[str, float]]) -> int:
 def _energies(facts: Facts) -> list[tuple[str, float]]:
     """Return layers from the last hidden one back to the first kernel."""
     found = []
+    behind_zeros = False
     for one in facts.hidden[::-1]:
         value = one.gradient_second_moment
+        behind_zeros |= one.layer.split("#")[0] in facts.from_zero
         if value is None or not math.isfinite(value):
             continue
         what = facts.layer(one.layer)
         # Of data there is no gradient to wait for; of embeddings there is.
         data = what is not None and what.starts and one.weight is None
-        if data or (what is not None and what.rescaled):
+        # Beside a path that carries the gradient around it, its own may be small.
+        aside = what is not None and (what.rescaled or what.bypassed)
+        # What passes no gradient as long as it is 0 will pass some after a step.
+        if data or aside or (value == 0 and behind_zeros):
             continue
         sizes = [size for size in (one.shape or ())[1:] if size is not None]
         found.append((one.layer, value * math.prod(sizes)))

@@ -48,10 +48,9 @@ def initializer_mismatch(facts: Facts) -> Iterator[Finding]:
         if kernel.normalised or kernel.branch_end:
             run, total = [], 0.0
     severity = _severity(abs(decades))
-    sound = signal.is_sound(facts)
-    # Of a network of few layers, signals do not say it: a small share is no fault.
-    small = sound is None and bool(facts.stats) and severity == "info"
-    if not most or sound or small:
+    # Where signals are known, they say what a small share comes to.
+    small = bool(facts.stats) and severity == "info"
+    if not most or small or signal.is_sound(facts):
         return
     first = most[0]
     does = "shrinks" if decades < 0 else "grows"
@@ -93,6 +92,7 @@ def saturating_gates(facts: Facts) -> Iterator[Finding]:
 
 def _is_counted(kernel: KernelFacts) -> bool:
     aside = kernel.head or kernel.guarded or kernel.normalised or kernel.branch_end
+    aside = aside or kernel.bypassed
     return kernel.scale is not None and kernel.constant is None and not aside
 
 
@@ -108,7 +108,8 @@ def wrong_fans(facts: Facts) -> Iterator[Finding]:
     known = [one for one in facts.kernels if _off(one) > math.log(OFF)]
     serious = [one for one in known if _is_serious(one)]
     yield from _fans(serious, "warning")
-    yield from _fans([one for one in known if one not in serious], "info")
+    if not facts.stats:
+        yield from _fans([one for one in known if one not in serious], "info")
 
 
 def _fans(kernels: Sequence[KernelFacts], severity: Severity) -> Iterator[Finding]:

@@ -42,7 +42,12 @@ def first_layers(course: Sequence[tuple[str, float]]) -> float:
     A quarter of them, but not more than three: of a deep network, what is found at a
     quarter of the way is far from its start already.
     """
-    return median(value for _, value in course[: min(max(len(course) // 4, 1), 3)])
+    return median(value for _, value in course[: first_count(course)])
+
+
+def first_count(course: Sequence[object]) -> int:
+    """Return with how many layers a course begins."""
+    return min(max(len(course) // 4, 1), 3)
 
 
 @check

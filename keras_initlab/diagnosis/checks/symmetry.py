@@ -24,7 +24,7 @@ _REDRAW = (
 def constant_kernel(facts: Facts) -> Iterator[Finding]:
     """Report kernels whose entries are all the same, where units are to differ.
 
-    Zeros are right where a branch ends that is added to a stream, and in a head.
+    Zeros are right where another path carries the signal, and in a head.
     """
     passing = {one.layer.split("#")[0] for one in facts.stats if one.batch_variance}
     found = [
@@ -57,7 +57,7 @@ def _is_fault(kernel: KernelFacts) -> bool:
     if kernel.constant is None or kernel.head or kernel.units == 1:
         return False
     if kernel.constant == 0:
-        return not kernel.branch_end
+        return not (kernel.branch_end or kernel.spared)
     # Of a depthwise kernel each unit reads an input of its own.
     return kernel.units > 1
 
