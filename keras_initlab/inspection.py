@@ -16,6 +16,7 @@ from keras_initlab.anatomy import (
     anatomy_of,
     biased_layers,
     broken_weights,
+    frozen_model,
     head_facts,
     input_facts,
     kernel_facts,
@@ -282,6 +283,7 @@ def _facts(
         broken=others,
         biased=biased_layers(anatomy),
         from_zero=zero_layers(anatomy.model),
+        frozen=None if y is None else frozen_model(anatomy.model),
         trained=_is_trained(anatomy.model),
     )
     return facts, measured

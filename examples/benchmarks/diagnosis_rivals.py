@@ -233,6 +233,8 @@ def the_deep_checker(record: Record) -> set[str]:
 def autotrainer(record: Record) -> set[str]:
     """Return what AUTOTRAINER's thresholds say."""
     codes = _nonfinite(record)
+    if not record.kernels:
+        return codes
     first, last = (np.linalg.norm(record.kernels[i].gradient) for i in (0, -1))
     if first < 1e-3 * last and first < 1e-4:
         codes.add("vanishing-gradient")

@@ -4,13 +4,19 @@ from keras_initlab.anatomy.head import head_facts
 from keras_initlab.anatomy.inputs import input_facts
 from keras_initlab.anatomy.model import Anatomy, anatomy_of
 from keras_initlab.anatomy.values import kernel_facts
-from keras_initlab.anatomy.weights import biased_layers, broken_weights, zero_layers
+from keras_initlab.anatomy.weights import (
+    biased_layers,
+    broken_weights,
+    frozen_model,
+    zero_layers,
+)
 
 __all__ = [
     "Anatomy",
     "anatomy_of",
     "biased_layers",
     "broken_weights",
+    "frozen_model",
     "head_facts",
     "input_facts",
     "kernel_facts",

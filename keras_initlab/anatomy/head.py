@@ -59,6 +59,7 @@ def head_facts(anatomy: Anatomy, y: Any = None) -> tuple[HeadFacts, ...]:
                 loss=name,
                 from_logits=from_logits,
                 targets=None if target is None else _targets(target),
+                crossed=units == 1 and _crosses(loss, target),
             )
         )
     return tuple(heads)
@@ -131,6 +132,38 @@ def _loss(loss: Any) -> tuple[str | None, bool]:
         return name, name is not None and bool(loss.get_config().get("from_logits"))
     name = getattr(loss, "__name__", None)
     return (name if name in _CLASSES.values() else None), False
+
+
+def _crosses(loss: Any, y: Any) -> bool:
+    """Whether flat targets and outputs of (batch, 1) broadcast in a loss.
+
+    Keras brings both to one shape for its own losses and for functions; it leaves them
+    to a class of one's own, which is tried on numbers.
+    """
+    own = isinstance(loss, keras.losses.Loss) and type(loss) not in _CLASSES
+    if not own or y is None:
+        return False
+    targets = np.asarray(y if isinstance(y, list) else keras.ops.convert_to_numpy(y))
+    if targets.ndim != 1 or len(targets) < 2:
+        return False
+    targets = targets.astype("float32")
+    outputs = targets[::-1, None].copy()
+    try:
+        flat, deep = (
+            float(
+                keras.ops.convert_to_numpy(
+                    loss(
+                        keras.ops.convert_to_tensor(one),
+                        keras.ops.convert_to_tensor(outputs),
+                    )
+                )
+            )
+            for one in (targets, targets[:, None])
+        )
+    except Exception:
+        # Whatever somebody's loss may ask for; training will tell.
+        return False
+    return not np.isclose(flat, deep, rtol=1e-3, equal_nan=True)
 
 
 def _targets(y: Any) -> TargetFacts | None:

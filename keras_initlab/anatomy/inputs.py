@@ -63,8 +63,14 @@ def _facts(name: str, values: Any, scaled: bool) -> InputFacts:
         spread=spread,
         largest=largest,
         nonfinite=int(values.size - finite.sum()),
+        missing=_missing(finite),
         scaled=scaled,
     )
+
+
+def _missing(finite: Any) -> int:
+    """Return how many features are finite for no input."""
+    return int((~finite).all(axis=0).sum()) if finite.ndim == 2 else 0
 
 
 def _spread(values: Any) -> tuple[float, int]:
@@ -72,7 +78,8 @@ def _spread(values: Any) -> tuple[float, int]:
     if values.ndim != 2:
         return 1.0, 0
     # The root mean square: a feature that is far off drowns others as well.
-    sizes = np.sqrt(np.nanmean(values**2, axis=0))
+    squares = np.nansum(values**2, axis=0)
+    sizes = np.sqrt(squares / np.maximum(np.isfinite(values).sum(axis=0), 1))
     positive = sizes[sizes > 0]
     if len(positive) < 2:
         return 1.0, 0

@@ -62,6 +62,13 @@ def _other_weights(anatomy: Anatomy) -> Iterator[tuple[str, Any]]:
                 yield place.path, variable
 
 
+def frozen_model(model: Any) -> str | None:
+    """Return the name of a compiled model of which no weight is trainable."""
+    if getattr(model, "optimizer", None) is None or not model.built:
+        return None
+    return None if model.trainable_weights or not model.weights else str(model.name)
+
+
 def zero_layers(model: Any) -> frozenset[str]:
     """Return the paths of the layers whose main weight is all zeros, or next to it.
 

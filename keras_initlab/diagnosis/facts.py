@@ -94,6 +94,7 @@ class InputFacts:
             not constant.
         largest: the feature with that deviation.
         nonfinite: how many values are NaN or infinite.
+        missing: how many features are so for every input.
         scaled: whether the model scales it itself, before the first kernel.
     """
 
@@ -103,6 +104,7 @@ class InputFacts:
     spread: float = 1.0
     largest: int = 0
     nonfinite: int = 0
+    missing: int = 0
     scaled: bool = False
 
 
@@ -140,6 +142,8 @@ class HeadFacts:
         loss: of this output, by Keras's name; None of one's own, or not compiled.
         from_logits: whether the loss applies an activation of its own.
         targets: if they are known.
+        crossed: whether the loss, one's own, holds each target against the predictions
+            for all inputs: targets of (batch,) and outputs of (batch, 1) broadcast.
     """
 
     layer: str
@@ -149,6 +153,7 @@ class HeadFacts:
     loss: str | None = None
     from_logits: bool = False
     targets: TargetFacts | None = None
+    crossed: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,9 @@ class Facts:
             of these.
         from_zero: layers whose main weight was all zeros, or next to that, when
             training began.
+        from_zero: layers whose main weight was all zeros when training began.
+        frozen: a model that is trained and has no weight that training may change, by
+            name.
         trained: whether the model has made steps already.
         updates: whether `stats` would hold update ratios if weights had moved.
         at_start: of a training, the codes that were found at its first step; None
@@ -187,6 +195,7 @@ class Facts:
     broken: tuple[tuple[str, str, int], ...] = ()
     biased: tuple[tuple[str, float], ...] = ()
     from_zero: frozenset[str] = frozenset()
+    frozen: str | None = None
     trained: bool = False
     updates: bool = False
     at_start: frozenset[str] | None = None

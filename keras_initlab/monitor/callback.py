@@ -307,7 +307,10 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             return
         if windows and windows[-1].rows:
             self.stats = [_stats_of(row) for row in windows[-1].rows]
-            self._tell(epoch, [_stats_of(row) for row in first], None, failed=True)
+        elif self.epochs:
+            return
+        # Where the very first step fails, there is the model to go by.
+        self._tell(epoch, [_stats_of(row) for row in first], None, failed=True)
 
     def _look_for_layers(self) -> None:
         if self._layers is None or not self.model.built:
@@ -360,7 +363,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         loss: float | None,
         failed: bool = False,
     ) -> None:
-        if self._judge is None or not self.stats:
+        if self._judge is None or not (self.stats or failed):
             return
         for finding in self._judge.findings(self.stats, first, loss):
             self.findings.append((epoch, finding))

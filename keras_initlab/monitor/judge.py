@@ -10,6 +10,7 @@ from keras_initlab import diagnosis
 from keras_initlab.anatomy import (
     Anatomy,
     anatomy_of,
+    frozen_model,
     head_facts,
     kernel_facts,
     zero_layers,
@@ -128,6 +129,7 @@ class Judge:
                     for path, facts in anatomy.layers.items()
                 },
                 "from_zero": self._from_zero,
+                "frozen": frozen_model(self._model),
                 "heads": tuple(
                     replace(head, layer=part.outside(head.layer))
                     for part, anatomy in self._anatomies

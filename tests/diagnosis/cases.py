@@ -31,6 +31,7 @@ class Case(NamedTuple):
         codes: of the planted fault, each of which must be found; empty if healthy.
         allowed: of what follows from it, which may be told as well.
         close: of these, what is so near to the fault that it may come first.
+        targets: whether a diagnosis is shown the targets, too.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Case(NamedTuple):
     codes: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
     close: tuple[str, ...] = ()
+    targets: bool = False
 
 
 def before_and_while_trained(
@@ -66,12 +68,13 @@ def found(case: Case) -> list[Any]:
     x, y = case.data()
     if case.phase == "model":
         return list(il.diagnose(model))
+    y_shown = batch(y) if case.targets else None
     if case.phase == "batch":
-        return list(il.diagnose(model, batch(x)))
+        return list(il.diagnose(model, batch(x), y_shown))
     monitor = il.VarianceMonitor(every=1, gradients=True, on_finding="ignore")
     fit(model, x, y, case.epochs, [monitor])
     told = [finding for _, finding in monitor.findings]
-    return told + list(il.diagnose(model, batch(x)))
+    return told + list(il.diagnose(model, batch(x), y_shown))
 
 
 def alarms(findings: list[Any]) -> set[str]:

@@ -28,6 +28,10 @@ STEADY, STEADY_GROWTH = 10, 1e3
 # ReLU layer (Yang et al., "A Mean Field Theory of Batch Normalization", 2019), and the
 # weights before them take smaller steps the larger they are: there it counts from LOST.
 
+_FROZEN = (
+    "Set model.trainable = True, or that of the layers that are to learn, and compile "
+    "again."
+)
 _LOSS = (
     "Look at the output layer and the loss: a ReLU whose units are all 0, a softmax "
     "over one unit or a loss of labels that were rounded passes no gradient."
@@ -36,7 +40,19 @@ _LOSS = (
 
 @check
 def no_gradient(facts: Facts) -> Iterator[Finding]:
-    """Report that the loss depends on no weight."""
+    """Report that the loss depends on no weight, or that none may be changed."""
+    if facts.frozen:
+        last = next((one.layer for one in facts.stats[::-1] if one.weight), None)
+        yield Finding(
+            "no-gradient",
+            "error",
+            last or facts.frozen,
+            "All weights are frozen (trainable=False): nothing is learned.",
+            _FROZEN,
+        )
+        return
+    if any(stats.nonfinite for stats in facts.stats):
+        return
     gradients = [
         stats.weight_gradient_second_moment
         for stats in facts.stats

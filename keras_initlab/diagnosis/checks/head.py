@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from keras_initlab.diagnosis import wording
-from keras_initlab.diagnosis.facts import Facts, HeadFacts
+from keras_initlab.diagnosis.facts import Facts, HeadFacts, TargetFacts
 from keras_initlab.diagnosis.finding import Finding, Severity
 from keras_initlab.diagnosis.rules import check
 from keras_initlab.stats import LayerStats
@@ -85,7 +85,7 @@ def _of_cross_entropy(head: HeadFacts) -> Told:
             f"{head.loss} expects probabilities, and the output's activation is "
             f"{head.activation}.",
             f'Use activation="{right}" in the last layer, or from_logits=True in the '
-            "loss.",
+            f"loss{_and_targets(head)}.",
         )
     if categorical and head.units == 1:
         return (
@@ -105,10 +105,28 @@ def _of_cross_entropy(head: HeadFacts) -> Told:
     return None
 
 
+def _and_targets(head: HeadFacts) -> str:
+    """Return what is to be done to targets as well, "" where they are right."""
+    targets = head.targets
+    if head.loss != _BINARY or targets is None or targets.minimum is None:
+        return ""
+    if targets.whole and targets.minimum == -1 and targets.maximum == 1:
+        return ", and targets of 0 and 1 instead of -1 and 1: y = (y + 1) / 2"
+    return ""
+
+
 def _of_targets(head: HeadFacts) -> Told:
     targets = head.targets
     if targets is None or targets.minimum is None or targets.maximum is None:
         return None
+    if head.crossed:
+        return (
+            "error",
+            f"The targets have shape {targets.shape} and the output "
+            f"{(*targets.shape, head.units)}: the loss holds each target against the "
+            "predictions for all inputs.",
+            "Give the targets the output's shape: y = y[:, None].",
+        )
     if head.loss == "sparse_categorical_crossentropy" and head.units:
         if targets.one_hot and targets.shape[-1] == head.units:
             return (
@@ -123,8 +141,7 @@ def _of_targets(head: HeadFacts) -> Told:
                 f"The targets go from {wording.number(targets.minimum)} to "
                 f"{wording.number(targets.maximum)}, and {head.units} units stand for "
                 f"classes 0 to {head.units - 1}.",
-                f"Number the classes from 0, and give the last layer a unit for each: "
-                f"Dense({max(int(targets.maximum) + 1, 2)}).",
+                _renumber(head.units, targets),
             )
     probabilities = (_BINARY, "categorical_crossentropy")
     if head.loss in probabilities and not 0 <= targets.minimum <= targets.maximum <= 1:
@@ -136,6 +153,20 @@ def _of_targets(head: HeadFacts) -> Told:
             'loss="mse" for other numbers, or bring the targets to 0 and 1.',
         )
     return None
+
+
+def _renumber(units: int, targets: TargetFacts) -> str:
+    """Return what brings class numbers and units together."""
+    low, high = int(targets.minimum or 0), int(targets.maximum or 0)
+    if targets.whole and low != 0 and high - low < units:
+        by = f"- {low}" if low > 0 else f"+ {-low}"
+        return f"Number the classes from 0: y = y {by}."
+    if targets.whole and low == 0:
+        return f"Give the last layer a unit for each class: Dense({high + 1})."
+    return (
+        "Number the classes from 0, and give the last layer a unit for each: "
+        f"Dense({max(high + 1, 2)})."
+    )
 
 
 def _out_of_range(head: HeadFacts) -> Told:

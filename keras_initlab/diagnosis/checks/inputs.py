@@ -20,7 +20,7 @@ SPREAD = 300.0
 
 _REMEDY = (
     "Standardise it: layers.Normalization() with .adapt(x) as the first layer, or "
-    "x = (x - x.mean(axis=0)) / x.std(axis=0)."
+    "x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-7)."
 )
 _SAME = "Look at how the batch is made: with it, nothing can be learnt."
 

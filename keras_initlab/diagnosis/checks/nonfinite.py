@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from keras_initlab.diagnosis import wording
 from keras_initlab.diagnosis.facts import Facts
@@ -17,6 +18,10 @@ NEAR_OVERFLOW = 1e3
 _DATA = (
     "Look for missing values in the data, and fill or drop them: "
     "np.isfinite(x).all() should be True."
+)
+_DIVIDED = (
+    "Look at how they are scaled: one that is the same for all inputs has a deviation "
+    "of 0, and 0 / 0 is NaN. Divide by x.std(axis=0) + 1e-7."
 )
 _WEIGHTS = (
     "Build the model anew, or load weights saved before it happened; then train with "
@@ -38,8 +43,12 @@ def nonfinite(facts: Facts) -> Iterator[Finding]:
     """Report the first place where there is NaN or infinity: all after it follow."""
     for data in facts.inputs:
         if data.nonfinite:
-            evidence = f"{data.nonfinite} of the input's values are NaN or infinite."
-            yield Finding("nonfinite", "error", data.name, evidence, _DATA)
+            evidence = f"{data.nonfinite} of the input's values are NaN or infinite"
+            remedy = _DATA
+            if data.missing:
+                evidence += f", all those of {data.missing} features among them"
+                remedy = f"{_DIVIDED} {_DATA}"
+            yield Finding("nonfinite", "error", data.name, f"{evidence}.", remedy)
             return
     if facts.broke("nonfinite"):
         yield from _broken_by_steps(facts)
@@ -90,6 +99,28 @@ def _in_gradients(facts: Facts) -> Iterator[Finding]:
     elif facts.stats and facts.losses and not math.isfinite(facts.losses[-1]):
         evidence = f"All outputs are finite, and the loss is {facts.losses[-1]}."
         yield Finding("nonfinite", "error", facts.stats[-1].layer, evidence, _LOSS)
+    elif len(facts.heads) < 2:
+        yield from _in_a_derivative(back)
+
+
+def _in_a_derivative(back: Sequence[LayerStats]) -> Iterator[Finding]:
+    """Report the layer behind which gradients are NaN: its derivative is."""
+    for later, stats in pairwise(back):
+        values = (later.gradient_second_moment, stats.gradient_second_moment)
+        if None in values or math.isnan(values[0] or 0.0):
+            continue
+        if math.isnan(values[1] or 0.0):
+            yield Finding(
+                "nonfinite",
+                "error",
+                later.layer,
+                f"All outputs are finite, and the gradient is up to {later.layer}; "
+                "before it, it is NaN.",
+                f"Look at the derivative of what {later.layer} computes: a root or a "
+                "norm of 0 has none. Add a small number inside it, as in "
+                "ops.sqrt(x + 1e-7).",
+            )
+            return
 
 
 def _gradients(stats: LayerStats) -> list[float]:

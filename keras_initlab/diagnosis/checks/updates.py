@@ -21,8 +21,15 @@ SMALL = 1e-7
 # Of weights, what all steps together have changed at most, and of the loss, in so many
 # windows.
 STILL, FLAT, WINDOWS = 0.01, 0.01, 3
+# How much shorter than the first one a step is that no longer counts.
+DECAYED = 1e-5
 
 _FASTER = "Use a larger learning rate: 1e-3 is usual for Adam, 1e-2 for SGD."
+
+_SLOWER = (
+    "Let the learning rate fall more slowly: a schedule counts steps, not epochs, so "
+    "that decay_steps is to be multiplied by the steps of an epoch."
+)
 
 
 @check
@@ -76,6 +83,16 @@ def update_too_small(facts: Facts) -> Iterator[Finding]:
             f"A step changes the weights by {wording.number(usual)} times their length "
             "in every layer; about 0.001 times is usual."
         )
+    elif _decayed(facts):
+        yield Finding(
+            "update-too-small",
+            "warning",
+            layer,
+            f"Steps are less than {wording.number(DECAYED)} times as long as the first "
+            f"one, and the loss stands still at {facts.losses[-1]:.4g}.",
+            _SLOWER,
+        )
+        return
     else:
         share = _crept(facts, ratios[-1])
         if share is None:
@@ -97,6 +114,22 @@ def _crept(facts: Facts, ratios: Sequence[float]) -> str | None:
     if not moved < STILL or not abs(first - last) < FLAT * abs(first):
         return None
     return f"{100 * moved:.2g} %"
+
+
+def _decayed(facts: Facts) -> bool:
+    """Whether steps shrank to nothing, in two windows, before anything was learned."""
+    first = _ratios(facts, facts.first).values()
+    latest = facts.losses[-WINDOWS:]
+    if not first or not facts.earlier or len(latest) < WINDOWS or facts.learned:
+        return False
+    limit = DECAYED * max(first)
+    small = [
+        ratio < limit
+        for window in (facts.earlier[-1], facts.stats)
+        for ratio in _ratios(facts, window).values()
+    ]
+    flat = max(latest) - min(latest) < FLAT * abs(latest[-1])
+    return bool(small) and all(small) and flat
 
 
 def _has_gradient(stats: LayerStats) -> bool:

@@ -1,0 +1,265 @@
+"""Published bugs fail to train, are named first, and are mended by their remedies.
+
+PyTorch, which compiles nothing, does all of them; other backends two.
+"""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from sklearn.datasets import load_digits
+
+import keras_initlab as il
+from tests.diagnosis import published
+from tests.diagnosis.cases import alarms, batch, fit, found
+from tests.diagnosis.published import PUBLISHED, trained_skill
+from tests.diagnosis.published_data import cancer_of_signs, digits, shuffled
+
+BACKEND = keras.backend.backend()
+ELSEWHERE = ("softmax before a value", "a line through features as they were measured")
+CHOSEN = [
+    pytest.param(one, id=one.faulty.name.replace(" ", "-"))
+    for one in PUBLISHED
+    if BACKEND == "torch" or one.faulty.name in ELSEWHERE
+]
+
+
+@pytest.mark.parametrize("one", CHOSEN)
+def test_a_bug_keeps_a_program_from_what_its_repair_learns(one):
+    faulty, sound = (
+        trained_skill(case, case.build(), *case.data())
+        for case in (one.faulty, one.sound)
+    )
+    assert sound > 0.25
+    assert faulty < 0.5 * sound
+
+
+@pytest.mark.parametrize("one", CHOSEN)
+def test_a_bug_is_named_first(one):
+    findings = found(one.faulty)
+    texts = [str(finding) for finding in findings]
+    assert findings, "nothing was said"
+    assert findings[0].severity in ("error", "warning"), texts
+    assert findings[0].code in (*one.faulty.codes, *one.faulty.close), texts
+
+
+@pytest.mark.parametrize("one", CHOSEN)
+def test_its_repair_raises_no_alarm(one):
+    findings = found(one.sound)
+    assert not alarms(findings), [str(finding) for finding in findings]
+
+
+# Remedies by their own words ----------------------------------------------------------
+
+
+def standardised_inputs(model, x, y):
+    return model, (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-7), y
+
+
+def undivided(model, x, y):
+    x, y = shuffled(load_digits)
+    return model, ((x - x.mean(axis=0)) / (x.std(axis=0) + 1e-7))[:1024], y[:1024]
+
+
+def sigmoid_at_the_output(model, x, y):
+    return published.binary("sigmoid")(), x, (y + 1) / 2
+
+
+def unfrozen(model, x, y):
+    model.trainable = True
+    model.compile(keras.optimizers.Adam(0.003), model.loss)
+    return model, x, y
+
+
+def rewritten(**options):
+    def cure(model, x, y):
+        il.rewrite_initializers(model, **options)
+        return model, x, y
+
+    return cure
+
+
+def instead(build):
+    return lambda model, x, y: (build(), x, y)
+
+
+def relu(depth, **options):
+    return instead(published.seeded(published.plain, "relu", depth, **options))
+
+
+# What the remedy says, and that done.
+CURES = {
+    "classes from 1": ("y = y - 1", lambda model, x, y: (model, x, y - 1)),
+    "a line through features as they were measured": (
+        "x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-7)",
+        standardised_inputs,
+    ),
+    "targets up to 1e8": (
+        "y = (y - y.mean()) / y.std()",
+        lambda model, x, y: (model, x, (y - y.mean()) / y.std()),
+    ),
+    "divided by a deviation of zero": ("Divide by x.std(axis=0) + 1e-7", undivided),
+    "root of a distance of zero": (
+        "ops.sqrt(x + 1e-7)",
+        instead(published.siamese(1e-7)),
+    ),
+    "flat targets for a loss of one's own": (
+        "y = y[:, None]",
+        lambda model, x, y: (model, x, y[:, None]),
+    ),
+    "softmax before a value": (
+        "Dense(1) for a number",
+        instead(published.regression(published.dense(1))),
+    ),
+    "tanh before a binary cross-entropy": ("y = (y + 1) / 2", sigmoid_at_the_output),
+    "a softmax and a loss of logits": (
+        "Leave the activation out",
+        instead(published.logits(twice=False)),
+    ),
+    "kernels of zeros": ("il.rewrite_initializers(model)", rewritten()),
+    "four layers of sigmoids": (
+        'il.rewrite_initializers(model, scheme="isometric")',
+        rewritten(scheme="isometric"),
+    ),
+    "no change after the first epoch": (
+        "a learning rate 100 times smaller",
+        relu(3, rate=0.003),
+    ),
+    "a rate that is far too small": (
+        "1e-2 for SGD",
+        relu(2, optimizer="sgd", rate=0.01),
+    ),
+    "always the same class": (
+        "x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-7)",
+        standardised_inputs,
+    ),
+    "all layers frozen": ("model.trainable = True", unfrozen),
+    "a schedule that decays at every step": (
+        "decay_steps is to be multiplied by the steps of an epoch",
+        instead(published.scheduled(16)),
+    ),
+    "ReLU at the output that is 0 throughout": (
+        "Leave the activation of the last layer out",
+        instead(published.positive("linear")),
+    ),
+}
+# Where no line of code can be named: what is to be looked at.
+LOOK = {
+    "arguments of a loss in the wrong order": "what the loss computes: the logarithm",
+    "pixels divided as integers": "how the batch is made",
+}
+
+
+@pytest.mark.parametrize(
+    "one", [one for one in CHOSEN if one.values[0].faulty.name in CURES]
+)
+def test_its_remedy_lets_it_train(one):
+    case = one.faulty
+    words, cure = CURES[case.name]
+    assert words in found(case)[0].remedy
+    x, y = case.data()
+    repaired = trained_skill(one.sound, one.sound.build(), *one.sound.data())
+    assert trained_skill(case, *cure(case.build(), x, y)) > 0.8 * repaired
+
+
+@pytest.mark.parametrize(
+    "one", [one for one in CHOSEN if one.values[0].faulty.name in LOOK]
+)
+def test_it_says_what_to_look_at(one):
+    assert LOOK[one.faulty.name] in found(one.faulty)[0].remedy
+
+
+def test_all_have_a_source_and_a_remedy():
+    names = [one.faulty.name for one in PUBLISHED]
+    assert sorted(names) == sorted([*CURES, *LOOK])
+    assert set(names) >= set(ELSEWHERE)
+    assert all(one.source.startswith("https://") for one in PUBLISHED)
+    assert len(np.unique([one.source for one in PUBLISHED])) == len(PUBLISHED)
+
+
+# Sound programs that are near to these ------------------------------------------------
+
+
+class Reshaped(keras.losses.Loss):
+    """Mean of squares that brings both to one shape itself."""
+
+    def call(self, y_true, y_pred):
+        """Return (y - p)² of what was made flat."""
+        return ops.square(ops.reshape(y_true, (-1,)) - ops.reshape(y_pred, (-1,)))
+
+
+def squares(y_true, y_pred):
+    return ops.square(y_true - y_pred)
+
+
+@pytest.mark.parametrize("loss", [Reshaped, squares, "mse"])
+def test_flat_targets_are_fine_where_the_loss_takes_them(loss):
+    loss = loss() if loss is Reshaped else loss
+    model = published.regression(published.dense(1), loss=loss)()
+    x, y = published.flat_diabetes()
+    assert not alarms(il.diagnose(model, batch(x), batch(y)))
+
+
+def test_a_frozen_body_under_a_head_that_learns_is_fine():
+    model = published.seeded(published.plain, "relu", 2)()
+    x, y = digits()
+    for layer in model.layers[:-1]:
+        layer.trainable = False
+    model.compile("adam", "sparse_categorical_crossentropy")
+    assert not alarms(il.diagnose(model, batch(x), batch(y)))
+
+
+def test_a_frozen_model_that_is_only_looked_at_is_fine():
+    model = published.seeded(published.plain, "relu", 2, then=published.frozen)()
+    assert not alarms(il.diagnose(model, batch(digits()[0])))
+
+
+def test_a_rate_that_falls_to_zero_after_learning_is_fine():
+    cosine = keras.optimizers.schedules.CosineDecay(0.05, 48)
+    optimizer = keras.optimizers.SGD(cosine, momentum=0.9)
+    model = published.seeded(published.plain, "relu", 2, optimizer=optimizer)()
+    monitor = il.VarianceMonitor(1, gradients=True, on_finding="ignore")
+    fit(model, *digits(), 8, [monitor])
+    assert not alarms([finding for _, finding in monitor.findings])
+
+
+def test_a_single_missing_value_is_no_scaling_by_zero():
+    x, _ = digits()
+    x = x.copy()
+    x[3, 5] = np.nan
+    finding = il.diagnose(published.seeded(published.plain, "relu", 2)(), batch(x))[0]
+    assert "x.std" not in finding.remedy
+    assert "missing values" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ((1, 2, 3), "y = y - 1"),
+        ((-1, 0, 1), "y = y + 1"),
+        ((0, 1, 2, 3), "Dense(4)"),
+        ((0, 1, 5), "Dense(6)"),
+    ],
+)
+def test_class_numbers_are_brought_to_units(classes, words):
+    y = np.resize(classes, 128)
+    x = published.wine()[0][:128]
+    assert words in il.diagnose(published.CLASSIFIER(), x, y)[0].remedy
+
+
+@pytest.mark.torch
+def test_a_fit_that_fails_at_its_first_step_has_its_head_named():
+    monitor = il.VarianceMonitor(1, gradients=True, on_finding="ignore")
+    x, y = cancer_of_signs()
+    with pytest.raises(RuntimeError, match="between 0 and 1"):
+        published.binary("tanh")().fit(x, y, verbose=0, callbacks=[monitor])
+    assert monitor.findings[0][1].code == "head-loss-mismatch"
+
+
+def test_a_root_of_what_is_never_zero_is_fine():
+    rows = [layers.Dense(8, "softplus"), layers.Lambda(ops.sqrt), layers.Dense(1)]
+    model = keras.Sequential([keras.Input((10,)), *rows])
+    model.compile("adam", "mse")
+    monitor = il.VarianceMonitor(1, gradients=True, on_finding="ignore")
+    fit(model, *published.diabetes(), 2, [monitor])
+    assert not alarms([finding for _, finding in monitor.findings])
