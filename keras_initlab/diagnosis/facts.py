@@ -174,7 +174,6 @@ class Facts:
             of these.
         from_zero: layers whose main weight was all zeros, or next to that, when
             training began.
-        from_zero: layers whose main weight was all zeros when training began.
         frozen: a model that is trained and has no weight that training may change, by
             name.
         trained: whether the model has made steps already.
