@@ -206,7 +206,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 sink(new)
             if self.samples:
                 self._tell_sinks("samples", epoch, self.samples, self.gradient_samples)
-        self._tell(epoch, [_stats_of(row) for row in first], loss)
+        if self.stats:
+            self._tell(epoch, self._judged([_stats_of(row) for row in first], loss))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leave the model as it was."""
@@ -301,16 +302,18 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             return
         try:
             windows = tap.read()
-            first = [] if self.epochs else tap.first()
+            first = [] if self.epochs else [_stats_of(row) for row in tap.first()]
+            if windows and windows[-1].rows:
+                self.stats = [_stats_of(row) for row in windows[-1].rows]
+            elif self.epochs:
+                return
+            # Where the very first step fails, there is the model to go by.
+            findings = self._judged(first, None)
         except Exception:
-            # The failure may be the device's: then there is nothing to be read.
+            # The failure may be the device's: then there is nothing to be read. And
+            # no fault of ours may take the place of the user's.
             return
-        if windows and windows[-1].rows:
-            self.stats = [_stats_of(row) for row in windows[-1].rows]
-        elif self.epochs:
-            return
-        # Where the very first step fails, there is the model to go by.
-        self._tell(epoch, [_stats_of(row) for row in first], None, failed=True)
+        self._tell(epoch, findings, failed=True)
 
     def _look_for_layers(self) -> None:
         if self._layers is None or not self.model.built:
@@ -356,16 +359,17 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             if self._log == "layers":
                 logs |= {f"{name}/{_for_logs(k)}": v for k, v in known.items()}
 
+    def _judged(
+        self, first: Sequence[LayerStats], loss: float | None
+    ) -> list[diagnosis.Finding]:
+        if self._judge is None:
+            return []
+        return self._judge.findings(self.stats, first, loss)
+
     def _tell(
-        self,
-        epoch: int,
-        first: Sequence[LayerStats],
-        loss: float | None,
-        failed: bool = False,
+        self, epoch: int, findings: Sequence[diagnosis.Finding], failed: bool = False
     ) -> None:
-        if self._judge is None or not (self.stats or failed):
-            return
-        for finding in self._judge.findings(self.stats, first, loss):
+        for finding in findings:
             self.findings.append((epoch, finding))
             # What is only worth knowing is there to be read.
             if finding.severity != "info":

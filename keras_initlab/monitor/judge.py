@@ -155,7 +155,13 @@ class Judge:
 def _steps_of(model: Any) -> int | None:
     """Return how many steps the optimizer has made; None if there is none."""
     optimizer = getattr(model, "optimizer", None)
-    return None if optimizer is None else optimizer_steps(optimizer)
+    if optimizer is None:
+        return None
+    try:
+        return optimizer_steps(optimizer)
+    except (RuntimeError, TypeError, ValueError):
+        # On JAX variables have no value while `fit` is within an epoch.
+        return None
 
 
 def _since(first: int | None, now: int | None) -> int | None:
