@@ -40,7 +40,7 @@ class Judge:
         self._model = model
         self._still = updates
         self._steps = _steps_of(model)
-        self._from_zero = zero_layers(model)
+        self._from_zero = _zero_layers(model)
         self._windows = 0
         self._before: tuple[LayerStats, ...] = ()
         self._first: tuple[LayerStats, ...] = ()
@@ -150,6 +150,14 @@ class Judge:
             # by signals alone still speak.
             return {}
         return known
+
+
+def _zero_layers(model: Any) -> frozenset[str]:
+    try:
+        return zero_layers(model)
+    except Exception:
+        # Weights spread over processes cannot be read, as in `Judge._of_model`.
+        return frozenset()
 
 
 def _steps_of(model: Any) -> int | None:
