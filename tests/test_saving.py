@@ -163,6 +163,8 @@ print(json.dumps(drawn()))
 """
 
 
+# One backend against all three tells the same of every pair of them.
+@pytest.mark.jax
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_one_seed_draws_alike_on_every_backend(backend):
     if importlib.util.find_spec(backend) is None:
