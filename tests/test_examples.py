@@ -18,8 +18,9 @@ def test_example(path, tmp_path):
     in_jax = path.stem.startswith(("depth", "architectures"))
     if in_jax and keras.backend.backend() != "jax":
         pytest.skip("trains in JAX and PyTorch, whatever the backend: once is enough")
-    if path.stem.startswith("diagnosis") and keras.backend.backend() != "torch":
-        pytest.skip("small models by the hundred: elsewhere they would be compiled")
+    many = path.stem.startswith(("diagnosis", "fans", "propagation", "zoo"))
+    if many and keras.backend.backend() != "torch":
+        pytest.skip("models by the dozen: elsewhere they would be compiled")
     done = subprocess.run(
         [sys.executable, path, "--quick", "--out", tmp_path],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
