@@ -11,16 +11,30 @@ from tests.helpers import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 
+# Where benchmarks run, by how their names begin: what trains in JAX and PyTorch
+# whatever the backend; models by the dozen, which elsewhere would be compiled; the rest
+# by turns.
+ON = {
+    "architectures": "jax",
+    "depth": "jax",
+    "diagnosis": "torch",
+    "draws": "tensorflow",
+    "fans": "torch",
+    "monitor_memory": "tensorflow",
+    "monitor_overhead": "jax",
+    "monitor_twin": "torch",
+    "propagation": "torch",
+    "zoo": "torch",
+}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path, tmp_path):
-    in_jax = path.stem.startswith(("depth", "architectures"))
-    if in_jax and keras.backend.backend() != "jax":
-        pytest.skip("trains in JAX and PyTorch, whatever the backend: once is enough")
-    many = path.stem.startswith(("diagnosis", "fans", "propagation", "zoo"))
-    if many and keras.backend.backend() != "torch":
-        pytest.skip("models by the dozen: elsewhere they would be compiled")
+    here = keras.backend.backend()
+    backend = next((ON[name] for name in ON if path.stem.startswith(name)), here)
+    if here != backend:
+        pytest.skip(f"runs on {backend}: once is enough")
     done = subprocess.run(
         [sys.executable, path, "--quick", "--out", tmp_path],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
