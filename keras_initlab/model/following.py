@@ -132,13 +132,12 @@ def _effect_of_bare(call: Call) -> _Effect:
 def _bend_or_factor(identifier: Any) -> _Effect:
     """Return the effect of a function of one tensor, which may be affine."""
     try:
-        function = activations.resolve(identifier).function
+        resolved = activations.resolve(identifier)
     except (TypeError, ValueError):
         return _Effect(bend=identifier)
-    if function is not None:
-        values = np.asarray(function(np.linspace(-3.0, 3.0, 13)))
-        if np.allclose(np.diff(values, 2), 0, atol=1e-5):
-            return _Effect(factor=float(values[-1] - values[0]) / 6)
+    if resolved.function is not None and nonlinearity.is_affine(resolved):
+        ends = np.asarray(resolved.function(np.array([-3.0, 3.0])))
+        return _Effect(factor=float(ends[1] - ends[0]) / 6)
     return _Effect(bend=identifier)
 
 

@@ -100,7 +100,7 @@ def nonlinearity_of_layer(layer: Any) -> Any:
     if isinstance(layer, (*ACTIVATION_LAYERS, _layers.Lambda)):
         return own_nonlinearity(layer)
     function = own_function(layer)
-    return None if function is None or _is_affine(function) else function
+    return None if function is None or is_affine(function) else function
 
 
 _own_functions: WeakKeyDictionary[Any, activations.Activation | None] = (
@@ -152,7 +152,7 @@ def _probed(layer: Any) -> activations.Activation | None:
     return resolved
 
 
-def _is_affine(activation: activations.Activation) -> bool:
+def is_affine(activation: activations.Activation) -> bool:
     """Say whether an activation only scales and shifts."""
     if activation.function is None:
         return False
@@ -215,7 +215,7 @@ def is_transparent(layer: Any) -> bool:
     if isinstance(layer, _layers.Activation):
         return own_nonlinearity(layer) is None
     function = own_function(layer)
-    return function is not None and _is_affine(function)
+    return function is not None and is_affine(function)
 
 
 def next_in_sequence(layers: list[Any]) -> Any:
