@@ -152,12 +152,19 @@ def _add_gains(commands: Any) -> None:
         commands,
         "gains",
         "print the gains of activations",
-        "Print E[φ], E[φ²], E[φ'²], gain and chi of Keras activations.",
+        "Print E[φ], E[φ²], E[φ'²], gain, chi and Q' of Keras activations: Q' is how "
+        "much an error of the signal's second moment grows in one layer.",
         _GAINS,
         _gains,
     )
     command.add_argument(
         "activation", nargs="*", help="a Keras activation's name; all if none is given"
+    )
+    command.add_argument(
+        "--format",
+        choices=("text", "markdown"),
+        default="text",
+        help="what to print (default: text); markdown names the sources too",
     )
 
 
