@@ -1,6 +1,8 @@
 """What the README shows runs, and what it tells to type is there."""
 
 import re
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -40,3 +42,16 @@ def test_links_into_the_repository_lead_somewhere(target):
 @pytest.mark.once
 def test_it_is_short():
     assert len(README.split()) <= 1200
+
+
+@pytest.mark.once
+def test_its_figures_are_those_of_the_results():
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.benchmarks", "--table"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count("\n") > 5
+    assert done.stdout in README
