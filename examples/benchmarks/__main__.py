@@ -94,7 +94,7 @@ def siren(start: str) -> Callable[[Any], str]:
 
     def read(found: Any) -> str:
         (row,) = (one for one in found["siren"] if one["start"] == start)
-        return f"{row['mean']:.1g}"
+        return f"{row['mean']:.2g}"
 
     return read
 
