@@ -77,7 +77,8 @@ def _facts(
         follows = followed(kernel, finder)
         drawn = _drawn(kernel)
         at_start = {
-            "initializer": describe(kernel.initializer) or "its initializer",
+            "initializer": describe(kernel.initializer, without="seed")
+            or "its initializer",
             "nonlinearity": follows.resolved.name,
             "digest": _digest(values),
             "scale": _scale(kernel, drawn, own_fans, follows),

@@ -84,7 +84,7 @@ def _add_inspect(commands: Any) -> None:
     )
     command.add_argument(
         "--format",
-        choices=("text", "json", "html"),
+        choices=("text", "json", "html", "markdown"),
         help="what to print; the default goes by the ending of FILE, else text",
     )
     command.add_argument(

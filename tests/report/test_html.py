@@ -19,10 +19,10 @@ CASES = {
     "named": inspections.named,
     "empty": lambda: inspection(data=None),
 }
-VOID = {"meta", "img", "br", "wbr"}
+VOID = {"meta", "img", "source", "br", "wbr"}
 ALLOWED = set(
     "html head meta title style body div h1 h2 p ul li section span a code details "
-    "summary table thead tbody tr th td br wbr img".split()
+    "summary table thead tbody tr th td br wbr img picture source dl dt dd".split()
 )
 
 
@@ -67,7 +67,7 @@ def test_nothing_runs_and_nothing_is_loaded(case, form):
     assert not re.search(r"https?://|@import|url\(", text)
     for _, name, value in page.attributes:
         assert not name.startswith("on")
-        if name in ("src", "href"):
+        if name in ("src", "srcset", "href"):
             assert value.startswith(("data:image/svg+xml;base64,", "#"))
     assert ("style", "id") not in {(tag, name) for tag, name, _ in page.attributes}
 
@@ -115,7 +115,7 @@ def test_the_style_in_a_notebook_speaks_of_the_report_alone():
     selectors = re.findall(r"([^{}]+)\{", rules)
     assert len(selectors) > 20
     for one in ",".join(selectors).split(","):
-        assert one.strip().startswith(".initlab-report")
+        assert ".initlab-report:not(#_)" in one
 
 
 def test_light_and_dark():
@@ -152,12 +152,14 @@ def test_a_remedy_is_shown_as_code():
 
 def test_the_plot_is_well_formed_and_holds_the_names():
     text = inspections.named().html()
-    (data,) = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', text)
-    svg = base64.b64decode(data).decode()
-    shown = "".join(ElementTree.fromstring(svg).itertext())
-    for name in NAMES[:6]:
-        assert name in shown
-    assert "<script" not in svg
+    pictures = re.findall(r'(?:src|srcset)="data:image/svg\+xml;base64,([^"]*)"', text)
+    assert len(pictures) == 2
+    for data in pictures:
+        svg = base64.b64decode(data).decode()
+        shown = "".join(ElementTree.fromstring(svg).itertext())
+        for name in NAMES[:6]:
+            assert name in shown
+        assert "<script" not in svg
 
 
 def test_the_same_inspection_makes_the_same_page():
