@@ -209,7 +209,7 @@ def _origin() -> Origin:
         backend: getattr(library, "__version__", ""),
         "python": platform.python_version(),
     }
-    now = datetime.datetime.now().astimezone()
+    now = datetime.datetime.now(datetime.UTC)
     return Origin(
         now.isoformat(timespec="minutes"),
         backend,

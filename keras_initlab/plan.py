@@ -213,7 +213,7 @@ _Columns = tuple[tuple[markup.Heading, Callable[[PlanRow], str]], ...]
 _COLUMNS: _Columns = (
     (markup.Heading("layer"), lambda row: row.layer),
     (markup.Heading("weight"), lambda row: row.weight),
-    (markup.Heading("nonlinearity"), lambda row: row.nonlinearity),
+    (markup.Heading("nonlinearity", code=True), lambda row: row.nonlinearity),
     (markup.Heading("fan_in", number=True), lambda row: _number(row.fan_in, 6)),
     (markup.Heading("fan_out", number=True), lambda row: _number(row.fan_out, 6)),
     (
@@ -221,8 +221,11 @@ _COLUMNS: _Columns = (
         lambda row: "-" if row.gain is None else format(row.gain, ".4f"),
     ),
     (markup.Heading("std", number=True), lambda row: _number(row.std, 4)),
-    (markup.Heading("before"), lambda row: describe(row.before, without="seed")),
-    (markup.Heading("after"), _after),
+    (
+        markup.Heading("before", code=True),
+        lambda row: describe(row.before, without="seed"),
+    ),
+    (markup.Heading("after", code=True), _after),
 )
 _PREDICTED: _Columns = (
     (markup.Heading("target", number=True), lambda row: _number(row.target)),

@@ -65,22 +65,31 @@ class LayerStats:
     source: Source = field(kw_only=True)
 
 
-# What a notebook shows of each, and what it says.
+# What a notebook shows of each: the head of its column, and what it says.
 _COLUMNS = {
-    "shape": "Of the output, None for the batch.",
-    "mean": "E[x]",
-    "variance": "E[(x - E[x])²]",
-    "second_moment": "E[x²]",
-    "batch_variance": "Variance over the batch, averaged over units.",
-    "input_cosine": "Mean cosine between the outputs of two inputs.",
-    "zero_fraction": "Share of elements that are 0.",
-    "dead_fraction": "Share of units that are 0 over the whole window.",
-    "saturated_fraction": "Share of elements at a bounded activation's ends.",
-    "nonfinite": "How many elements are NaN or infinite.",
-    "gradient_second_moment": "E[(dL/dx)²] at the output.",
-    "weight_gradient_second_moment": "E[(dL/dw)²]",
-    "update_ratio": "‖Δw‖ / ‖w‖ of one step.",
-    "source": "How the figures came about.",
+    "shape": ("shape", "Of the output, None for the batch."),
+    "mean": ("mean", "E[x]"),
+    "variance": ("variance", "E[(x - E[x])²]"),
+    "second_moment": ("E[x²]", "The second moment."),
+    "batch_variance": (
+        "batch\nvariance",
+        "Variance over the batch, averaged over units.",
+    ),
+    "input_cosine": (
+        "input\ncosine",
+        "Mean cosine between the outputs of two inputs.",
+    ),
+    "zero_fraction": ("zeros", "Share of elements that are 0."),
+    "dead_fraction": ("dead", "Share of units that are 0 over the whole window."),
+    "saturated_fraction": (
+        "saturated",
+        "Share of elements at a bounded activation's ends.",
+    ),
+    "nonfinite": ("not\nfinite", "How many elements are NaN or infinite."),
+    "gradient_second_moment": ("gradient", "E[(dL/dx)²] at the output."),
+    "weight_gradient_second_moment": ("weight's\ngradient", "E[(dL/dw)²]"),
+    "update_ratio": ("update\nratio", "‖Δw‖ / ‖w‖ of one step."),
+    "source": ("source", "How the figures came about."),
 }
 
 
@@ -103,13 +112,9 @@ class Stats(list[LayerStats]):
 
 
 def _heading(name: str) -> markup.Heading:
+    text, about = _COLUMNS[name]
     words = name in ("shape", "source")
-    return markup.Heading(
-        name.replace("_", "\n", 1),
-        number=not words,
-        code=name == "shape",
-        about=_COLUMNS[name],
-    )
+    return markup.Heading(text, number=not words, code=name == "shape", about=about)
 
 
 def _cell(value: Shape | str | float | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keras_initlab import markup, numerals
-from keras_initlab.report import cards
+from keras_initlab.report.cards import cards, with_code
 from keras_initlab.tables import Justify, render_table
 
 if TYPE_CHECKING:
@@ -18,33 +18,34 @@ SHOWN_EPOCHS = 8
 def as_text(monitor: VarianceMonitor) -> str:
     """Return the table, or what to do if there is nothing in it."""
     if not monitor.history:
-        return f"VarianceMonitor(every={monitor.every}): {_NOTHING}"
+        return f"VarianceMonitor(every={monitor.every}): no {_NOTHING}"
     headings, rows = _table(monitor)
     columns: list[tuple[str, Justify]] = [
         (head.text, "right" if head.number else "left") for head in headings
     ]
-    return render_table(f"{_TITLE} (every={monitor.every})", columns, rows)
+    return render_table(_title(monitor), columns, rows)
 
 
 def as_html(monitor: VarianceMonitor) -> str:
     """Return what a notebook shows: the table, and what went wrong."""
     if not monitor.history:
-        parts = [markup.title("VarianceMonitor"), markup.quiet(_NOTHING)]
+        title = markup.title(f"VarianceMonitor(every={monitor.every})")
+        parts = [title, f"<p>{with_code(f'No {_NOTHING}')}</p>"]
         return markup.fragment(markup.report(parts))
     headings, rows = _table(monitor)
     parts = [
-        markup.title(_TITLE),
-        markup.quiet(f"Measured every {monitor.every} steps."),
+        markup.title(_title(monitor)),
         *cards(finding for _, finding in monitor.findings),
         *markup.table(headings, map(markup.Row, rows)),
     ]
     return markup.fragment(markup.report(parts))
 
 
-_TITLE = "Output variance"
-_NOTHING = (
-    "no epoch has been monitored. Call `model.fit(..., callbacks=[monitor])` first."
-)
+_NOTHING = "epoch has been monitored. Call `model.fit(..., callbacks=[monitor])` first."
+
+
+def _title(monitor: VarianceMonitor) -> str:
+    return f"Output variance (every={monitor.every})"
 
 
 def _table(

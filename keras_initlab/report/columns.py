@@ -146,7 +146,7 @@ COLUMNS = (
         _signal("variance", "predicted", _VARIANCE),
         _figure("predicted", "variance"),
         rank=2,
-        place=2,
+        place=3,
     ),
     Column(
         _signal("variance", "measured", _VARIANCE),
@@ -170,7 +170,7 @@ COLUMNS = (
         _signal("gradient", "measured", _GRADIENT),
         _figure("measured", "gradient_second_moment"),
         rank=3,
-        place=3,
+        place=2,
     ),
 )
 

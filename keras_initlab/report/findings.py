@@ -113,8 +113,9 @@ def origin(inspection: Inspection) -> list[str]:
     if inspection.file is not None:
         told.append(inspection.file)
     if inspection.origin is not None:
-        created, versions = inspection.origin.created, inspection.origin.versions
-        told.append(created.replace("T", " "))
-        told += [f"{name} {version}" for name, version in versions.items()]
-        told.append(f"backend {inspection.origin.backend}")
+        created, backend = inspection.origin.created, inspection.origin.backend
+        told.append(created.replace("T", " ").replace("+00:00", " UTC"))
+        said = {"keras": "Keras", "python": "Python", backend: f"backend {backend}"}
+        versions = inspection.origin.versions.items()
+        told += [f"{said.get(name, name)} {version}" for name, version in versions]
     return told

@@ -3,11 +3,14 @@ import builtins
 import hashlib
 import re
 import xml.etree.ElementTree as ElementTree
-from html import escape
+from dataclasses import replace
+from html import escape, unescape
 from html.parser import HTMLParser
 
 import pytest
 
+from keras_initlab.report import InspectedLayer, Origin
+from keras_initlab.stats import LayerStats
 from tests.report import inspections
 from tests.report.inspections import EVIL, NAMES, bare, inspection
 
@@ -190,3 +193,56 @@ def test_save(tmp_path):
     one.save_html(path)
     assert path.read_text(encoding="utf-8") == one.html()
     one.save_html(str(path))
+
+
+def test_the_top_says_what_was_inspected_and_with_what():
+    origin = Origin(
+        "2026-11-28T19:20+00:00", "jax", {"keras": "3.12.0", "jax": "0.5.0"}
+    )
+    one = replace(
+        inspections.small(), parameters=1234567, file="<net>.keras", origin=origin
+    )
+    for html in (one.html(), one._repr_html_()):
+        top = unescape(html[: html.index("<section")])
+        for part in (
+            "1,234,567 parameters",
+            "<net>.keras",
+            "2026-11-28 19:20 UTC",
+            "Keras 3.12.0",
+            "backend jax 0.5.0",
+        ):
+            assert part in top
+
+
+def test_every_column_has_a_sentence():
+    page = Page(inspections.small().html())
+    told = [
+        value for tag, name, value in page.attributes if (tag, name) == ("th", "title")
+    ]
+    assert len(told) == page.tags.count("dt") == page.tags.count("dd") == 13
+    assert all(sentence.endswith(".") for sentence in told)
+
+
+def test_shapes_and_initializers_are_code():
+    html = inspections.small().html()
+    assert "<code>(64, 64)</code>" in html
+    assert "<code>initlab&gt;auto(" in html
+
+
+def test_rows_without_a_kernel_can_be_folded_and_are_in_a_long_table():
+    def fold(one):
+        return re.findall(
+            r'<details class="initlab-fold"( open)?><summary>(\d+) layers?', one.html()
+        )
+
+    # The input of the small one has a finding: it stays.
+    assert fold(inspections.small()) == [(" open", "1")]
+    # So does the last of the 156, which is none of the 52 kernels.
+    assert fold(inspections.blocks(26)) == [("", "103")]
+    assert fold(inspection(bare("a"), bare("b"))) == []
+
+
+def test_small_numbers_are_powers_of_ten():
+    stats = LayerStats("a", variance=10**-55.5, source="measured")
+    one = inspection(InspectedLayer("a", "Dense", measured=stats))
+    assert "3.16·10⁻⁵⁶" in Page(one.html()).text
