@@ -146,7 +146,7 @@ def inspect(model: Any, x: Any = None) -> Inspection:
 
     Returns:
         An `Inspection`: `print` it, show it in a notebook, or call its `html()`,
-        `json()` or `plot()`. For each call of a layer: class, kernel shape, fans,
+        `markdown()`, `json()` or `plot()`. For each call of a layer: class, kernel shape, fans,
         nonlinearity, initializer, and the signal and gradient at its output as
         predicted from the weights' values (with inputs of mean 0 and variance 1, or
         those of `x`) and, with `x`, as measured. See `diagnose` for the findings.

@@ -21,6 +21,7 @@ examples:
   keras-initlab inspect model.keras
   keras-initlab inspect model.keras --data batch.npz -o report.html
   keras-initlab inspect model.keras --format json | jq .findings
+  keras-initlab inspect model.keras --format markdown      to paste into an issue
   keras-initlab inspect model.keras --fail-on warning      for CI
   keras-initlab inspect model.keras --import my_package.layers
 

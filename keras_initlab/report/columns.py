@@ -174,6 +174,9 @@ COLUMNS = (
     ),
 )
 
+# From left to right on a page.
+ON_PAGE = tuple(sorted(COLUMNS, key=lambda column: column.place))
+
 
 @dataclass(frozen=True)
 class Grid:

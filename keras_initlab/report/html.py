@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from keras_initlab import markup
 from keras_initlab.report import picture
 from keras_initlab.report.cards import cards
-from keras_initlab.report.columns import COLUMNS, grid
+from keras_initlab.report.columns import ON_PAGE, grid
 from keras_initlab.report.findings import (
     counted,
     mark_of,
@@ -74,7 +74,7 @@ def _data(svg: bytes) -> str:
 
 def _table(inspection: Inspection, places: Mapping[str, str]) -> Iterator[str]:
     layers = inspection.layers
-    cells = grid(layers, sorted(COLUMNS, key=lambda column: column.place))
+    cells = grid(layers, ON_PAGE)
     headings = [column.heading for column in cells.columns]
     marks = worst_by_layer(inspection.findings)
     kernels = any(layer.weight is not None for layer in layers)

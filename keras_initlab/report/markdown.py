@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from keras_initlab.report.columns import COLUMNS, grid
+from keras_initlab.report.columns import ON_PAGE, grid
 from keras_initlab.report.findings import (
     Group,
     code_spans,
@@ -66,7 +66,7 @@ def _group(group: Group) -> Iterator[str]:
 def _table(inspection: Inspection) -> Iterator[str]:
     places = _that_matter(inspection)
     layers = inspection.layers
-    cells = grid([layers[i] for i in places], COLUMNS)
+    cells = grid([layers[i] for i in places], ON_PAGE)
     heads = [column.heading for column in cells.columns]
     if len(places) < len(layers):
         yield f"## The layers that matter: {len(places)} of {len(layers)}"
