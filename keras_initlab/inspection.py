@@ -146,10 +146,10 @@ def inspect(model: Any, x: Any = None) -> Inspection:
 
     Returns:
         An `Inspection`: `print` it, show it in a notebook, or call its `html()`,
-        `markdown()`, `json()` or `plot()`. For each call of a layer: class, kernel shape, fans,
-        nonlinearity, initializer, and the signal and gradient at its output as
-        predicted from the weights' values (with inputs of mean 0 and variance 1, or
-        those of `x`) and, with `x`, as measured. See `diagnose` for the findings.
+        `markdown()`, `json()` or `plot()`. For each call of a layer: class, kernel
+        shape, fans, nonlinearity, initializer, and the signal and gradient at its
+        output as predicted from the weights' values (with inputs of mean 0 and variance
+        1, or those of `x`) and, with `x`, as measured. See `diagnose` for the findings.
 
     Raises:
         TypeError: `model` is no `keras.Model`.
