@@ -111,7 +111,7 @@ def origin(inspection: Inspection) -> list[str]:
     if inspection.parameters is not None:
         told.append(counted(inspection.parameters, "parameter"))
     if inspection.file is not None:
-        told.append(inspection.file)
+        told.append(f"file {inspection.file}")
     if inspection.origin is not None:
         created, backend = inspection.origin.created, inspection.origin.backend
         told.append(created.replace("T", " ").replace("+00:00", " UTC"))

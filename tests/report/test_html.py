@@ -1,5 +1,6 @@
 import base64
 import builtins
+import functools
 import hashlib
 import re
 import xml.etree.ElementTree as ElementTree
@@ -60,10 +61,16 @@ class Page(HTMLParser):
 FORMS = {"page": lambda one: one.html(), "notebook": lambda one: one._repr_html_()}
 
 
+@functools.cache
+def made(case, form="page"):
+    """Return a case's HTML; it is drawn once."""
+    return FORMS[form](CASES[case]())
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_runs_and_nothing_is_loaded(case, form):
-    text = FORMS[form](CASES[case]())
+    text = made(case, form)
     page = Page(text)
     assert set(page.tags) <= ALLOWED
     assert "<script" not in text.lower()
@@ -77,7 +84,7 @@ def test_nothing_runs_and_nothing_is_loaded(case, form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_names_are_escaped_and_shown(form):
-    text = FORMS[form](inspections.named())
+    text = made("named", form)
     assert EVIL not in text
     assert escape(EVIL) in text
     shown = Page(text).text
@@ -87,7 +94,7 @@ def test_names_are_escaped_and_shown(form):
 
 
 def test_the_policy_allows_the_page_its_own_style_and_pictures_alone():
-    text = inspections.small().html()
+    text = made("small")
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -103,7 +110,7 @@ def test_the_policy_allows_the_page_its_own_style_and_pictures_alone():
 
 
 def test_a_page_is_whole_and_a_notebook_gets_a_part():
-    page, part = inspections.small().html(), inspections.small()._repr_html_()
+    page, part = made("small"), made("small", "notebook")
     assert page.startswith('<!DOCTYPE html>\n<html lang="en">')
     assert '<meta charset="utf-8">' in page
     outer = {"html", "head", "body", "meta", "title", "h1", "h2"}
@@ -112,7 +119,7 @@ def test_a_page_is_whole_and_a_notebook_gets_a_part():
 
 
 def test_the_style_in_a_notebook_speaks_of_the_report_alone():
-    style = re.search(r"<style>(.*?)</style>", inspections.small()._repr_html_(), re.S)
+    style = re.search(r"<style>(.*?)</style>", made("small", "notebook"), re.S)
     rules = re.sub(r"/\*.*?\*/", "", style[1], flags=re.DOTALL)
     rules = re.sub(r"@media[^{]*\{", "", rules)
     selectors = re.findall(r"([^{}]+)\{", rules)
@@ -122,11 +129,11 @@ def test_the_style_in_a_notebook_speaks_of_the_report_alone():
 
 
 def test_light_and_dark():
-    assert "prefers-color-scheme: dark" in inspections.small().html()
+    assert "prefers-color-scheme: dark" in made("small")
 
 
 def test_the_table_has_a_row_a_layer_and_marks_what_was_found():
-    page = Page(inspections.deep().html())
+    page = Page(made("deep"))
     assert page.tags.count("tr") == 301
     marked = [
         value for tag, name, value in page.attributes if (tag, name) == ("tr", "class")
@@ -136,25 +143,25 @@ def test_the_table_has_a_row_a_layer_and_marks_what_was_found():
 
 
 def test_links_lead_to_layers():
-    page = Page(inspections.deep().html())
+    page = Page(made("deep"))
     places = {value for _, name, value in page.attributes if name == "id"}
     links = [value for _, name, value in page.attributes if name == "href"]
     assert len(places) == 300
     assert len(links) == 251
     assert {one.removeprefix("#") for one in links} <= places
     # Two reports in one notebook must not share ids.
-    notebook = Page(inspections.deep()._repr_html_())
+    notebook = Page(made("deep", "notebook"))
     assert not any(name in ("id", "href") for _, name, _ in notebook.attributes)
 
 
 def test_a_remedy_is_shown_as_code():
-    text = inspections.small().html()
+    text = made("small")
     code = escape('il.rewrite_initializers(model, scheme="isometric")')
     assert f"Call <code>{code}</code> before training." in text
 
 
 def test_the_plot_is_well_formed_and_holds_the_names():
-    text = inspections.named().html()
+    text = made("named")
     pictures = re.findall(r'(?:src|srcset)="data:image/svg\+xml;base64,([^"]*)"', text)
     assert len(pictures) == 2
     for data in pictures:
@@ -215,7 +222,7 @@ def test_the_top_says_what_was_inspected_and_with_what():
 
 
 def test_every_column_has_a_sentence():
-    page = Page(inspections.small().html())
+    page = Page(made("small"))
     told = [
         value for tag, name, value in page.attributes if (tag, name) == ("th", "title")
     ]
@@ -224,7 +231,7 @@ def test_every_column_has_a_sentence():
 
 
 def test_shapes_and_initializers_are_code():
-    html = inspections.small().html()
+    html = made("small")
     assert "<code>(64, 64)</code>" in html
     assert "<code>initlab&gt;auto(" in html
 

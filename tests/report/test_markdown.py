@@ -37,7 +37,7 @@ def test_what_the_model_is_stands_first():
     for part in (
         "1 layer, measured on x of shape (64, 784); no findings",
         "1,234,567 parameters",
-        "net.keras",
+        "file net.keras",
         "2026-11-28 19:20 UTC",
         "Keras 3.12.0",
         "backend torch 2.6.0",
