@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from keras_initlab import markup
 from keras_initlab.diagnosis import Finding
@@ -16,9 +16,23 @@ class Findings(list[Finding]):
     """A list of findings, which a notebook shows as cards."""
 
     def _repr_html_(self) -> str:
-        told = tally(self)
-        heading = markup.title(told[0].upper() + told[1:])
-        return markup.fragment(markup.report([heading, *cards(self)]))
+        return as_html(self)
+
+
+class FixedFindings(tuple[Finding, ...]):
+    """A tuple of findings, which a notebook shows as cards."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+
+def as_html(findings: Sequence[Finding]) -> str:
+    """Return findings as a notebook shows them."""
+    told = tally(findings)
+    heading = markup.title(told[0].upper() + told[1:])
+    return markup.fragment(markup.report([heading, *cards(findings)]))
 
 
 def cards(

@@ -11,6 +11,7 @@ from typing import Any
 from keras_initlab.diagnosis import Finding
 from keras_initlab.files import replacing
 from keras_initlab.report import html, jsonform, markdown, picture, text
+from keras_initlab.report.cards import FixedFindings
 from keras_initlab.stats import LayerStats
 
 
@@ -88,6 +89,10 @@ class Inspection:
     parameters: int | None = None
     file: str | None = None
     origin: Origin | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        # A notebook shows them as cards; they are a tuple as any.
+        object.__setattr__(self, "findings", FixedFindings(self.findings))
 
     def __str__(self) -> str:
         # As wide as the terminal, if there is one: a table whose lines wrap cannot be

@@ -6,7 +6,7 @@ import pytest
 
 from keras_initlab.report import Findings
 from keras_initlab.stats import LayerStats, Stats
-from tests.report.inspections import EVIL, finding
+from tests.report.inspections import EVIL, finding, inspection
 from tests.report.test_html import ALLOWED, Page
 
 pytestmark = pytest.mark.once
@@ -32,6 +32,15 @@ def test_their_html_is_as_harmless_as_a_report(one):
     assert set(page.tags) <= ALLOWED
     if one:
         assert EVIL in page.text
+
+
+def test_so_does_an_inspection_with_its_findings():
+    one = inspection(findings=LISTS[0])
+    assert isinstance(one.findings, tuple)
+    assert one.findings == tuple(LISTS[0])
+    assert hash(one) == hash(inspection(findings=LISTS[0]))
+    assert pickle.loads(pickle.dumps(one)) == one
+    assert one.findings._repr_html_() == LISTS[0]._repr_html_()
 
 
 def test_what_they_show():
