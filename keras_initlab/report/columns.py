@@ -75,7 +75,7 @@ def _fan(value: float | None) -> str | None:
 
 def _signal(name: str, source: str, about: str) -> Heading:
     how = {
-        "predicted": "as predicted from the weights, without data",
+        "predicted": "as predicted from the weights",
         "measured": "as measured on the batch",
     }
     return Heading(f"{name}\n{source}", number=True, about=f"{about}, {how[source]}.")
