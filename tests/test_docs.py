@@ -1,6 +1,7 @@
 """The code in the documentation runs, and prints what stands there."""
 
 import doctest
+import re
 
 import pytest
 
@@ -18,3 +19,14 @@ def test_code_of_a_page_prints_what_it_says(page):
     )
     assert done.attempted > 20
     assert done.failed == 0
+
+
+def test_the_gallery_shows_every_figure_and_each_is_small():
+    page = (ROOT / "docs" / "gallery.md").read_text()
+    shown = re.findall(r"\]\(figures/(\w+)\.png\)", page)
+    figures = sorted((ROOT / "docs" / "figures").glob("*.png"))
+    assert sorted(shown) == [figure.stem for figure in figures]
+    for name in shown:
+        assert f"examples/{name}.py" in page
+        assert (ROOT / "examples" / f"{name}.py").is_file()
+    assert max(figure.stat().st_size for figure in figures) < 60_000

@@ -1,4 +1,7 @@
-"""Every example runs, in its quick form."""
+"""Every example runs, in its quick form.
+
+Those that teach are held to what they say in `test_teaching.py`.
+"""
 
 import os
 import subprocess
@@ -8,8 +11,14 @@ import keras
 import pytest
 
 from tests.helpers import ROOT
+from tests.test_teaching import TAUGHT
 
-EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
+ELSEWHERE = {*TAUGHT, "common", "figures"}
+EXAMPLES = [
+    path
+    for path in sorted((ROOT / "examples").rglob("*.py"))
+    if path.stem not in ELSEWHERE
+]
 
 # Where benchmarks run, by how their names begin: what trains in JAX and PyTorch
 # whatever the backend; models by the dozen, which elsewhere would be compiled; the rest
@@ -18,6 +27,7 @@ ON = {
     "architectures": "jax",
     "depth": "jax",
     "diagnosis": "torch",
+    "distributed": "jax",
     "draws": "tensorflow",
     "fans": "torch",
     "monitor_memory": "tensorflow",
