@@ -111,7 +111,6 @@ def picture(results: dict[str, dict], losses: dict[str, list[float]]) -> Figure:
         heights = [result["accuracy"][when] for result in results.values()]
         label = "after one epoch" if when == 0 else "after all"
         left.bar(places + shift, heights, 0.38, color=color, label=label)
-    left.set_xticks(places, [f"bias {name}" for name in results])
     left.set_title("Test accuracy by the biases' start", loc="left")
     for (name, values), color in zip(losses.items(), COLORS, strict=False):
         right.plot(values, color=color, label=f"head's bias: {name}", marker="o")
@@ -123,6 +122,7 @@ def picture(results: dict[str, dict], losses: dict[str, list[float]]) -> Figure:
     for axes in (left, right):
         plain(axes)
         axes.legend(frameon=False, ncols=2, loc="upper right")
+    left.set_xticks(places, [f"bias {name}" for name in results])
     return figure
 
 

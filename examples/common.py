@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
@@ -77,7 +78,8 @@ def over_depth(
 
 
 def plain(axes: Axes) -> None:
-    """Leave out what carries no data, and add a faint grid."""
+    """Leave out what carries no data, count in whole numbers, add a faint grid."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -89,11 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[tuple[str, float], floa
     best = tuner.get_best_hyperparameters()[0].values
     print(f"\nThe best: {best['start']}, learning rate {best['learning_rate']}.")
 
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    figure = Figure(figsize=(7, 1 + 0.5 * len(starts)), layout="constrained")
     axes = figure.subplots()
     axes.imshow(table, cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
     for (row, column), score in np.ndenumerate(table):
-        axes.text(column, row, f"{score:.0%}", ha="center", va="center")
+        color = "white" if score > 0.6 else "black"
+        axes.text(column, row, f"{score:.0%}", ha="center", va="center", color=color)
     axes.set_xticks(range(len(rates)), [f"learning rate {rate}" for rate in rates])
     axes.set_yticks(range(len(starts)), starts)
     axes.set_title(f"Validation accuracy, {depth} GELU layers, SGD", loc="left")

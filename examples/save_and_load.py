@@ -88,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
     for index, (name, values) in enumerate(drawn.items()):
         places = np.arange(len(names)) + (index - 2) * width
         axes.bar(places, values, 0.9 * width, color=COLORS[index], label=name)
-    axes.set_xticks(range(len(names)), names)
     axes.set_title("fan_in · Var(w) of fresh weights, by activation", loc="left")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     plain(axes)
+    axes.set_xticks(range(len(names)), names)
     save(figure, out / "save_and_load.png")
     return {"drawn": drawn, "difference": difference}
 

@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
         events = files.Scalars(f"variance/{layer}")[-epochs:]
         read[layer] = [event.value for event in events]
         print(f"  variance/{layer:<10} {read[layer][0]:.2g} → {read[layer][-1]:.2g}")
-    print(
-        f"and {len(tags['histograms'])} histograms, {tags['histograms'][0]} the first."
-    )
+    # Histograms are tensors to TensorBoard, of a count for each bin.
+    histograms = tags["tensors"]
+    print(f"and {len(histograms)} histograms, {histograms[0]} the first.")
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)

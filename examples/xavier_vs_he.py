@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, dict]]:
                 markersize=3,
             )
         axes.set_title(activation, loc="left")
-        axes.set(xlabel="epoch", ylim=(0, 1))
+        axes.set(xlabel="epoch", xlim=(0.8, epochs + 0.2), ylim=(0, 1))
         plain(axes)
     panels[0].set_ylabel("test accuracy")
     panels[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))

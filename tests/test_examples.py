@@ -4,6 +4,7 @@ Those that teach are held to what they say in `test_teaching.py`.
 """
 
 import os
+import re
 import subprocess
 import sys
 
@@ -57,3 +58,6 @@ def test_example(path, tmp_path):
     if path.stem == "quickstart":
         assert {one.suffix for one in tmp_path.iterdir()} == {".png", ".keras"}
         assert "saved and loaded" in done.stdout
+    if path.stem == "distributed":
+        worst = re.search(r"differ by (\S+) of their size", done.stdout)
+        assert float(worst[1]) < 1e-4
