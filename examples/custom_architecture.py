@@ -66,7 +66,7 @@ def within(model: keras.Model, x: np.ndarray) -> dict[str, tuple[float, float]]:
     print(f"  {'layer':<11}{'E[x²] predicted':>16}{'measured':>10}   prediction from")
     for stats in il.propagate(model):
         pairs[stats.layer] = stats.second_moment, measured[stats.layer].second_moment
-        how = "its rule" if stats.source == "predicted" else "a random sample"
+        how = "moments" if stats.source == "predicted" else "a random sample"
         predicted, real = pairs[stats.layer]
         print(f"  {stats.layer:<11}{predicted:>16.3g}{real:>10.3g}   {how}")
     return pairs
@@ -96,15 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
 
     print("\n5. Trained on breast cancer, before and after the rewrite")
     monitors, scores = {}, {}
-    rewritten = model
-    for name in ("as drawn", "rewritten"):
-        model = network(depth) if name == "as drawn" else rewritten
-        model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    for name, one in {"as drawn": network(depth), "rewritten": model}.items():
+        one.compile("adam", "binary_crossentropy", metrics=["accuracy"])
         monitor = monitors[name] = il.VarianceMonitor(every=5, on_finding="ignore")
-        history = model.fit(
+        history = one.fit(
             data.x, data.y, epochs=epochs, verbose=0, callbacks=[monitor]
         ).history
-        scores[name] = model.evaluate(data.x_test, data.y_test, verbose=0)[1]
+        scores[name] = one.evaluate(data.x_test, data.y_test, verbose=0)[1]
         print(
             f"  {name:<10} accuracy {history['accuracy'][0]:.0%} in the first epoch, "
             f"{scores[name]:.1%} on test data after {epochs}; least variance "

@@ -30,7 +30,7 @@ except ImportError:
 
 
 def network(depth: int) -> keras.Model:
-    """Return a plain ReLU network as Keras draws it, whose signal fades."""
+    """Return a plain ReLU network as Keras draws it."""
     keras.utils.set_random_seed(0)
     hidden = [
         keras.layers.Dense(64, activation="relu", name=f"hidden_{index}")

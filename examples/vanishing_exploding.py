@@ -98,10 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, list]]:
         "\nN(0, 1): by about 100 (tanh) or 50. With ReLU signal and gradient explode. "
         "tanh cannot\n  explode: it saturates, at ±1, where its slope is nearly 0; "
         "what gradient is left explodes."
-        "\nGlorot keeps tanh's variance and gradient; ReLU, which lets half through, "
-        "halves them."
-        "\nHe makes up for that half: right for ReLU, twice too much for tanh, whose "
-        "gradient grows.\ninitlab>auto chooses by the activation."
+        "\nGlorot: tanh's signal and gradient shrink slowly, as tanh bends. ReLU lets "
+        "half through,\n  and both are halved in each layer."
+        "\nHe makes up for that half: right for ReLU. With tanh the gradient grows."
+        "\ninitlab>auto chooses by the activation."
     )
     save(figure, out / "vanishing_exploding.png")
     return results
