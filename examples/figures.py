@@ -1,7 +1,7 @@
 """Make the gallery's pictures anew: every example's, in full, kept small.
 
 Runs the examples one after the other and writes their pictures to docs/figures, each
-below 60 kB, with 64 colours at most. It takes some minutes.
+below 60 kB. It takes some minutes.
 
     python -m examples.figures [--out FOLDER] [--only NAME ...]
 """
@@ -33,7 +33,7 @@ EXAMPLES = (
 )
 # JAX and TensorFlow can spread a model over devices.
 BACKENDS = {"distributed": "jax"}
-WIDTH, COLORS, LARGEST = 1000, 64, 60_000
+WIDTH, COLORS, LARGEST = 1000, 256, 60_000
 
 
 def shrink(picture: Path, target: Path) -> int:

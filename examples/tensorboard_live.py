@@ -45,7 +45,7 @@ def network(depth: int) -> keras.Model:
 def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
     """Train and read back; return the monitor's history, and what the files hold."""
     quick, out = options(__doc__, arguments)
-    depth, epochs = (4, 3) if quick else (8, 15)
+    depth, epochs = (4, 3) if quick else (6, 15)
     data = load("digits")
     logs = out / "tensorboard"
     print(
