@@ -62,7 +62,7 @@ def watched(data: Data, depth: int, epochs: int) -> il.VarianceMonitor:
     head = keras.layers.Dense(10, kernel_initializer=il.Auto(seed=1), name="head")
     model = keras.Sequential([keras.Input((64,)), *hidden, head])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.05), loss)
+    model.compile(keras.optimizers.SGD(0.01), loss)
     monitor = il.VarianceMonitor(every=5, gradients=True)
     size = len(data.x) // 64 * 64
     model.fit(
@@ -91,7 +91,7 @@ def split_cpu() -> None:
 def main(arguments: Sequence[str] | None = None) -> dict[str, list]:
     """Train on one device and on two; return the stats of both."""
     quick, out = options(__doc__, arguments)
-    depth, epochs = (3, 2) if quick else (8, 10)
+    depth, epochs = (3, 2) if quick else (8, 5)
     backend = keras.backend.backend()
     split_cpu()
     data = load("digits")
