@@ -24,7 +24,6 @@ from keras_initlab.taps.ops import ops
 from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.request import Request
 
-
 # How much larger than what may be missing from it a sum of squares is to be.
 _EXACT = 1e4
 
