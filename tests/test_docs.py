@@ -87,3 +87,14 @@ def test_every_page_is_in_the_menu():
     menu = (ROOT / "mkdocs.yml").read_text()
     for page in PAGES:
         assert f" {page}.md" in menu
+
+
+def test_the_gallery_shows_every_figure_and_each_is_small():
+    page = (ROOT / "docs" / "gallery.md").read_text()
+    shown = re.findall(r"\]\(figures/(\w+)\.png\)", page)
+    figures = sorted((ROOT / "docs" / "figures").glob("*.png"))
+    assert sorted(shown) == [figure.stem for figure in figures]
+    for name in shown:
+        assert f"examples/{name}.py" in page
+        assert (ROOT / "examples" / f"{name}.py").is_file()
+    assert max(figure.stat().st_size for figure in figures) < 60_000

@@ -1,6 +1,10 @@
-"""Every example runs, in its quick form."""
+"""Every example runs, in its quick form.
+
+Those that teach are held to what they say in `test_teaching.py`.
+"""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,8 +12,15 @@ import keras
 import pytest
 
 from tests.helpers import ROOT
+from tests.test_teaching import TAUGHT
 
-EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
+# `fans` runs with the command that runs them all.
+ELSEWHERE = {*TAUGHT, "common", "figures", "fans", "__main__"}
+EXAMPLES = [
+    path
+    for path in sorted((ROOT / "examples").rglob("*.py"))
+    if path.stem not in ELSEWHERE
+]
 
 # Where benchmarks run, by how their names begin: what trains in JAX and PyTorch
 # whatever the backend; models by the dozen, which elsewhere would be compiled; the rest
@@ -18,8 +29,8 @@ ON = {
     "architectures": "jax",
     "depth": "jax",
     "diagnosis": "torch",
+    "distributed": "jax",
     "draws": "tensorflow",
-    "fans": "torch",
     "monitor_memory": "tensorflow",
     "monitor_overhead": "jax",
     "monitor_twin": "torch",
@@ -47,3 +58,24 @@ def test_example(path, tmp_path):
     if path.stem == "quickstart":
         assert {one.suffix for one in tmp_path.iterdir()} == {".png", ".keras"}
         assert "saved and loaded" in done.stdout
+    if path.stem == "distributed":
+        worst = re.search(r"differ by (\S+) of their size", done.stdout)
+        assert float(worst[1]) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_benchmarks_run_in_one_command(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.benchmarks"]
+        + ["--quick", "--only", "fans", "--out", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert "## fans.py, torch: done" in page
+    # Of what has been measured, figures for the README.
+    assert "| 0.96 | `fans.py` |" in page

@@ -24,6 +24,9 @@ from keras_initlab.taps.ops import ops
 from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.request import Request
 
+# How much larger than what may be missing from it a sum of squares is to be.
+_EXACT = 1e4
+
 
 class _Group(NamedTuple):
     """Outputs of one shape and kind, stacked; results have a row for each.
@@ -133,13 +136,21 @@ def _group(
     factors = counts = None
     if "input_cosine" in request.statistics:
         norms = passes.row_norms(rows)
-        nonzero = norms > 0
+        nonzero = norms > _shortest(rows)
         safe = ops.where(nonzero, norms, ops.ones_like(norms))
         factors = ops.cast(nonzero, norms.dtype) / safe
         counts = ops.sum(ops.cast(nonzero, norms.dtype), axis=1)
     means, totals = passes.column_sums(rows, factors)
     shares = shares_of(stack)
     return _Group(stack, keys, shares, rows, batch, means, totals, counts, bounds, axis)
+
+
+def _shortest(rows: Any) -> Any:
+    """Return the norm below which the squares in it lose digits, or are 0."""
+    size = ops.cast(ops.shape(rows)[-1], rows.dtype)
+    # An element whose square is too small is off by `tiny` at most.
+    tiny = np.finfo(working_dtype([rows])).tiny
+    return ops.sqrt(size * (_EXACT * float(tiny)))
 
 
 def _moments(
@@ -173,6 +184,8 @@ def _moments(
 
 def _input_cosines(group: _Group, across: Any) -> Figures:
     """Return the mean cosine over all pairs of nonzero rows; shares count the pairs.
+
+    Of rows next to 0 it is not known: their norms have lost digits.
 
     No pair is formed: |Σu|² is the sum of the cosines of all ordered pairs, including
     each unit vector u with itself.

@@ -205,6 +205,25 @@ def test_large_means_and_collapsed_inputs():
     assert stats.input_cosine == pytest.approx(1.0, abs=1e-6)
 
 
+def test_the_cosine_of_what_is_next_to_0_is_right_or_not_known():
+    # Each layer makes ten times less of it, from where float32 squares it without loss
+    # to where nothing is left.
+    rng = np.random.default_rng(0)
+    x = (1e-14 * rng.normal(1, 1, (16, 50))).astype("float32")
+    model = keras.Sequential([keras.Input((50,))])
+    for index in range(26):
+        model.add(layers.Rescaling(0.1, name=f"times_{index}"))
+    model.add(layers.Dense(1))
+    monitor = VarianceMonitor(1, on_finding="ignore")
+    fit(frozen(model), x, x[:, :1], [monitor])
+    rows = x / np.linalg.norm(x.astype("float64"), axis=1, keepdims=True)
+    expected = (np.square(rows.sum(axis=0)).sum() - 16) / (16 * 15)
+    known = [one.input_cosine for one in monitor.stats[:-1]]
+    known = [one for one in known if one is not None and not math.isnan(one)]
+    np.testing.assert_allclose(known, expected, atol=1e-3)
+    assert 2 <= len(known) < 10
+
+
 def test_units_of_images_are_channels():
     model = keras.Sequential(
         [
