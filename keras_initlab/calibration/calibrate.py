@@ -21,7 +21,7 @@ from keras_initlab.calibration.targets import (
     target_of,
 )
 from keras_initlab.initializers import Orthogonal
-from keras_initlab.model.batch import inputs_of, values_of
+from keras_initlab.model.batch import inputs_of, size_of, values_of
 from keras_initlab.model.construction import Construction, constructing
 from keras_initlab.model.containers import refuse_to_call
 from keras_initlab.model.kernels import Kernel, kernels_of
@@ -121,26 +121,27 @@ def calibrate(
         for index, scaling in enumerate(scalings):
             if scaling.leave is None:
                 scaling.start = _orthonormal(scaling.kernel, seeds.at(index))
+                scaling.is_drawn = True
     calibrator = Calibrator(
         model, [s for s in scalings if s.start is not None], statistic
     )
     try:
         calibrator.run(x)
-    except NotFinite as error:
-        raise ValueError(_not_finite(model, str(error), x)) from None
+    except NotFinite:
+        raise ValueError(_not_finite(model, calibrator.not_finite, x)) from None
     if learned is not None:
         warnings.warn(
             f"calibrate scales kernels of {model.name!r} that have learned something: "
             f"{learned}.",
             stacklevel=2,
         )
-    _assign(scalings, orthogonal)
+    _assign(scalings)
     return CalibrationReport(
         [row for s in _ordered(scalings) for row in _rows(s, calibrator, statistic)],
         model=model.name,
         statistic=statistic,
         passes=calibrator.rounds,
-        remarks=[] if roles is not None else [UNSEEN_ROLES],
+        remarks=_remarks(x, roles),
     )
 
 
@@ -202,6 +203,23 @@ def _orthonormal(kernel: Kernel, seed: int | None) -> Any:
         return Orthogonal(seed=seed)(kernel.variable.shape, kernel.variable.dtype)
 
 
+def _remarks(x: Any, roles: Roles | None) -> list[str]:
+    """Return the sentences under the report."""
+    remarks = [] if roles is not None else [UNSEEN_ROLES]
+    leaves = [
+        values_of(leaf) for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")
+    ]
+    if size_of(x) == 1:
+        remarks.append(
+            "`x` holds one input, and the kernels fit that one: pass 256 or more"
+        )
+    elif all(len(leaf) and (leaf == leaf[:1]).all() for leaf in leaves if leaf.ndim):
+        remarks.append(
+            "all inputs of `x` are alike, and the kernels fit that one: pass real data"
+        )
+    return remarks
+
+
 def _not_finite(model: Any, path: str, x: Any) -> str:
     values = [
         values_of(leaf) for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")
@@ -219,25 +237,16 @@ def _not_finite(model: Any, path: str, x: Any) -> str:
     )
 
 
-def _assign(scalings: list[Scaling], drawn: bool) -> None:
-    """Set all weights that have changed, or none if one cannot be set."""
-    pairs = [
+def _assign(scalings: list[Scaling]) -> None:
+    """Set the weights, when all of their values have been computed."""
+    values = [
         pair
         for scaling in scalings
         if scaling.leave is None and scaling.start is not None
-        for pair in (
-            *([(scaling.kernel.variable, scaling.start)] if drawn else []),
-            *scaling.mapping,
-        )
+        for pair in scaling.mapping
     ]
-    before = [(variable, keras.ops.copy(variable.value)) for variable, _ in pairs]
-    try:
-        for variable, value in pairs:
-            variable.assign(value)
-    except BaseException:
-        for variable, value in before:
-            variable.assign(value)
-        raise
+    for variable, value in values:
+        variable.assign(value)
 
 
 def _ordered(scalings: list[Scaling]) -> list[Scaling]:
@@ -247,7 +256,7 @@ def _ordered(scalings: list[Scaling]) -> list[Scaling]:
 def _rows(
     scaling: Scaling, calibrator: Calibrator, statistic: Statistic
 ) -> list[CalibrationRow]:
-    kernel, rows = scaling.kernel, []
+    kernel = scaling.kernel
     called = bool(scaling.moments)
     finding = scaling.finding
     if scaling.start is not None and not called:
@@ -258,18 +267,19 @@ def _rows(
             else "never called on this batch"
         )
     alone = scaling.is_left or not called
-    for gate in range(scaling.gates):
-        notes = [scaling.leave, scaling.note if not alone else "", finding]
-        rows.append(
-            CalibrationRow(
-                kernel.path,
-                kernel.weight,
-                gate if scaling.gates > 1 else None,
-                None if alone else scaling.target,
-                scaling.before(gate, statistic) if called else None,
-                scaling.after(gate, statistic) if called else None,
-                scaling.factors[gate],
-                "; ".join(filter(None, notes)),
-            )
+    notes = [scaling.leave, None if alone else scaling.note, finding]
+    if scaling.by_output and not alone:
+        notes.append("by its layer's output")
+    return [
+        CalibrationRow(
+            layer=kernel.path,
+            weight=kernel.weight,
+            gate=gate if scaling.gates > 1 else None,
+            target=None if alone else scaling.target,
+            before=scaling.before(gate, statistic) if called else None,
+            after=scaling.after(gate, statistic) if called else None,
+            factor=scaling.factors[gate],
+            note="; ".join(note for note in notes if note),
         )
-    return rows
+        for gate in range(scaling.gates)
+    ]

@@ -16,7 +16,7 @@ from keras_initlab.calibration.moments import Moments, Statistic, moments_of, po
 from keras_initlab.calibration.scaling import CLOSE, Scaling
 from keras_initlab.model.graph import Call as GraphCall
 from keras_initlab.model.keras_internals import calls_forgotten, is_shape_inference
-from keras_initlab.model.layers import LOOPS, every_place, rematerialized
+from keras_initlab.model.layers import LOOPS, Place, every_place, rematerialized
 from keras_initlab.model.own_kernels import own_graph_of, uses_of
 from keras_initlab.model.own_weights import held_weights
 from keras_initlab.taps import backends
@@ -30,8 +30,8 @@ ROUNDS = 12
 Call = Callable[..., Any]
 
 
-class NotFinite(ValueError):
-    """What a kernel makes is infinite or not a number; names its layer."""
+class NotFinite(ArithmeticError):
+    """What a kernel makes is infinite or not a number."""
 
 
 @dataclass(eq=False)
@@ -58,6 +58,7 @@ class Calibrator:
     Attributes:
         unseen: paths of layers that ran where nothing can be measured.
         rounds: how often the model was run.
+        not_finite: the path of the layer that made what is not finite.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Calibrator:
     ) -> None:
         self.unseen: set[str] = set()
         self.rounds = 0
+        self.not_finite = ""
         self._model, self._statistic = model, statistic
         self._scalings = list(scalings)
         self._backend = backends.load(WHO)
@@ -73,6 +75,8 @@ class Calibrator:
         self._index = {id(scaling): i for i, scaling in enumerate(self._scalings)}
         # Kernels that are only measured for now, by their index.
         self._held: set[int] = set()
+        # Those that were scaled, while what is still to run sees them as they were.
+        self._untold: set[int] = set()
         self._muted = False
         self._numbers = itertools.count()
         self._patches = Patches()
@@ -103,6 +107,7 @@ class Calibrator:
     def _round(self, call: Callable[[], Any]) -> dict[int, list[list[Moments]]]:
         """Call something with the kernels as they are now; return what they made."""
         mapping = [pair for scaling in self._scalings for pair in scaling.mapping]
+        self._untold.clear()
         with keras.StatelessScope(mapping) as scope:
             self._frames.append(_Frame(scope))
             try:
@@ -144,7 +149,7 @@ class Calibrator:
         self._held.add(index)
         before = scaling.factors
         scaling.fit_once(made, self._statistic)
-        self._tell(scaling)
+        self._untold.add(index)
         return [new / old for new, old in zip(scaling.factors, before, strict=True)]
 
     def _measured(self, scaling: Scaling, part: Any) -> Moments:
@@ -153,13 +158,18 @@ class Calibrator:
             shape = scaling.bias_start.shape
         found = moments_of(part, self._backend.passes, shape, self._statistic)
         if not found.is_finite:
-            raise NotFinite(scaling.kernel.path)
+            # Keras gives errors in a call another text.
+            self.not_finite = scaling.kernel.path
+            raise NotFinite
         return found
 
     def _tell(self, scaling: Scaling) -> None:
-        """Let what is still to run see the kernel as it is now."""
-        for pair in scaling.mapping:
-            self._frames[-1].scope.add_update(pair)
+        """Let what is still to run see a kernel as it is now."""
+        index = self._index[id(scaling)]
+        if index in self._untold:
+            self._untold.remove(index)
+            for pair in scaling.mapping:
+                self._frames[-1].scope.add_update(pair)
 
     def _repeated(self, indices: set[int], call: Callable[[], Any]) -> Any:
         """Run part of the model until kernels in it fit; return its outputs."""
@@ -178,6 +188,7 @@ class Calibrator:
             gates = range(self._scalings[index].gates)
             whole = [pooled([one[gate] for one in made]) for gate in gates]
             self._frames[-1].calls.setdefault(index, []).append(whole)
+            self._untold.add(index)
             self._tell(self._scalings[index])
         return outputs[0]
 
@@ -196,17 +207,25 @@ class Calibrator:
             layer = place.layer
             if rematerialized(layer):
                 self._patches.add(layer, "rematerialized_call", _called_plainly)
-            if isinstance(layer, LOOPS):
-                inside = {
-                    self._index[id(one)]
-                    for one in self._scalings
-                    if any(layer is around for around in one.kernel.parents)
-                }
-                if inside:
-                    wrap = functools.partial(
-                        self._around_loop, layer=layer, indices=inside, path=place.path
-                    )
-                    self._patches.add(layer, "call", wrap)
+            if isinstance(layer, LOOPS) and self._inside(layer):
+                self._patches.add(layer, "call", self._wrap_for_loop(place))
+
+    def _inside(self, layer: Any) -> set[int]:
+        """Return the kernels inside a layer, by their index."""
+        return {
+            self._index[id(scaling)]
+            for scaling in self._scalings
+            if any(layer is around for around in scaling.kernel.parents)
+        }
+
+    def _wrap_for_loop(self, place: Place) -> Any:
+        layer = place.layer
+        alone = [
+            one for one in self._scalings if one.kernel.layer is vars(layer).get("cell")
+        ]
+        if alone and products.is_cell(alone[0].kernel.layer):
+            return functools.partial(self._around_sequence, scaling=alone[0])
+        return functools.partial(self._around_loop, layer=layer, path=place.path)
 
     def _wrap_for(self, layer: Any, held: list[Scaling]) -> Any:
         if products.is_linear(layer):
@@ -224,9 +243,12 @@ class Calibrator:
         def calibrated(*args: Any, **kwargs: Any) -> Any:
             if not self._listens(path):
                 return call(*args, **kwargs)
+            self._tell(scaling)
             made = products.product(layer, call, args, kwargs)
             (factor,) = self._observe(scaling, [made])
-            return products.finished(layer, made if factor == 1 else made * factor)
+            if scaling.centre:
+                self._tell(scaling)
+            return products.finished(layer, made * factor)
 
         return calibrated
 
@@ -238,10 +260,13 @@ class Calibrator:
         def calibrated(inputs: Any, *args: Any, **kwargs: Any) -> Any:
             if not self._listens(path):
                 return call(inputs, *args, **kwargs)
+            for scaling in held:
+                self._tell(scaling)
             made = products.depthwise_product(layer, inputs)
             (factor,) = self._observe(by_weight["depthwise_kernel"], [made])
             made = products.pointwise_product(layer, made * factor)
             (factor,) = self._observe(by_weight["pointwise_kernel"], [made])
+            self._tell(by_weight["pointwise_kernel"])
             return products.finished(layer, made * factor)
 
         return calibrated
@@ -252,20 +277,40 @@ class Calibrator:
         @functools.wraps(call)
         def calibrated(inputs: Any, *args: Any, **kwargs: Any) -> Any:
             if self._listens(path):
-                made = products.gate_products(cell, inputs, scaling.gates)
-                self._observe(scaling, made)
+                self._tell(scaling)
+                self._observe(scaling, products.gates(cell, inputs, scaling.gates))
+                self._tell(scaling)
             return call(inputs, *args, **kwargs)
 
         return calibrated
 
-    def _around_loop(
-        self, call: Call, layer: Any, indices: set[int], path: str
-    ) -> Call:
+    def _around_sequence(self, call: Call, scaling: Scaling) -> Call:
+        """Wrap a recurrent layer: what its kernel makes of all steps, in one product.
+
+        It does not depend on the states, so that it is exact, and no step is seen.
+        """
+        cell, path = scaling.kernel.layer, scaling.kernel.path
+
+        @functools.wraps(call)
+        def calibrated(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._listens(path):
+                return call(inputs, *args, **kwargs)
+            self._tell(scaling)
+            self._observe(scaling, products.gates(cell, inputs, scaling.gates))
+            self._tell(scaling)
+            with self._mute():
+                return call(inputs, *args, **kwargs)
+
+        return calibrated
+
+    def _around_loop(self, call: Call, layer: Any, path: str) -> Call:
+        """Wrap a layer that calls others step by step, in Python, to see each step."""
+        indices = self._inside(layer)
+
         @functools.wraps(call)
         def calibrated(*args: Any, **kwargs: Any) -> Any:
             if not self._listens(path):
                 return call(*args, **kwargs)
-            # Step by step in Python, where what a cell makes can be seen.
             with products.attributes(layer, unroll=True, use_cudnn=False):
                 return self._repeated(indices, lambda: call(*args, **kwargs))
 
@@ -279,7 +324,11 @@ class Calibrator:
         def calibrated(*args: Any, **kwargs: Any) -> Any:
             if not self._listens(path):
                 return call(*args, **kwargs)
+            for scaling in held:
+                self._tell(scaling)
             if made and self._follow(layer, made, args, kwargs):
+                for scaling in held:
+                    self._tell(scaling)
                 with self._mute():
                     return call(*args, **kwargs)
             return self._by_output(held, lambda: call(*args, **kwargs))

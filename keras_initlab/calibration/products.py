@@ -84,18 +84,11 @@ def unit_shape(layer: Any, bias: Any, rank: int) -> tuple[int, ...]:
 
 def depthwise_product(layer: Any, inputs: Any) -> Any:
     """Return what the depthwise kernel of a separable convolution makes."""
-    padding = layer.padding
-    if padding == "causal":
-        ahead = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
-        sizes = [(0, 0), (0, 0), (0, 0)]
-        sizes[2 if layer.data_format == "channels_first" else 1] = (ahead, 0)
-        inputs = keras.ops.pad(inputs, sizes)
-        padding = "valid"
     return keras.ops.depthwise_conv(
         inputs,
         layer.depthwise_kernel,
         strides=layer.strides,
-        padding=padding,
+        padding=layer.padding,
         dilation_rate=layer.dilation_rate,
         data_format=layer.data_format,
     )
@@ -112,14 +105,22 @@ def pointwise_product(layer: Any, inputs: Any) -> Any:
     )
 
 
-def gate_products(cell: Any, inputs: Any, gates: int) -> list[Any]:
-    """Return what the kernel of a recurrent cell makes of its input, gate by gate."""
+def gates(cell: Any, inputs: Any, count: int) -> list[Any]:
+    """Return what the kernel of a recurrent cell makes of its input, gate by gate.
+
+    Args:
+        cell: a cell of Keras's.
+        inputs: of one step, or of all steps along the second axis.
+        count: how many gates the cell has.
+    """
     if hasattr(cell, "input_conv"):
-        made = cell.input_conv(inputs, cell.kernel, padding=cell.padding)
+        shape = tuple(inputs.shape)
+        steps = keras.ops.reshape(inputs, (-1, *shape[len(shape) - cell.rank - 1 :]))
+        made = cell.input_conv(steps, cell.kernel, padding=cell.padding)
         axis = 1 if cell.data_format == "channels_first" else -1
     else:
         made, axis = keras.ops.matmul(inputs, cell.kernel), -1
-    return list(keras.ops.split(made, gates, axis=axis))
+    return list(keras.ops.split(made, count, axis=axis))
 
 
 @contextlib.contextmanager

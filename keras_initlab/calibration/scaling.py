@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_initlab.calibration.moments import (
     Array,
+    Mean,
     Moments,
     Statistic,
     factor_for,
@@ -25,6 +26,10 @@ CLOSE = 1e-3
 # kernel. Below the least, another scale is no remedy.
 _LINEAR, _LEAST_POWER, _MOST_POWER = 2.0, 0.1, 100.0
 
+# The share of a second moment below which what is left without means is rounding.
+_FLAT = 1e-10
+
+_NOT_CENTRED = "its output is the same for every input: not centred"
 _LEFT_ALONE = "another scale does not change its output: left alone"
 
 
@@ -39,6 +44,7 @@ class Scaling:
         gates: how many kernels it is, along its last axis.
         start: the tensor that it is before the pass; None where it is not even
             measured.
+        is_drawn: whether that is another draw than the variable holds.
         bias: the variable that is added to what it makes, if that is not 0.
         bias_start: its values, in the shape in which they are added.
         centre: whether that bias is set so that each unit's mean is 0.
@@ -55,6 +61,7 @@ class Scaling:
     note: str = ""
     gates: int = 1
     start: Any = None
+    is_drawn: bool = False
     bias: Any = None
     bias_start: Array | None = None
     centre: bool = False
@@ -65,6 +72,7 @@ class Scaling:
     order: float = math.inf
     _first: list[float] = field(default_factory=list)
     _last: list[tuple[float, float]] = field(default_factory=list)
+    _cached: tuple[list[float], Any] = field(default=([], None))
 
     def __post_init__(self) -> None:
         self.factors = self.factors or [1.0] * self.gates
@@ -76,8 +84,8 @@ class Scaling:
 
     @property
     def mapping(self) -> Iterator[tuple[Any, Any]]:
-        """The variables that have other values now, with these."""
-        if any(factor != 1 for factor in self.factors):
+        """The variables that have other values than before the pass, with these."""
+        if self.is_drawn or any(factor != 1 for factor in self.factors):
             yield self.kernel.variable, self._value
         if self.centre and self.moments and not self.is_left:
             values = np.reshape(self._bias, tuple(self.bias.shape))
@@ -85,19 +93,26 @@ class Scaling:
 
     @property
     def _value(self) -> Any:
-        if self.gates == 1:
-            return keras.ops.multiply(self.start, self.factors[0])
-        units = int(self.start.shape[-1]) // self.gates
-        factors = np.repeat(np.asarray(self.factors, "float32"), units)
-        return keras.ops.multiply(self.start, keras.ops.cast(factors, self.start.dtype))
+        factors, value = self._cached
+        if factors != self.factors:
+            value = keras.ops.multiply(self.start, self._multiplier)
+            self._cached = self.factors, value
+        return value
 
     @property
-    def _bias(self) -> Array | float:
+    def _multiplier(self) -> Any:
+        if self.gates == 1:
+            return self.factors[0]
+        units = int(self.start.shape[-1]) // self.gates
+        repeated = np.repeat(np.asarray(self.factors, "float32"), units)
+        return keras.ops.cast(repeated, self.start.dtype)
+
+    @property
+    def _bias(self) -> Mean:
         if self.bias_start is None:
             return 0.0
         if self.centre and self.moments and not self.is_left:
-            centred: Array = -self.moments[0].mean * self.factors[0]
-            return centred
+            return -self.moments[0].mean * self.factors[0]
         return self.bias_start
 
     def before(self, gate: int, statistic: Statistic) -> float:
@@ -158,9 +173,11 @@ class Scaling:
         """Return the factor that fits where the output is linear in the kernel."""
         moments = self.moments[gate]
         bias = 0.0 if self.bias_start is None else self.bias_start
+        if self.centre and moments.spread <= _FLAT * moments.value("second_moment"):
+            self.centre, self.finding = False, _NOT_CENTRED
         if self.centre:
             # What is left when each unit's mean is taken away.
-            moments, bias = Moments(np.zeros_like(moments.mean), moments.spread), 0.0
+            moments, bias = Moments(0.0, moments.spread), 0.0
         factor, finding = factor_for(moments, bias, self.target, statistic)
         self.finding = finding or self.finding
         return factor
