@@ -16,6 +16,7 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 # by turns.
 ON = {
     "architectures": "jax",
+    "calibrate": "torch",
     "depth": "jax",
     "diagnosis": "torch",
     "draws": "tensorflow",

@@ -16,6 +16,8 @@ from keras_initlab.calibration.report import CalibrationReport, CalibrationRow
 from keras_initlab.calibration.scaling import Scaling
 from keras_initlab.calibration.targets import (
     UNSEEN_ROLES,
+    chosen_on_purpose,
+    reason_not_to_touch,
     reason_to_leave,
     roles_in,
     target_of,
@@ -114,8 +116,10 @@ def calibrate(
     learned = what_was_learned(model)
     kernels = kernels_of(model)
     roles = roles_in(model, kernels)
+    reasons = chosen_on_purpose(model, kernels, roles or Roles())
     scalings = [
-        _scaling(kernel, roles or Roles(), target, biases=biases) for kernel in kernels
+        _scaling(kernel, roles or Roles(), target, reasons.get(kernel.key), biases)
+        for kernel in kernels
     ]
     if orthogonal:
         for index, scaling in enumerate(scalings):
@@ -170,30 +174,30 @@ def _check_batch(x: Any) -> None:
         )
 
 
-def _scaling(kernel: Kernel, roles: Roles, target: float, *, biases: bool) -> Scaling:
-    layer = kernel.layer
-    leave = reason_to_leave(kernel)
+def _scaling(
+    kernel: Kernel, roles: Roles, target: float, reason: str | None, biases: bool
+) -> Scaling:
+    """Return what a kernel starts from; `reason` says why its scale is to stay."""
+    intact = reason_not_to_touch(kernel)
+    leave = intact or reason_to_leave(kernel) or reason
     own_target, note = target_of(kernel, roles, target)
-    gates = 1
-    if products.is_cell(layer):
-        gates = int(kernel.variable.shape[-1]) // (
-            getattr(layer, "units", 0) or layer.filters
-        )
-    start = None
-    if leave is None or leave == "frozen":
-        start = keras.ops.convert_to_tensor(kernel.variable.value)
-    scaling = Scaling(kernel, own_target, leave, note, gates, start=start)
-    takes_bias = products.is_linear(layer) or kernel.weight == "pointwise_kernel"
-    bias = layer.bias if takes_bias else None
-    if bias is not None:
-        values = np.asarray(keras.ops.convert_to_numpy(bias.value), np.float64)
-        centre = biases and leave is None and bias.trainable
-        if centre or values.any():
-            scaling.bias, scaling.centre = bias, centre
-            rank = layer.rank + 2 if hasattr(layer, "rank") else len(values.shape) + 1
-            scaling.bias_start = values.reshape(products.unit_shape(layer, bias, rank))
-    elif biases and leave is None:
-        scaling.note = "; ".join(filter(None, (note, "no bias to centre it with")))
+    gates = products.gate_count(kernel.layer, kernel.variable)
+    scaling = Scaling(kernel, own_target, leave, note, gates)
+    if intact is not None:
+        return scaling
+    scaling.start = keras.ops.convert_to_tensor(kernel.variable.value)
+    layer, bias = kernel.layer, None
+    if products.is_linear(layer) or kernel.weight == "pointwise_kernel":
+        bias = layer.bias
+    if bias is None:
+        if biases and leave is None:
+            scaling.note = "; ".join(filter(None, (note, "no bias to centre it with")))
+        return scaling
+    values = np.asarray(keras.ops.convert_to_numpy(bias.value), np.float64)
+    centre = biases and leave is None and bias.trainable
+    if centre or values.any():
+        scaling.bias, scaling.centre = bias, centre
+        scaling.bias_start = values.reshape(products.unit_shape(layer, values))
     return scaling
 
 

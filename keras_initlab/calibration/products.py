@@ -62,23 +62,22 @@ def product(layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any
 def finished(layer: Any, x: Any) -> Any:
     """Return a product with the layer's bias and activation."""
     if layer.bias is not None:
-        x = keras.ops.add(x, bias_along(layer, layer.bias, len(x.shape)))
+        x = keras.ops.add(x, bias_along(layer, layer.bias))
     if layer.activation is not None:
         x = layer.activation(x)
     return x
 
 
-def bias_along(layer: Any, bias: Any, rank: int) -> Any:
-    """Return a bias in a shape that can be added to an output of that rank."""
-    if getattr(layer, "data_format", None) == "channels_first":
-        return keras.ops.reshape(bias, (-1, *(1 for _ in range(rank - 2))))
-    return bias
+def bias_along(layer: Any, bias: Any) -> Any:
+    """Return a bias in a shape that can be added to the layer's output."""
+    shape = unit_shape(layer, bias)
+    return bias if len(shape) == len(bias.shape) else keras.ops.reshape(bias, shape)
 
 
-def unit_shape(layer: Any, bias: Any, rank: int) -> tuple[int, ...]:
-    """Return the shape of `bias_along`."""
+def unit_shape(layer: Any, bias: Any) -> tuple[int, ...]:
+    """Return the shape in which a bias is added: see `bias_along`."""
     if getattr(layer, "data_format", None) == "channels_first":
-        return (int(bias.shape[0]), *(1 for _ in range(rank - 2)))
+        return (int(bias.shape[0]), *(1 for _ in range(layer.rank)))
     return tuple(bias.shape)
 
 
@@ -103,6 +102,14 @@ def pointwise_product(layer: Any, inputs: Any) -> Any:
         padding="valid",
         data_format=layer.data_format,
     )
+
+
+def gate_count(layer: Any, kernel: Any) -> int:
+    """Return how many gates a kernel has; 1 of a layer that is no recurrent cell."""
+    if kernel is None or not is_cell(layer):
+        return 1
+    units = getattr(layer, "units", None) or layer.filters
+    return int(kernel.shape[-1]) // int(units)
 
 
 def gates(cell: Any, inputs: Any, count: int) -> list[Any]:

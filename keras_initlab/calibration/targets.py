@@ -12,6 +12,10 @@ from keras_initlab.model.kernels import Kernel
 from keras_initlab.model.layers import children, is_closed
 from keras_initlab.model.own_weights import is_own
 from keras_initlab.model.roles import Roles, roles_of
+from keras_initlab.schemes.base import SchemeContext
+from keras_initlab.schemes.chosen import reason_to_keep_head
+from keras_initlab.schemes.kernels import Seeds, sine_variance
+from keras_initlab.schemes.small_starts import small_starts_to_keep
 from keras_initlab.schemes.survey import HEAD_TARGET, branch_target
 
 UNSEEN_ROLES = (
@@ -19,23 +23,49 @@ UNSEEN_ROLES = (
 )
 
 
-def reason_to_leave(kernel: Kernel) -> str | None:
-    """Return why a kernel is left alone, None if it is to be scaled."""
+def reason_not_to_touch(kernel: Kernel) -> str | None:
+    """Return why a kernel's layer is left intact and unmeasured, None if it is not."""
     layer, variable = kernel.layer, kernel.variable
+    mode = getattr(layer, "quantization_mode", None)
     if getattr(layer, "lora_enabled", False):
         return "LoRA: left intact"
+    if mode is not None:
+        return f"quantised ({mode}): left intact"
     if variable is None:
-        quantised = getattr(layer, "quantization_mode", None)
-        return f"quantised ({quantised})" if quantised else "no such weight"
-    if not keras.backend.is_float_dtype(variable.dtype) or getattr(
-        layer, "quantization_mode", None
-    ):
-        return f"quantised ({getattr(layer, 'quantization_mode', variable.dtype)})"
-    if not layer.trainable or not variable.trainable:
+        return f"no weight called {kernel.weight!r}"
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return f"quantised ({variable.dtype}): left intact"
+    return None
+
+
+def reason_to_leave(kernel: Kernel) -> str | None:
+    """Return why a kernel may be measured, and not scaled; None if it may be scaled."""
+    if not kernel.layer.trainable or not kernel.variable.trainable:
         return "frozen"
     if any(isinstance(p, keras.layers.SpectralNormalization) for p in kernel.parents):
         return "SpectralNormalization sets its scale"
     return None
+
+
+def chosen_on_purpose(
+    model: Any, kernels: Sequence[Kernel], roles: Roles
+) -> dict[tuple[int, str], str]:
+    """Return the kernels whose scale has a meaning of its own, with the reason.
+
+    As in the schemes: those that start at 0, or next to it, while another path carries
+    the signal; heads that start small; and kernels before a sine.
+    """
+    context = SchemeContext(model, Seeds(None))
+    reasons = dict(small_starts_to_keep(model, kernels))
+    for kernel in kernels:
+        if kernel.variable is None:
+            continue
+        follows = context.nonlinearity(kernel)
+        if sine_variance(kernel, follows) is not None:
+            reasons[kernel.key] = "before a sine: its scale is the frequency"
+        elif kernel.key in roles.heads and reason_to_keep_head(kernel, follows):
+            reasons[kernel.key] = "a head that starts small by its initializer"
+    return reasons
 
 
 def roles_in(model: Any, kernels: Sequence[Kernel]) -> Roles | None:

@@ -149,6 +149,18 @@ def test_a_scale_that_changes_nothing():
     np.testing.assert_array_equal(values(model)[path], before[path])
 
 
+def test_a_scale_with_a_meaning_of_its_own_stays():
+    inputs = keras.Input((16,))
+    x = layers.Dense(16, activation=keras.ops.sin, name="sine")(inputs)
+    x = x + layers.Dense(16, kernel_initializer="zeros", name="zero")(x)
+    small = keras.initializers.RandomNormal(stddev=1e-4)
+    model = keras.Model(inputs, layers.Dense(4, "tanh", True, small, name="head")(x))
+    notes = {row.layer: row.note for row in il.calibrate(model, uniform(64, 16))}
+    assert "frequency" in notes["sine"]
+    assert "starts at 0" in notes["zero"]
+    assert "starts small" in notes["head"]
+
+
 def test_a_trained_model_is_warned_of():
     model, x = plain(2), uniform(64, 16)
     model.compile("sgd", "mse")
