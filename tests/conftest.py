@@ -20,6 +20,8 @@ hypothesis.settings.load_profile("repeatable")
 # run on PyTorch, the quickest by far, unless their marks say otherwise; with
 # `--everywhere` on the others, too.
 NEUTRAL = (
+    "calibration/test_applications.py",
+    "calibration/test_bad_input.py",
     "propagation/algebra/",
     "propagation/rules/",
     "propagation/test_coverage.py",

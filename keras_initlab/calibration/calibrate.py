@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_initlab.calibration import products
-from keras_initlab.calibration.forward import Calibrator, NotFinite
+from keras_initlab.calibration.forward import ROUNDS, Calibrator, NotFinite
 from keras_initlab.calibration.moments import Statistic
 from keras_initlab.calibration.report import CalibrationReport, CalibrationRow
 from keras_initlab.calibration.scaling import Scaling
@@ -33,6 +33,8 @@ from keras_initlab.schemes.options import check_second_moment, check_word
 from keras_initlab.schemes.trained import what_was_learned
 from keras_initlab.taps import once
 
+# How far from its target a statistic may be without a note.
+_SETTLED = 0.01
 _STATISTICS = get_args(Statistic)
 
 
@@ -274,6 +276,11 @@ def _rows(
     notes = [scaling.leave, None if alone else scaling.note, finding]
     if scaling.by_output and not alone:
         notes.append("by its layer's output")
+    if not alone and any(
+        abs(scaling.after(gate, statistic) / scaling.target - 1) > _SETTLED
+        for gate in range(scaling.gates)
+    ):
+        notes.append("" if finding else f"not settled in {ROUNDS} rounds")
     return [
         CalibrationRow(
             layer=kernel.path,

@@ -41,10 +41,13 @@ class _Frame:
     Attributes:
         scope: holds the values that kernels have in it.
         calls: the moments of what kernels made, by their index, call and gate.
+        untold: kernels that were scaled in it, while what is still to run sees them as
+            they were.
     """
 
     scope: keras.StatelessScope
     calls: dict[int, list[list[Moments]]] = field(default_factory=dict)
+    untold: set[int] = field(default_factory=set)
 
 
 class Calibrator:
@@ -75,8 +78,6 @@ class Calibrator:
         self._index = {id(scaling): i for i, scaling in enumerate(self._scalings)}
         # Kernels that are only measured for now, by their index.
         self._held: set[int] = set()
-        # Those that were scaled, while what is still to run sees them as they were.
-        self._untold: set[int] = set()
         self._muted = False
         self._numbers = itertools.count()
         self._patches = Patches()
@@ -90,15 +91,13 @@ class Calibrator:
         """
         left = {i for i, one in enumerate(self._scalings) if one.leave is not None}
         shared: set[int] = set()
-        with (
-            calls_forgotten(self._model),
-            self._backend.isolated(self._model, False),
-            self._patches.applied(),
-        ):
+        with calls_forgotten(self._model), self._patches.applied():
             for _ in range(ROUNDS):
                 self.rounds += 1
                 self._held = left | shared
-                calls = self._round(lambda: self._model(x, training=True))
+                # Each round drops the same: the generator is put back after it.
+                with self._backend.isolated(self._model, False):
+                    calls = self._round(lambda: self._model(x, training=True))
                 shared |= {i for i, one in calls.items() if len(one) > 1} - left
                 if self._fit(calls, shared) <= CLOSE:
                     break
@@ -107,7 +106,6 @@ class Calibrator:
     def _round(self, call: Callable[[], Any]) -> dict[int, list[list[Moments]]]:
         """Call something with the kernels as they are now; return what they made."""
         mapping = [pair for scaling in self._scalings for pair in scaling.mapping]
-        self._untold.clear()
         with keras.StatelessScope(mapping) as scope:
             self._frames.append(_Frame(scope))
             try:
@@ -149,7 +147,7 @@ class Calibrator:
         self._held.add(index)
         before = scaling.factors
         scaling.fit_once(made, self._statistic)
-        self._untold.add(index)
+        self._frames[-1].untold.add(index)
         return [new / old for new, old in zip(scaling.factors, before, strict=True)]
 
     def _measured(self, scaling: Scaling, part: Any) -> Moments:
@@ -165,11 +163,11 @@ class Calibrator:
 
     def _tell(self, scaling: Scaling) -> None:
         """Let what is still to run see a kernel as it is now."""
-        index = self._index[id(scaling)]
-        if index in self._untold:
-            self._untold.remove(index)
+        frame, index = self._frames[-1], self._index[id(scaling)]
+        if index in frame.untold:
+            frame.untold.remove(index)
             for pair in scaling.mapping:
-                self._frames[-1].scope.add_update(pair)
+                frame.scope.add_update(pair)
 
     def _repeated(self, indices: set[int], call: Callable[[], Any]) -> Any:
         """Run part of the model until kernels in it fit; return its outputs."""
@@ -188,7 +186,7 @@ class Calibrator:
             gates = range(self._scalings[index].gates)
             whole = [pooled([one[gate] for one in made]) for gate in gates]
             self._frames[-1].calls.setdefault(index, []).append(whole)
-            self._untold.add(index)
+            self._frames[-1].untold.add(index)
             self._tell(self._scalings[index])
         return outputs[0]
 

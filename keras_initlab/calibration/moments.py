@@ -21,6 +21,8 @@ Mean = Array | float
 # A mean square out of this range may have lost digits, or all of itself, in float32.
 _LEAST, _MOST = 1e-30, 1e30
 
+DEAD = "its output is 0 on the whole batch: left alone"
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -119,7 +121,7 @@ def factor_for(
     """
     own = moments.value(statistic)
     if not own > 0:
-        return 1.0, "its output is 0 on the whole batch: left alone"
+        return 1.0, DEAD
     if isinstance(bias, float) and not bias:
         return math.sqrt(target / own), ""
     of_bias = Moments(bias, 0.0).value(statistic)

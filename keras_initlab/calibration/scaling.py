@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_initlab.calibration.moments import (
+    DEAD,
     Array,
     Mean,
     Moments,
@@ -142,6 +143,8 @@ class Scaling:
         ]
         now = [self.after(gate, statistic) for gate in range(self.gates)]
         self._first = self._first or now
+        if self.finding == DEAD:
+            self.finding = ""  # in another call it may not be
         if self.is_left:
             return 0.0
         changes = [

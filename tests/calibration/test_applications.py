@@ -17,7 +17,6 @@ SLOW = {
     "InceptionV3": 75,
     "MobileNet": 32,
     "MobileNetV3Small": 32,
-    "NASNetMobile": 32,
     "ResNet50V2": 32,
     "ResNet152": 32,
     "VGG16": 32,
@@ -26,6 +25,13 @@ SLOW = {
 APPLICATIONS = [
     *[pytest.param(*one, id=one[0]) for one in QUICK.items()],
     *[pytest.param(*one, id=one[0], marks=pytest.mark.slow) for one in SLOW.items()],
+    # Keras has none under PyTorch.
+    pytest.param(
+        "NASNetMobile",
+        32,
+        id="NASNetMobile",
+        marks=(pytest.mark.slow, pytest.mark.tensorflow),
+    ),
 ]
 LAYERS = {"num_layers": 2, "hidden_dim": 32}
 TEXT = {"vocabulary_size": 50, **LAYERS, "intermediate_dim": 64}
@@ -79,8 +85,6 @@ def assert_calibrated(model, x):
 
 @pytest.mark.parametrize(("name", "size"), APPLICATIONS)
 def test_applications(name, size):
-    if name == "NASNetMobile" and keras.backend.backend() == "torch":
-        pytest.skip("Keras has none under PyTorch")
     build = getattr(keras.applications, name)
     model = build(weights=None, input_shape=(size, size, 3), classes=10)
     for layer in model.layers:
