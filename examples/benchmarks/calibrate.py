@@ -31,7 +31,7 @@ import keras_initlab as il
 from keras_initlab.tables import render_table
 
 WIDTH, BATCH = 256, 256
-DEPTHS, QUICK_DEPTHS = (10, 50, 100, 200, 400), (4, 8)
+DEPTHS, QUICK_DEPTHS = (10, 100, 200, 400), (4, 8)
 # The runs that go through the model for each layer, and how deep they are measured.
 LOOPS, DEEPEST_LOOP = ("plain loop", "lsuv package"), 100
 ACCURACY, EPOCHS, SEEDS = 0.95, 30, 3
@@ -119,19 +119,19 @@ def time_at(depth: int, repeats: int) -> dict[str, Any]:
                 run = package
             times[name].append(seconds(run))
     # The first is for warming up, where there are others.
-    medians = {
-        name: statistics.median(all_[1:] or all_) for name, all_ in times.items()
-    }
-    own = medians["calibrate"]
-    return {
-        "depth": depth,
-        **medians,
-        "calibrate / forward": own / medians["forward"],
-        "plain loop / calibrate": medians["plain loop"] / own,
-        "lsuv package / calibrate": medians["lsuv package"] / own
-        if "lsuv package" in medians
-        else None,
-    }
+    medians: dict[str, float | None] = dict.fromkeys(("forward", "calibrate", *LOOPS))
+    for name, some in times.items():
+        if some:
+            medians[name] = statistics.median(some[1:] or some)
+    own, once = medians["calibrate"], medians["forward"]
+    assert own is not None
+    assert once is not None
+    row: dict[str, Any] = {"depth": depth, **medians, "calibrate / forward": own / once}
+    for name in LOOPS:
+        loop = medians[name]
+        row[f"{name} / calibrate"] = None if loop is None else loop / own
+    print(row, flush=True)
+    return row
 
 
 def show_times(rows: list[dict[str, Any]]) -> str:
@@ -301,7 +301,7 @@ def main() -> None:
     results: dict[str, Any] = {"backend": keras.backend.backend()}
     if "time" in options.parts:
         depths = QUICK_DEPTHS if options.quick else DEPTHS
-        rows = [time_at(depth, 2 if options.quick else 5) for depth in depths]
+        rows = [time_at(depth, 2 if options.quick else 3) for depth in depths]
         results["time"] = rows
         print(show_times(rows), flush=True)
     if "accuracy" in options.parts:
