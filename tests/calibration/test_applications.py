@@ -17,21 +17,14 @@ SLOW = {
     "InceptionV3": 75,
     "MobileNet": 32,
     "MobileNetV3Small": 32,
+    "ResNet50": 32,
     "ResNet50V2": 32,
-    "ResNet152": 32,
     "VGG16": 32,
     "Xception": 71,
 }
 APPLICATIONS = [
     *[pytest.param(*one, id=one[0]) for one in QUICK.items()],
     *[pytest.param(*one, id=one[0], marks=pytest.mark.slow) for one in SLOW.items()],
-    # Keras has none under PyTorch.
-    pytest.param(
-        "NASNetMobile",
-        32,
-        id="NASNetMobile",
-        marks=(pytest.mark.slow, pytest.mark.tensorflow),
-    ),
 ]
 LAYERS = {"num_layers": 2, "hidden_dim": 32}
 TEXT = {"vocabulary_size": 50, **LAYERS, "intermediate_dim": 64}
