@@ -10,6 +10,7 @@ Initialise   `Auto` ("initlab>auto"), `Scaled` ("initlab>scaled"); the classics 
 Fans         `kernel_fans`; `kernel_layout.register` for layers of your own
 Rewrite      `rewrite_initializers(model)` -> `Plan`, by a scheme: `Activation()`,
              `Variance()`, `Isometric()`; `keras_initlab.schemes` for your own
+Calibrate    `calibrate(model, x)` -> `CalibrationReport`: kernels scaled from data
 Predict      `propagate(model)`, without data; `keras_initlab.propagation` for rules of
              your own
 Watch        `VarianceMonitor()` in `callbacks=`; its figures are `LayerStats`
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from keras_initlab._version import __version__
 
 if TYPE_CHECKING:
+    from keras_initlab.calibration import CalibrationReport, calibrate
     from keras_initlab.diagnosis import Finding
     from keras_initlab.initializers import (
         Auto,
@@ -83,6 +85,7 @@ _LATER = {
         ("Fans", "KernelLayout", "kernel_fans", "kernel_layout"), "model.fans"
     ),
     "Activation": "schemes",
+    "CalibrationReport": "calibration",
     "Finding": "diagnosis",
     "Inspection": "report",
     "Isometric": "schemes",
@@ -90,6 +93,7 @@ _LATER = {
     "Plan": "plan",
     "Variance": "schemes",
     "VarianceMonitor": "monitor",
+    "calibrate": "calibration",
     "diagnose": "inspection",
     "inspect": "inspection",
     "measure": "measurement",
@@ -100,6 +104,7 @@ _LATER = {
 __all__ = [
     "Activation",
     "Auto",
+    "CalibrationReport",
     "ClassPriorBias",
     "ConstantBias",
     "DeltaOrthogonal",
@@ -125,6 +130,7 @@ __all__ = [
     "Variance",
     "VarianceMonitor",
     "__version__",
+    "calibrate",
     "diagnose",
     "inspect",
     "kernel_fans",

@@ -27,6 +27,7 @@ EXAMPLES = [
 # by turns.
 ON = {
     "architectures": "jax",
+    "calibrate": "torch",
     "depth": "jax",
     "diagnosis": "torch",
     "distributed": "jax",

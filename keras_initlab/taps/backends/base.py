@@ -39,6 +39,10 @@ class Passes:
         axes = tuple(range(1, len(x.shape)))
         return ops.mean(ops.square(x if shift is None else x - shift), axis=axes)
 
+    def whole_mean_square(self, x: Any, shift: Any = None) -> Any:
+        """Return the mean of x², or of (x − shift)², over one tensor, not in a step."""
+        return ops.mean(ops.square(x if shift is None else x - shift))
+
     def row_norms(self, rows: Any) -> Any:
         """Return the lengths of vectors along the last axis."""
         return ops.sqrt(ops.sum(ops.square(rows), axis=-1))

@@ -41,6 +41,14 @@ class _Passes(Passes):
             return super().column_sums(rows, factors)
         return sums_as_products(rows, factors)
 
+    def whole_mean_square(self, x: Any, shift: Any = None) -> Any:
+        return _mean_square(x, shift)
+
+
+@jax.jit
+def _mean_square(x: Any, shift: Any) -> Any:
+    return jnp.mean(jnp.square(x if shift is None else x - shift))
+
 
 class Jax(Backend):
     """The training step returns the figures beside the logs.
