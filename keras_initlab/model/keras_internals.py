@@ -23,6 +23,9 @@ from keras.src.layers import layer as layer_module
 from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
 from keras.src.ops.node import Node
+from keras.src.random.seed_generator import (
+    global_seed_generator as global_seed_generator,
+)
 from keras.src.utils import naming
 
 # How far up the stack the variable or the outermost call may be. Measured: at most
