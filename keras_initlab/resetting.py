@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, overload
 
 import keras
@@ -20,11 +20,17 @@ from keras_initlab.model.keras_internals import (
     global_seed_generator,
     inner_optimizer,
     optimized_variables,
+    own_variables,
     variables_made_trainable,
 )
-from keras_initlab.model.kernels import quantised_layers
+from keras_initlab.model.kernels import is_quantised
 from keras_initlab.model.layers import Place, every_place
-from keras_initlab.model.origins import Draw, origins_of, seed_generators
+from keras_initlab.model.origins import (
+    Draw,
+    origins_of,
+    recurrent_states,
+    seed_generators,
+)
 from keras_initlab.model.own_weights import held_weights
 from keras_initlab.plan import describe
 from keras_initlab.tables import render_table
@@ -43,14 +49,14 @@ class ResetRow:
         layer: the path of the layer that holds it.
         weight: its name in the layer.
         shape: its shape.
-        initializer: what it was drawn by, None if it was left as it is.
+        initializer: what drew it, None if it was left as it is.
         note: why it was left.
     """
 
     layer: str
     weight: str
     shape: tuple[int, ...]
-    initializer: str | None
+    initializer: Draw | None
     note: str = ""
 
     @property
@@ -81,8 +87,18 @@ class Reset(Sequence[ResetRow]):
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The rows as flat dicts."""
-        return [asdict(row) | {"reset": row.reset} for row in self.rows]
+        """The rows as flat dicts, the initializers as text."""
+        return [
+            {
+                "layer": row.layer,
+                "weight": row.weight,
+                "shape": row.shape,
+                "initializer": describe(row.initializer) if row.reset else None,
+                "reset": row.reset,
+                "note": row.note,
+            }
+            for row in self.rows
+        ]
 
     def __str__(self) -> str:
         drawn = [row for row in self.rows if row.reset]
@@ -96,7 +112,12 @@ class Reset(Sequence[ResetRow]):
                 ("initializer", "left"),
             ],
             [
-                [row.layer, row.weight, str(row.shape), str(row.initializer)]
+                [
+                    row.layer,
+                    row.weight,
+                    str(row.shape),
+                    describe(row.initializer, without="seed"),
+                ]
                 for row in drawn
             ],
         )
@@ -129,8 +150,9 @@ def reset_weights(
 
     The variables stay the same objects, and a compiled model stays compiled: nothing
     is traced again. Moving statistics start anew, too, and so do the random streams of
-    dropout and augmentation. It is what a loop over seeds or folds needs, without the
-    time and memory of a new model for each.
+    dropout and augmentation; under PyTorch, a Dropout without a seed draws from
+    PyTorch's own stream, which stays. It is what a loop over seeds or folds needs,
+    without the time and memory of a new model for each.
 
     Left as they are, and named in what is returned:
 
@@ -168,17 +190,25 @@ def reset_weights(
     >>> reset = reset_weights(model, seed=0)
     >>> bool((model.get_weights()[0] == first[0]).all())
     True
-    >>> [(row.weight, row.initializer) for row in reset]
+    >>> [(row.weight, type(row.initializer).__name__) for row in reset]
     [('kernel', 'GlorotUniform'), ('bias', 'Zeros')]
     """
     _check_model(model)
     seed = checked_seed(seed)
+    if optimizer not in (True, False):
+        raise TypeError(
+            "`optimizer` must be True or False. Received: "
+            f"optimizer={optimizer!r} of type {type(optimizer).__name__}. The model's "
+            "own optimizers are meant."
+        )
     places = _places_of(model)
     named = None if layers is None else _named(model, places, layers)
-    draws = _Draws(model, places, named, seed)
+    draws = _Draws(places, named, seed)
     slots = _slots(model) if optimizer else []
     for variable, value in (*draws.values, *slots):
         variable.assign(value)
+    for layer in draws.unadapted:
+        layer.finalize_state()
     if optimizer:
         model.reset_metrics()
     return Reset(draws.rows, model=model.name)
@@ -215,10 +245,21 @@ def _named(model: Any, places: list[Place], layers: Any) -> dict[int, bool]:
     single = isinstance(layers, str) or not isinstance(layers, Iterable)
     entries = [layers] if single else list(layers)
     named: dict[int, bool] = {}
+    if not entries:
+        raise ValueError(
+            f"`layers` must name a layer or more. Received: layers={layers!r}. Leave "
+            "it out to reset all."
+        )
     for entry in entries:
         owners = [place for place in places if _is_meant(entry, place)]
         if not owners:
             raise _no_layer(model, places, entry)
+        if not all(owner.layer.built for owner in owners):
+            raise ValueError(
+                "`layers` must name layers that are built, so that they have weights. "
+                f"Received: {entry!r}, which was never called. Leave it out: its first "
+                "call draws its weights."
+            )
         for owner in owners:
             named[id(owner.layer)] = True
             for place in places:
@@ -257,28 +298,27 @@ def _no_layer(model: Any, places: list[Place], entry: Any) -> Exception:
 
 
 class _Draws:
-    """The new values of a model's weights, drawn before one of them is set."""
+    """The new values of a model's weights, drawn before one of them is set.
+
+    `unadapted` are the layers that forget the data they were adapted to.
+    """
 
     def __init__(
         self,
-        model: Any,
         places: list[Place],
         named: dict[int, bool] | None,
         seed: int | None,
     ) -> None:
         self._named = named
         self._seeds = _SeedFolding(seed)
-        self._quantised = set(quantised_layers(model))
+        self.unadapted: list[keras.layers.Normalization] = []
         # By the variables' ids: a wrapper may hold a weight of the layer inside it.
         self._rows: dict[int, ResetRow] = {}
         self._values: dict[int, tuple[Any, Any]] = {}
         unknown: dict[int, str] = {}
         for number, place in enumerate(places):
-            weights = {
-                name: variable
-                for name, variable in held_weights(place.layer).items()
-                if id(variable) not in self._values
-            }
+            own = held_weights(place.layer) if own_variables(place.layer) else {}
+            weights = {n: v for n, v in own.items() if id(v) not in self._values}
             reason = self._reason_to_leave(place)
             if reason is not None:
                 self._leave(place, weights, reason)
@@ -314,7 +354,7 @@ class _Draws:
         fixed = None
         if getattr(layer, "lora_enabled", False):
             fixed = "LoRA"
-        elif place.path in self._quantised:
+        elif is_quantised(layer):
             fixed = "quantised"
         if fixed and itself:
             raise ValueError(
@@ -324,8 +364,10 @@ class _Draws:
             )
         if fixed:
             return fixed
-        if isinstance(layer, keras.layers.Normalization) and not itself:
-            return "adapted to data"
+        if isinstance(layer, keras.layers.Normalization):
+            if not itself:
+                return "adapted to data"
+            self.unadapted.append(layer)
         if named is None and not layer.trainable:
             return "frozen"
         return None
@@ -345,7 +387,7 @@ class _Draws:
         def reseed(initializer: Any, key: str) -> Any:
             return self._seeds.reseeded(initializer, (number, key))
 
-        with self._seeds.repeatable((number,)):
+        with self._seeds.repeatable((number,), unless=_is_known(type(layer))):
             origins = origins_of(layer, reseed)
         made = {id(variable) for variable in variables_made_trainable(layer)}
         itself = self._named is not None and self._named[id(layer)]
@@ -361,9 +403,8 @@ class _Draws:
                 continue
             value = self._drawn(draw, place, name, variable, number)
             self._values[id(variable)] = (variable, value)
-            text = describe(draw, without="seed")
             shape = tuple(variable.shape)
-            self._rows[id(variable)] = ResetRow(place.path, name, shape, text)
+            self._rows[id(variable)] = ResetRow(place.path, name, shape, draw)
         return unknown
 
     def _drawn(
@@ -371,11 +412,7 @@ class _Draws:
     ) -> Any:
         position = (number, name)
         where = Construction(place.layer, name, place.parents, position)
-        seeding = (
-            contextlib.nullcontext()
-            if _is_seeded_by_itself(draw)
-            else self._seeds.repeatable(position)
-        )
+        seeding = self._seeds.repeatable(position, unless=_is_known(type(draw)))
         try:
             with constructing(where), seeding:
                 value = draw(tuple(variable.shape), dtype=variable.dtype)
@@ -401,6 +438,8 @@ class _Draws:
                 seed = self._seeds.at((number, "stream", index), own)
                 first = np.array([seed, 0], dtype=state.dtype)
                 self._values[id(state)] = (state, first)
+        for state in recurrent_states(place.layer):
+            self._values[id(state)] = (state, keras.ops.zeros_like(state.value))
 
 
 class _SeedFolding:
@@ -434,16 +473,18 @@ class _SeedFolding:
         copied = copy.copy(initializer)
         vars(copied).update(inner)
         if "seed" in held:
-            copied.seed = self.at(place, _seed_of(initializer))
+            own = _seed_of(initializer) if self._seed is None else None
+            copied.seed = self.at(place, own)
         return copied
 
     @contextlib.contextmanager
-    def repeatable(self, place: tuple[Any, ...]) -> Iterator[None]:
+    def repeatable(self, place: tuple[Any, ...], *, unless: bool) -> Iterator[None]:
         """Let global generators start from the seed at `place`, in this block.
 
         Those of Python, NumPy and Keras; they go on from where they were behind it.
+        With `unless` nothing is done.
         """
-        if self._seed is None:
+        if unless or self._seed is None:
             yield
             return
         seed = self.at(place, None)
@@ -469,10 +510,9 @@ def _seed_of(initializer: Any) -> Any:
         return initializer.seed
 
 
-def _is_seeded_by_itself(draw: Draw) -> bool:
-    """Whether a draw takes nothing from global generators."""
-    module = type(draw).__module__.partition(".")[0]
-    return module in ("keras", "keras_initlab")
+def _is_known(kind: type) -> bool:
+    """Whether a class is Keras's or this package's: it uses no global generator."""
+    return kind.__module__.partition(".")[0] in ("keras", "keras_initlab")
 
 
 def _unknown_initializers(weights: list[str]) -> ValueError:

@@ -14,6 +14,7 @@ from keras_initlab.model.construction import Construction, constructing
 from keras_initlab.model.containers import is_container, parts_of
 from keras_initlab.model.keras_internals import PASSED_ON_INITIALIZER
 from keras_initlab.model.kernels import kernels_of, unlisted_weights
+from keras_initlab.model.origins import remember
 from keras_initlab.plan import Plan, UnlistedWeight
 from keras_initlab.schemes import (
     Activation,
@@ -307,6 +308,8 @@ def _apply(choices: Sequence[Choice], seeds: Seeds) -> None:
             kernel.variable.assign(value)
         if kernel.attribute is not None:  # an own layer may keep no initializer
             setattr(kernel.layer, kernel.attribute, after)
+        if kernel.is_own:
+            remember(kernel.layer, kernel.weight, kernel.attribute, after)
     _pass_on(choices, seeds)
 
 

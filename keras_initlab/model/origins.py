@@ -9,10 +9,12 @@ drawn, and the layer is not touched.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import keras
 
@@ -23,6 +25,8 @@ from keras_initlab.model.own_weights import MADE_UP_NAME, held_weights
 
 # What `add_weight` calls with a shape and a dtype.
 Draw: TypeAlias = Callable[..., Any]
+# The attribute of a copy that holds its notes.
+_NOTES = "initlab_notes"
 # From an initializer, and what tells it from others of the layer, to another seed's.
 Reseed: TypeAlias = Callable[[Any, str], Any]
 
@@ -54,8 +58,7 @@ def origins_of(layer: Any, reseed: Reseed) -> dict[int, Draw]:
     weights = own_variables(layer)
     if not weights:
         return origins
-    origins.update(_states(layer))
-    for find in (_by_building, _by_attribute, _by_constructing):
+    for find in (_by_choice, _by_building, _by_attribute, _by_constructing):
         if all(id(variable) in origins for variable in weights):
             break
         for key, draw in find(layer, reseed).items():
@@ -63,12 +66,30 @@ def origins_of(layer: Any, reseed: Reseed) -> dict[int, Draw]:
     return origins
 
 
-def _states(layer: Any) -> dict[int, Draw]:
-    """Return what the states of a recurrent layer start from: zeros."""
-    if not isinstance(layer, keras.layers.RNN) or layer.states is None:
-        return {}
-    zeros = keras.initializers.Zeros()
-    return {id(state): zeros for state in keras.tree.flatten(layer.states)}
+_choices: WeakKeyDictionary[Any, dict[str, tuple[str | None, Draw]]]
+_choices = WeakKeyDictionary()
+
+
+def remember(layer: Any, weight: str, attribute: str | None, draw: Draw) -> None:
+    """Keep what a rewrite chose for a weight of a layer that may not keep it itself.
+
+    Args:
+        layer, weight: the weight.
+        attribute: where the layer was given it; what is set there later goes before.
+        draw: the initializer.
+    """
+    _choices.setdefault(layer, {})[weight] = (attribute, draw)
+
+
+def _by_choice(layer: Any, reseed: Reseed) -> dict[int, Draw]:
+    """Return the initializers that a rewrite chose for a layer of the user's own."""
+    weights = held_weights(layer)
+    return {
+        id(weights[weight]): reseed(draw, weight)
+        for weight, (attribute, draw) in _choices.get(layer, {}).items()
+        if weight in weights
+        and (attribute is None or getattr(layer, attribute, None) is draw)
+    }
 
 
 @dataclass(eq=False)
@@ -135,34 +156,50 @@ def _by_building(layer: Any, reseed: Reseed) -> dict[int, Draw]:
         contextlib.suppress(Exception),  # what was noted before a failure holds
     ):
         copied.build(**shapes)
-    for variable in own_variables(layer):
+    weights = own_variables(layer)
+    for variable in weights:
         value = scope.get_current_value(variable)
         if value is not None:  # assigned behind `add_weight`
             notes.origins[id(variable)] = SetValue(value)
-    notes.origins |= _first_values(layer, copied, notes.origins)
+    if len(notes.origins) < len(weights):
+        notes.origins |= _first_values(layer, copied, notes.origins)
     return notes.origins
 
 
 def _copied(layer: Any, notes: _Notes) -> Any:
     """Return a copy that notes calls of `add_weight`, and whose state is its own."""
     kind = type(layer)
-    tracked_by_none = {
-        "__setattr__": object.__setattr__,
-        "__delattr__": object.__delattr__,
-        "__module__": kind.__module__,
-        "add_weight": lambda self, *args, **kwargs: notes.note(*args, **kwargs),
-    }
-    copied = object.__new__(type(kind.__name__, (kind,), tracked_by_none))
+    copied = object.__new__(_noting(kind))
     held = vars(copied)
     for name, value in vars(layer).items():
-        own = list(value) if isinstance(value, list) else value
-        held[name] = dict(value) if isinstance(value, dict) else own
         if isinstance(value, keras.initializers.Initializer):
             held[name] = notes.reseed(value, name)
+        elif isinstance(value, list | dict):
+            held[name] = dict(value) if isinstance(value, dict) else list(value)
+        else:
+            held[name] = value
+    held[_NOTES] = notes
     held["build"] = partial(kind.build, copied)
     if "built" in held:
         held["built"] = False
     return copied
+
+
+@functools.lru_cache(maxsize=128)
+def _noting(kind: type) -> Any:
+    """Return a subclass that notes calls of `add_weight`, and tracks nothing."""
+    return type(
+        kind.__name__,
+        (kind,),
+        {
+            "__module__": kind.__module__,
+            "__setattr__": object.__setattr__,
+            "__delattr__": object.__delattr__,
+            "add_weight": lambda self, *args, **kwargs: vars(self)[_NOTES].note(
+                *args, **kwargs
+            ),
+        },
+    )
 
 
 @contextlib.contextmanager
@@ -223,8 +260,9 @@ def _by_constructing(layer: Any, reseed: Reseed) -> dict[int, Draw]:
         return kind.add_weight(self, *args, **kwargs)
 
     noting = {"add_weight": add_weight, "__module__": kind.__module__}
+    noting_kind: Any = type(kind.__name__, (kind,), noting)
     try:
-        again = type(kind.__name__, (kind,), noting).from_config(layer.get_config())
+        again = noting_kind.from_config(layer.get_config())
     except Exception:  # a config that does not say all
         return notes.origins
     return notes.origins | _first_values(layer, again, notes.origins)
@@ -233,10 +271,16 @@ def _by_constructing(layer: Any, reseed: Reseed) -> dict[int, Draw]:
 def seed_generators(layer: Any) -> list[Any]:
     """Return the generators of random numbers that a layer's attributes hold."""
     kind = keras.random.SeedGenerator
-    held = [
-        one
-        for value in vars(layer).values()
-        for one in (value if isinstance(value, list | tuple) else [value])
-        if isinstance(one, kind)
-    ]
-    return list({id(one): one for one in held}.values())
+    found: list[Any] = []
+    for value in vars(layer).values():
+        if isinstance(value, kind):
+            found.append(value)
+        elif isinstance(value, list):
+            found += [held for held in value if isinstance(held, kind)]
+    return list({id(generator): generator for generator in found}.values())
+
+
+def recurrent_states(layer: Any) -> list[Any]:
+    """Return the variables in which a stateful recurrent layer keeps its states."""
+    states = layer.states if isinstance(layer, keras.layers.RNN) else None
+    return keras.tree.flatten(states) if states else []
