@@ -32,6 +32,7 @@ class PlanRow:
             the layer's own activation; None where it was not scaled to one.
         predicted_before, predicted_after: the predicted second moment of the kernel's
             output with either initializer; None where nothing was predicted.
+        inputs: "measured" where a batch was given to choose by, else "assumed".
     """
 
     layer: str
@@ -47,6 +48,7 @@ class PlanRow:
     target: float | None = None
     predicted_before: float | None = None
     predicted_after: float | None = None
+    inputs: str = "assumed"
 
     @property
     def changed(self) -> bool:
@@ -76,7 +78,9 @@ class Plan(Sequence[PlanRow]):
     """The rows of a rewrite, in the order of the model's layers.
 
     `print(plan)` shows them as a table, `plan.records` as a list of flat dicts.
-    `plan.assumptions` are the sentences under the table: what a prediction rests on.
+    `plan.assumptions` are the sentences under the table: what a prediction rests on;
+    `plan.measured` those on what a batch says of the inputs, `plan.inputs` the same as
+    flat dicts.
     `plan.unlisted` are the weights of two or more axes that have no row, with reasons.
     """
 
@@ -88,12 +92,16 @@ class Plan(Sequence[PlanRow]):
         applied: bool,
         assumptions: Sequence[str] = (),
         unlisted: Sequence[UnlistedWeight] = (),
+        measured: Sequence[str] = (),
+        inputs: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.rows = tuple(rows)
         self.model = model
         self.applied = applied
         self.assumptions = tuple(assumptions)
         self.unlisted = tuple(unlisted)
+        self.measured = tuple(measured)
+        self.inputs = tuple(inputs)
 
     @overload
     def __getitem__(self, index: int) -> PlanRow: ...
@@ -155,7 +163,11 @@ class Plan(Sequence[PlanRow]):
         ]
         title = f"{self.model}: {changed} of {len(self.rows)} kernels {done}"
         table = render_table(title, columns, rows)
-        lines = [*(f"assumed: {line}" for line in self.assumptions), *self._left()]
+        lines = [
+            *(f"measured: {line}" for line in self.measured),
+            *(f"assumed: {line}" for line in self.assumptions),
+            *self._left(),
+        ]
         return "\n".join([table, *lines])
 
     def _left(self) -> list[str]:

@@ -168,8 +168,8 @@ def _by_building(layer: Any, reseed: Reseed) -> dict[int, Draw]:
 
 def _copied(layer: Any, notes: _Notes) -> Any:
     """Return a copy that notes calls of `add_weight`, and whose state is its own."""
-    kind = type(layer)
-    copied = object.__new__(_noting(kind))
+    kind: Any = type(layer)
+    copied: Any = object.__new__(_noting(kind))
     held = vars(copied)
     for name, value in vars(layer).items():
         if isinstance(value, keras.initializers.Initializer):
