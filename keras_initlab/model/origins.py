@@ -83,10 +83,12 @@ def remember(layer: Any, weight: str, attribute: str | None, draw: Draw) -> None
 
 def _by_choice(layer: Any, reseed: Reseed) -> dict[int, Draw]:
     """Return the initializers that a rewrite chose for a layer of the user's own."""
+    if layer not in _choices:
+        return {}
     weights = held_weights(layer)
     return {
         id(weights[weight]): reseed(draw, weight)
-        for weight, (attribute, draw) in _choices.get(layer, {}).items()
+        for weight, (attribute, draw) in _choices[layer].items()
         if weight in weights
         and (attribute is None or getattr(layer, attribute, None) is draw)
     }
@@ -174,8 +176,10 @@ def _copied(layer: Any, notes: _Notes) -> Any:
     for name, value in vars(layer).items():
         if isinstance(value, keras.initializers.Initializer):
             held[name] = notes.reseed(value, name)
-        elif isinstance(value, list | dict):
-            held[name] = dict(value) if isinstance(value, dict) else list(value)
+        elif isinstance(value, list):
+            held[name] = list(value)
+        elif isinstance(value, dict):
+            held[name] = dict(value)
         else:
             held[name] = value
     held[_NOTES] = notes
