@@ -50,6 +50,11 @@ def own_variables(layer: Any) -> list[Any]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
+def seed_generators(layer: Any) -> list[Any]:
+    """Return the generators of random numbers that `layer` holds itself."""
+    return list(layer._seed_generators)
+
+
 def weight_attributes(layer: Any) -> dict[str, Any]:
     """Return the attributes of a layer that hold variables, be it in lists or dicts.
 
@@ -99,8 +104,7 @@ def automatic_name(kind: type) -> str:
     >>> automatic_name(keras.layers.LayerNormalization)
     'layer_normalization'
     """
-    name: str = naming.to_snake_case(kind.__name__)
-    return name
+    return str(naming.to_snake_case(kind.__name__))
 
 
 # The initializer of an attention layer, which hands it to the layers inside.
@@ -376,11 +380,7 @@ def is_shape_inference() -> bool:
 
 
 def with_notes_of(tensor: Any, other: Any) -> Any:
-    """Return `other` with what Keras notes on `tensor`: its mask, and its logits.
-
-    A softmax or sigmoid leaves what it was given on its output, for losses that are
-    more exact with it.
-    """
+    """Return `other` with what Keras notes on `tensor`: its mask, and its logits."""
     mask = get_keras_mask(tensor)
     if mask is not None:
         set_keras_mask(other, mask)
@@ -443,8 +443,7 @@ def torch_device() -> str:
     """Return the device that Keras puts tensors on under PyTorch."""
     from keras.src.backend.torch.core import get_device
 
-    device: str = get_device()
-    return device
+    return str(get_device())
 
 
 def inner_optimizer(optimizer: Any) -> Any:

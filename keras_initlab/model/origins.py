@@ -141,7 +141,7 @@ class _Notes:
                 named
                 and id(variable) not in self.origins
                 and (id(variable) in ids) == bool(trainable)
-                and tuple(variable.shape) == shape
+                and tuple(variable.shape) == shape  # last: slow under TensorFlow
             ):
                 return variable
         return None
@@ -270,18 +270,6 @@ def _by_constructing(layer: Any, reseed: Reseed) -> dict[int, Draw]:
     except Exception:  # a config that does not say all
         return notes.origins
     return notes.origins | _first_values(layer, again, notes.origins)
-
-
-def seed_generators(layer: Any) -> list[Any]:
-    """Return the generators of random numbers that a layer's attributes hold."""
-    kind = keras.random.SeedGenerator
-    found: list[Any] = []
-    for value in vars(layer).values():
-        if isinstance(value, kind):
-            found.append(value)
-        elif isinstance(value, list):
-            found += [held for held in value if isinstance(held, kind)]
-    return list({id(generator): generator for generator in found}.values())
 
 
 def recurrent_states(layer: Any) -> list[Any]:

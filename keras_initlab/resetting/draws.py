@@ -8,14 +8,17 @@ import keras
 import numpy as np
 
 from keras_initlab.model.construction import Construction, constructing
-from keras_initlab.model.keras_internals import own_variables, variables_made_trainable
+from keras_initlab.model.keras_internals import (
+    own_variables,
+    seed_generators,
+    variables_made_trainable,
+)
 from keras_initlab.model.kernels import is_quantised
 from keras_initlab.model.layers import Place
 from keras_initlab.model.origins import (
     Draw,
     origins_of,
     recurrent_states,
-    seed_generators,
 )
 from keras_initlab.model.own_weights import held_weights
 from keras_initlab.plan import describe
@@ -127,32 +130,38 @@ class Draws:
             if draw is None:
                 unknown[name] = variable
                 continue
-            value = self._drawn(draw, place, name, variable, number)
+            row = ResetRow(place.path, name, tuple(variable.shape), draw)
+            value = self._drawn(draw, row, place, variable.dtype, (number, name))
             self._values[id(variable)] = (variable, value)
-            shape = tuple(variable.shape)
-            self._rows[id(variable)] = ResetRow(place.path, name, shape, draw)
+            self._rows[id(variable)] = row
         return unknown
 
     def _drawn(
-        self, draw: Draw, place: Place, name: str, variable: Any, number: int
+        self,
+        draw: Draw,
+        row: ResetRow,
+        place: Place,
+        dtype: str,
+        position: tuple[int, str],
     ) -> Any:
-        position = (number, name)
-        where = Construction(place.layer, name, place.parents, position)
+        where = Construction(place.layer, row.weight, place.parents, position)
         seeding = self._seeds.repeatable(position, unless=_is_known(type(draw)))
+        wanted = (
+            f"The initializer of {row.layer}/{row.weight} must draw a tensor of shape "
+            f"{row.shape}. Received:"
+        )
         try:
             with constructing(where), seeding:
-                value = draw(tuple(variable.shape), dtype=variable.dtype)
+                value = draw(row.shape, dtype=dtype)
         except Exception as error:
             raise ValueError(
-                f"The initializer of {place.path}/{name} must draw a tensor of shape "
-                f"{tuple(variable.shape)}. Received: {type(error).__name__} from "
-                f"{describe(draw)}: {error} Nothing was changed."
+                f"{wanted} {type(error).__name__} from {describe(draw)}: {error} "
+                "Nothing was changed."
             ) from error
-        if tuple(getattr(value, "shape", np.shape(value))) != tuple(variable.shape):
+        if tuple(np.shape(value)) != row.shape:
             raise ValueError(
-                f"The initializer of {place.path}/{name} must draw a tensor of shape "
-                f"{tuple(variable.shape)}. Received: shape={np.shape(value)} from "
-                f"{describe(draw)}. Nothing was changed."
+                f"{wanted} shape={np.shape(value)} from {describe(draw)}. Nothing was "
+                "changed."
             )
         return value
 
