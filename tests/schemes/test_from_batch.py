@@ -1,6 +1,7 @@
 """Rewriting that looks at a batch: moments, means and correlations of the inputs."""
 
 import itertools
+import re
 
 import keras
 import numpy as np
@@ -267,3 +268,26 @@ def test_shares_of_equal_tokens_are_those_of_the_definition():
         sums[kind] += tokens[a] == tokens[b]
         counts[kind] += 1
     np.testing.assert_allclose(batch_moments._alike(tokens), sums / counts)
+
+
+def test_draws_of_narrow_deep_networks_spread():
+    depth, width = 30, 40
+    chain = [layers.Dense(width, "relu") for _ in range(depth)]
+    model = keras.Sequential([keras.Input((width,)), *chain, layers.Dense(5)])
+    plan = il.rewrite_initializers(model, "variance", seed=0, dry_run=True)
+    (line,) = [line for line in plan.assumptions if line.startswith("spread")]
+    assert "calibrate" in line
+    factor = float(re.search(r"twenty is (\S+) times", line).group(1))
+    generator = np.random.default_rng(0)
+    logs = []
+    for _ in range(400):
+        z = generator.normal(size=width)
+        for _ in range(depth):
+            w = generator.normal(size=(width, width)) * np.sqrt(2 / width)
+            z = np.maximum(z, 0) @ w
+        logs.append(np.log(np.square(z).mean()))
+    # What the approximation leaves out, the input's own length among it: a tenth.
+    assert np.log(factor) == pytest.approx(2 * np.std(logs), rel=0.25)
+    wide = keras.Sequential([keras.Input((500,)), layers.Dense(500, "relu")])
+    plan = il.rewrite_initializers(wide, "variance", dry_run=True)
+    assert not any(line.startswith("spread") for line in plan.assumptions)
