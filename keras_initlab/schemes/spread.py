@@ -55,7 +55,7 @@ def spread_of_draws(survey: Survey, after: Forward, target: float) -> tuple[str,
 def _share(context: SchemeContext, kernel: Kernel, target: float) -> float:
     """Return the relative variance that a kernel's draw adds."""
     layout, shape = layout_of(kernel), tuple(kernel.variable.shape)
-    units = math.prod(shape[axis] for axis in (*layout.outputs, *layout.batch))
+    units = math.prod(int(shape[axis]) for axis in (*layout.outputs, *layout.batch))
     excess = _excess(context.nonlinearity(kernel).resolved, target)
     return excess / max(units, 1)
 
