@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,16 +55,57 @@ def origins_of(layer: Any, reseed: Reseed) -> dict[int, Draw]:
         reseed: gives an initializer of another seed. It is called for those that the
             layer's attributes hold, and for each that `add_weight` is given.
     """
-    origins: dict[int, Draw] = {}
     weights = own_variables(layer)
     if not weights:
-        return origins
+        return {}
+    kept = (
+        *weights,
+        *(v for v in vars(layer).values() if isinstance(v, _INITIALIZER)),
+        *(draw for _, draw in _choices.get(layer, {}).values()),
+    )
+    known = _known.get(layer)
+    if known is None or not _same(known[0], kept):
+        known = _known[layer] = (kept, _found(layer, _as_it_is))
+    origins = known[1]
+    if all(_is_held(draw, kept) for draw in origins.values()):
+        return {
+            key: reseed(draw, str(number))
+            for number, (key, draw) in enumerate(origins.items())
+        }
+    # Some draw by copies of what the layer holds, whose seeds do not show.
+    return _found(layer, reseed)
+
+
+def _is_held(draw: Draw, kept: tuple[Any, ...]) -> bool:
+    """Whether an initializer is one that the layer holds, or has no seed at all."""
+    seedless = keras.initializers.Zeros | keras.initializers.Ones
+    return isinstance(draw, seedless) or any(draw is one for one in kept)
+
+
+def _found(layer: Any, reseed: Reseed) -> dict[int, Draw]:
+    """Return the initializers of a layer's weights, wherever they show."""
+    origins: dict[int, Draw] = {}
+    weights = own_variables(layer)
     for find in (_by_choice, _by_building, _by_attribute, _by_constructing):
         if all(id(variable) in origins for variable in weights):
             break
         for key, draw in find(layer, reseed).items():
             origins.setdefault(key, draw)
     return origins
+
+
+_INITIALIZER = keras.initializers.Initializer
+# What was found, for the next reset of a loop, beside what it depends on.
+_known: WeakKeyDictionary[Any, tuple[tuple[Any, ...], dict[int, Draw]]]
+_known = WeakKeyDictionary()
+
+
+def _as_it_is(initializer: Any, key: str) -> Any:
+    return initializer
+
+
+def _same(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
+    return len(first) == len(second) and all(map(operator.is_, first, second))
 
 
 _choices: WeakKeyDictionary[Any, dict[str, tuple[str | None, Draw]]]
