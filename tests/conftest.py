@@ -27,6 +27,7 @@ NEUTRAL = (
     "propagation/test_figures.py",
     "propagation/test_gradients.py",
     "propagation/test_mirrors.py",
+    "schemes/test_from_batch.py",
     "schemes/test_isometric.py",
     "schemes/test_left_alone.py",
     "schemes/test_preprocessing.py",

@@ -24,6 +24,8 @@ ON = {
     "monitor_overhead": "jax",
     "monitor_twin": "torch",
     "propagation": "torch",
+    "reset": "torch",
+    "seed_sweep": "tensorflow",
     "zoo": "torch",
 }
 
