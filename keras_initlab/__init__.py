@@ -11,6 +11,7 @@ Fans         `kernel_fans`; `kernel_layout.register` for layers of your own
 Rewrite      `rewrite_initializers(model)` -> `Plan`, by a scheme: `Activation()`,
              `Variance()`, `Isometric()`; `keras_initlab.schemes` for your own
 Calibrate    `calibrate(model, x)` -> `CalibrationReport`: kernels scaled from data
+Reset        `reset_weights(model)`, every weight drawn again in place
 Predict      `propagate(model)`, without data; `keras_initlab.propagation` for rules of
              your own
 Watch        `VarianceMonitor()` in `callbacks=`; its figures are `LayerStats`
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from keras_initlab.plan import Plan
     from keras_initlab.propagation.propagate import propagate
     from keras_initlab.report import Inspection
+    from keras_initlab.resetting import reset_weights
     from keras_initlab.rewrite import rewrite_initializers
     from keras_initlab.schemes import Activation, Isometric, Variance
     from keras_initlab.stats import LayerStats
@@ -98,6 +100,7 @@ _LATER = {
     "inspect": "inspection",
     "measure": "measurement",
     "propagate": "propagation",
+    "reset_weights": "resetting",
     "rewrite_initializers": "rewrite",
 }
 
@@ -137,6 +140,7 @@ __all__ = [
     "kernel_layout",
     "measure",
     "propagate",
+    "reset_weights",
     "rewrite_initializers",
 ]
 

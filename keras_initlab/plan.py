@@ -33,6 +33,7 @@ class PlanRow:
             the layer's own activation; None where it was not scaled to one.
         predicted_before, predicted_after: the predicted second moment of the kernel's
             output with either initializer; None where nothing was predicted.
+        inputs: "measured" where a batch was given to choose by, else "assumed".
     """
 
     layer: str
@@ -48,6 +49,7 @@ class PlanRow:
     target: float | None = None
     predicted_before: float | None = None
     predicted_after: float | None = None
+    inputs: str = "assumed"
 
     @property
     def changed(self) -> bool:
@@ -77,7 +79,9 @@ class Plan(Sequence[PlanRow]):
     """The rows of a rewrite, in the order of the model's layers.
 
     `print(plan)` shows them as a table, `plan.records` as a list of flat dicts.
-    `plan.assumptions` are the sentences under the table: what a prediction rests on.
+    `plan.assumptions` are the sentences under the table: what a prediction rests on;
+    `plan.measured` those on what a batch says of the inputs, `plan.inputs` the same as
+    flat dicts.
     `plan.unlisted` are the weights of two or more axes that have no row, with reasons.
     """
 
@@ -89,12 +93,16 @@ class Plan(Sequence[PlanRow]):
         applied: bool,
         assumptions: Sequence[str] = (),
         unlisted: Sequence[UnlistedWeight] = (),
+        measured: Sequence[str] = (),
+        inputs: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.rows = tuple(rows)
         self.model = model
         self.applied = applied
         self.assumptions = tuple(assumptions)
         self.unlisted = tuple(unlisted)
+        self.measured = tuple(measured)
+        self.inputs = tuple(inputs)
 
     @overload
     def __getitem__(self, index: int) -> PlanRow: ...
@@ -137,7 +145,11 @@ class Plan(Sequence[PlanRow]):
         return f"{self.model}: {changed} of {len(self.rows)} kernels {done}"
 
     def _remarks(self) -> list[str]:
-        return [*(f"assumed: {line}" for line in self.assumptions), *self._left()]
+        return [
+            *(f"measured: {line}" for line in self.measured),
+            *(f"assumed: {line}" for line in self.assumptions),
+            *self._left(),
+        ]
 
     def _table(self) -> tuple[list[markup.Heading], list[list[str]]]:
         """Return the columns of which something is known, and the rows' cells."""

@@ -10,11 +10,16 @@ from typing import Any, TypedDict, Unpack
 import keras
 
 from keras_initlab.initializers import Auto
+from keras_initlab.model.batch import inputs_of
 from keras_initlab.model.construction import Construction, constructing
-from keras_initlab.model.containers import is_container, parts_of
+from keras_initlab.model.containers import is_container, parts_of, refuse_to_call
 from keras_initlab.model.keras_internals import PASSED_ON_INITIALIZER
 from keras_initlab.model.kernels import kernels_of, unlisted_weights
+from keras_initlab.model.origins import remember
 from keras_initlab.plan import Plan, UnlistedWeight
+from keras_initlab.propagation.batch_moments import given_by
+from keras_initlab.propagation.given import Given
+from keras_initlab.propagation.propagate import input_shapes, run_forward
 from keras_initlab.schemes import (
     Activation,
     Choice,
@@ -53,6 +58,7 @@ def rewrite_initializers(
     scheme: str | Scheme = "activation",
     seed: int | None = None,
     *,
+    x: Any = None,
     skip: str | keras.layers.Layer | Iterable[Any] | None = None,
     only_unbuilt: bool = False,
     only_defaults: bool | None = None,
@@ -80,6 +86,12 @@ def rewrite_initializers(
         scheme: "activation", "variance", "isometric", or a scheme with its options,
             such as `Variance(target=2.0)`.
         seed: an int gives every kernel its own repeatable draw; None draws afresh.
+        x: a batch, as `measure` takes it: an array, a dict or list of these, a
+            `tf.data.Dataset`, a `PyDataset`, a `DataLoader`, a generator. What the
+            first layers that learn read is then described by its mean, variance and
+            correlations on the batch, behind preprocessing and frozen layers, in place
+            of mean 0 and variance 1; tokens by how often two are the same one.
+            "activation" scales the kernels there, and no others, by it.
         skip: layers to leave alone: a layer, its name or path ("encoder/dense"), or
             several of these. A name stands for every layer inside that one as well.
         only_unbuilt: leave built layers, which may hold loaded weights, alone; not for
@@ -111,9 +123,10 @@ def rewrite_initializers(
     Raises:
         TypeError: `model` is not a Keras model, `scheme` no scheme, `seed` no int, an
             option that no scheme has.
-        ValueError: an unknown scheme or option, a name in `skip` that no layer has, a
-            model that is not built, a layer whose signal cannot be predicted. The
-            model is then as it was.
+        ValueError: an unknown scheme or option, a name in `skip` that no layer has, an
+            `x` that does not fit, is not finite or all 0, `x` beside `mean` or
+            `variance`, a model that is not built, a layer whose signal cannot be
+            predicted. The model is then as it was.
 
     >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(64),
     ...     keras.layers.BatchNormalization(), keras.layers.ReLU(),
@@ -140,7 +153,10 @@ def rewrite_initializers(
         )
     seeds = Seeds(seed)
     skipped = skipped_layers(model, kernels_of(model), skip)
-    context = SchemeContext(model, seeds, only_unbuilt, scheme, skipped, only_defaults)
+    given = None if x is None else _given_by(model, x, chooser, only_unbuilt)
+    context = SchemeContext(
+        model, seeds, only_unbuilt, scheme, skipped, only_defaults, given
+    )
     selection = select(chooser, model, context)
     _check_selection(selection, scheme, context)
     if not dry_run:
@@ -153,7 +169,29 @@ def rewrite_initializers(
         applied=not dry_run,
         assumptions=selection.assumptions,
         unlisted=_unlisted(model, selection),
+        measured=() if given is None else given.lines,
+        inputs=() if given is None else given.records,
     )
+
+
+def _given_by(model: Any, x: Any, chooser: Scheme, only_unbuilt: bool) -> Given:
+    """Return what a batch says of the inputs, or refuse it."""
+    refuse_to_call(model, "Rewrite each by itself: rewrite_initializers(model.encoder)")
+    if only_unbuilt:
+        raise ValueError(
+            "`x` needs a model that is built, so that its layers can be called. "
+            "Received: x with only_unbuilt=True. Leave out one of them."
+        )
+    for name in ("mean", "variance"):
+        if getattr(chooser, name, None) is not None:
+            raise ValueError(
+                "`x` measures the moments of the inputs, which `mean` and `variance` "
+                f"state. Received: x and {name}={getattr(chooser, name)!r}. Leave out "
+                "one of them."
+            )
+    batch = inputs_of(x)
+    graph = run_forward(model).propagation.flat_graph
+    return given_by(model, graph, input_shapes(model), batch)
 
 
 def _unlisted(model: keras.Model, selection: Selection) -> list[UnlistedWeight]:
@@ -307,6 +345,8 @@ def _apply(choices: Sequence[Choice], seeds: Seeds) -> None:
             kernel.variable.assign(value)
         if kernel.attribute is not None:  # an own layer may keep no initializer
             setattr(kernel.layer, kernel.attribute, after)
+        if kernel.is_own:
+            remember(kernel.layer, kernel.weight, kernel.attribute, after)
     _pass_on(choices, seeds)
 
 

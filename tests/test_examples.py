@@ -36,6 +36,8 @@ ON = {
     "monitor_overhead": "jax",
     "monitor_twin": "torch",
     "propagation": "torch",
+    "reset": "torch",
+    "seed_sweep": "tensorflow",
     "zoo": "torch",
 }
 
@@ -68,8 +70,10 @@ def test_example(path, tmp_path):
 @pytest.mark.torch
 def test_benchmarks_run_in_one_command(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "examples.benchmarks"]
-        + ["--quick", "--only", "fans", "--out", tmp_path],
+        [
+            *(sys.executable, "-m", "examples.benchmarks"),
+            *("--quick", "--only", "fans", "--out", tmp_path),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -35,6 +35,7 @@ examples:
   keras-initlab rewrite model.keras --dry-run
   keras-initlab rewrite model.keras -o better.keras --scheme variance --seed 0
   keras-initlab rewrite model.keras -o better.keras --skip head --skip encoder/dense
+  keras-initlab rewrite model.keras -o better.keras --data batch.npz
 
 The weights of rewritten kernels are drawn anew: do this before training, not after.
 OUT holds no optimizer and no loss: call compile() on the model before fit().
@@ -129,6 +130,12 @@ def _add_rewrite(commands: Any) -> None:
         default="activation",
         help="by the activation that follows (default), by the signal's variance "
         "through the whole graph, or with mirrored units for plain deep networks",
+    )
+    command.add_argument(
+        "--data",
+        metavar="FILE",
+        help="take the moments of the inputs from a batch: an .npz or .npy, as for "
+        "inspect",
     )
     command.add_argument(
         "--seed", type=int, metavar="N", help="draw the same weights each time"

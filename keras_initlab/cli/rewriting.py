@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from keras_initlab.cli import loading
+from keras_initlab.cli import batches, loading
 from keras_initlab.cli.errors import BadInput, brief
 from keras_initlab.cli.output import check_place, emit, is_same_file, quiet
 from keras_initlab.files import replacing
@@ -20,11 +20,13 @@ def run(arguments: argparse.Namespace) -> int:
         model = loading.load(
             arguments.model, unsafe=arguments.unsafe, modules=arguments.modules
         )
+        x = batches.load(arguments.data, model) if arguments.data else None
         try:
             plan = rewrite_initializers(
                 model,
                 scheme=arguments.scheme,
                 seed=arguments.seed,
+                x=x,
                 skip=arguments.skip or None,
                 dry_run=arguments.dry_run,
             )

@@ -23,6 +23,9 @@ from keras.src.layers import layer as layer_module
 from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
 from keras.src.ops.node import Node
+from keras.src.random.seed_generator import (
+    global_seed_generator as global_seed_generator,
+)
 from keras.src.utils import naming
 
 # How far up the stack the variable or the outermost call may be. Measured: at most
@@ -45,6 +48,11 @@ def sublayers(layer: Any) -> list[Any]:
 def own_variables(layer: Any) -> list[Any]:
     """Return the variables that `layer` holds itself, not through inner layers."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def seed_generators(layer: Any) -> list[Any]:
+    """Return the generators of random numbers that `layer` holds itself."""
+    return list(layer._seed_generators)
 
 
 def weight_attributes(layer: Any) -> dict[str, Any]:
@@ -96,8 +104,7 @@ def automatic_name(kind: type) -> str:
     >>> automatic_name(keras.layers.LayerNormalization)
     'layer_normalization'
     """
-    name: str = naming.to_snake_case(kind.__name__)
-    return name
+    return str(naming.to_snake_case(kind.__name__))
 
 
 # The initializer of an attention layer, which hands it to the layers inside.
@@ -373,11 +380,7 @@ def is_shape_inference() -> bool:
 
 
 def with_notes_of(tensor: Any, other: Any) -> Any:
-    """Return `other` with what Keras notes on `tensor`: its mask, and its logits.
-
-    A softmax or sigmoid leaves what it was given on its output, for losses that are
-    more exact with it.
-    """
+    """Return `other` with what Keras notes on `tensor`: its mask, and its logits."""
     mask = get_keras_mask(tensor)
     if mask is not None:
         set_keras_mask(other, mask)
@@ -440,8 +443,7 @@ def torch_device() -> str:
     """Return the device that Keras puts tensors on under PyTorch."""
     from keras.src.backend.torch.core import get_device
 
-    device: str = get_device()
-    return device
+    return str(get_device())
 
 
 def inner_optimizer(optimizer: Any) -> Any:

@@ -86,15 +86,16 @@ def kernels_of(
 
 def quantised_layers(model: Any) -> list[str]:
     """Return the paths of layers whose weights are whole numbers, with scales."""
-    return [
-        place.path
-        for place in every_place(model)
-        if any(
-            not keras.backend.is_float_dtype(variable.dtype)
-            and variable.name.endswith(("kernel", "embeddings"))
-            for variable in own_variables(place.layer)
-        )
-    ]
+    return [place.path for place in every_place(model) if is_quantised(place.layer)]
+
+
+def is_quantised(layer: Any) -> bool:
+    """Whether the weights that `layer` itself holds are whole numbers, with scales."""
+    return any(
+        variable.name.endswith(("kernel", "embeddings"))
+        and not keras.backend.is_float_dtype(variable.dtype)
+        for variable in own_variables(layer)
+    )
 
 
 def _places_of(model: Any) -> list[Place]:

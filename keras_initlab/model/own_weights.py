@@ -25,7 +25,7 @@ from keras_initlab.model.keras_internals import own_variables, sublayers
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 # The name that Keras gives to a variable that has none.
-_MADE_UP = re.compile(r"((jax|nnx)_)?variable(_\d+)?")
+MADE_UP_NAME = re.compile(r"((jax|nnx)_)?variable(_\d+)?")
 # Sizes that tell the axes of a tensor apart.
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 # Operations that only move, cast or choose the entries of one tensor.
@@ -57,7 +57,7 @@ def held_weights(layer: Any) -> dict[str, Any]:
     unnamed = {
         id(variable)
         for variable in variables
-        if counts[variable.name] > 1 or _MADE_UP.fullmatch(variable.name)
+        if counts[variable.name] > 1 or MADE_UP_NAME.fullmatch(variable.name)
     }
     attributes = _attribute_names(layer) if unnamed else {}
     weights: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from keras_initlab.model.layers import is_closed
 from keras_initlab.model.own_weights import held_weights
 from keras_initlab.model.preprocessing import Output, standardised
 from keras_initlab.propagation.algebra.gradients import gradients
+from keras_initlab.propagation.given import Given, Stand
 from keras_initlab.propagation.index import Key, ModelIndex, index_of
 from keras_initlab.propagation.record import Record, stats_keys
 from keras_initlab.propagation.signal import Gradient, Signal
@@ -157,14 +158,15 @@ def run_forward(
     designer: Designer | None = None,
     input_scale: float = 1.0,
     known: ModelIndex | None = None,
+    given: Given | None = None,
 ) -> Forward:
     """Check the arguments and run the prediction; see `propagate`.
 
     With `from_weights` the weights in `drawn` count as their initializers draw them.
     `input_scale` multiplies the inputs' second moments; `known` is what an earlier
-    prediction of the model found.
+    prediction of the model found; `given` is what a batch says of the inputs.
     """
-    shapes = _input_shapes(model)
+    shapes = input_shapes(model)
     standardise = mean is None and variance is None
     quantised = quantised_layers(model) if from_weights else []
     if quantised:
@@ -181,34 +183,40 @@ def run_forward(
         Signal.independent(shape, math.sqrt(input_scale) * m, input_scale * v)
         for (_, shape), m, v in zip(shapes, means, variances, strict=True)
     ]
+    if given is not None:
+        inputs = given.signals([shape for _, shape in shapes], input_scale)
     known = known or index_of(model)
 
-    def forward(designer: Designer | None, standard: Collection[Output]) -> Forward:
+    def standard(signal: Signal) -> Signal:
+        return Signal.independent(signal.shape, 0.0, input_scale)
+
+    def forward(designer: Designer | None, standing: Mapping[Output, Stand]) -> Forward:
         propagation = Propagation(
             model,
             bool(training),
             from_values=from_weights,
             drawn=drawn,
             designer=designer,
-            standard=standard,
-            standard_variance=input_scale,
+            standing=standing,
             known=known,
         )
         with np.errstate(all="ignore"):
             return Forward(propagation, propagation.run(inputs))
 
+    if given is not None:
+        return forward(designer, given.stands(input_scale))
     if not standardise:
-        return forward(designer, ())
+        return forward(designer, {})
     if known.standard is None:
         # Composite layers have to be opened to see where weights come first.
-        plain = forward(None, ())
+        plain = forward(None, {})
         known.standard = standardised(plain.propagation.flat_graph)
         if designer is None and not known.standard:
             return plain
-    return forward(designer, known.standard)
+    return forward(designer, dict.fromkeys(known.standard, standard))
 
 
-def _input_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
+def input_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
     """Return the name and shape of each of the model's inputs."""
     if not isinstance(model, keras.Model):
         raise TypeError(

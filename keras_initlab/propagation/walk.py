@@ -37,6 +37,7 @@ from keras_initlab.propagation.context import (
 )
 from keras_initlab.propagation.dispatch import operation_rule_of, output_moments
 from keras_initlab.propagation.flat_graph import FlatGraph
+from keras_initlab.propagation.given import Stand
 from keras_initlab.propagation.index import Key, ModelIndex, index_of
 from keras_initlab.propagation.mirrors import with_mirror
 from keras_initlab.propagation.monte_carlo import AsOperation, Sampler
@@ -86,8 +87,7 @@ class Propagation:
         from_values: bool = False,
         drawn: Collection[Key] = (),
         designer: Designer | None = None,
-        standard: Collection[Output] = (),
-        standard_variance: float = 1.0,
+        standing: Mapping[Output, Stand] | None = None,
         known: ModelIndex | None = None,
     ) -> None:
         """Prepare a walk.
@@ -98,9 +98,7 @@ class Propagation:
             from_values: whether the weights' values count, not their initializers.
             drawn: the weights whose initializers count even so.
             designer: chooses kernels' moments anew; None leaves them.
-            standard: outputs of preprocessing that are taken to have mean 0 and the
-                variance `standard_variance`.
-            standard_variance: that variance.
+            standing: what stands for the signals of outputs of preprocessing.
             known: what an earlier walk through the model has read of it.
         """
         self.model = model
@@ -113,8 +111,7 @@ class Propagation:
         self.refusals: dict[str, str] = {}
         self.signals: dict[int, Signal] = {}
         self.assumed: list[str] = []
-        self._standard = standard
-        self._standard_variance = standard_variance
+        self._standing = standing or {}
         self._flat = FlatGraph()
         self._repeats = Repeats(self.known.configs)
         self._sampler = Sampler(training)
@@ -279,14 +276,15 @@ class Propagation:
         return [signals[number] for number in walked.outputs]
 
     def _as_assumed(self, signal: Signal, output: Output) -> Signal:
-        """Return a signal, or a standardised one that preprocessing is taken to make.
+        """Return a signal, or the one that is to stand for it.
 
-        Its gradient goes on to what it stands for.
+        Whose gradient goes on to it.
         """
-        if output not in self._standard:
+        stand = self._standing.get(output)
+        if stand is None:
             return signal
         if signal.serial not in self._assumed:
-            assumed = Signal.independent(signal.shape, 0.0, self._standard_variance)
+            assumed = stand(signal)
             back = ((signal, lambda gradient: gradient),)
             self._assumed[signal.serial] = assumed.amend(parents=back)
         assumed = self._assumed[signal.serial]

@@ -6,9 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+
+from keras_initlab.initializers import Scaled
 from keras_initlab.model.kernels import Kernel
 from keras_initlab.schemes.base import Choice, SchemeContext, Selection
 from keras_initlab.schemes.kernels import auto_for, fans_of
+
+# Kernels that read what another kernel of their layer has made.
+_BEHIND = ("pointwise_kernel", "recurrent_kernel")
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,8 @@ class Activation:
     becomes `initlab>auto` for it. Subclassed models and layers of the user's own are
     followed through their `call`; where that does not run on symbols, layers go by
     their own activation, and by that of their neighbours inside a `Sequential`. The
-    only scheme that takes `only_unbuilt`.
+    only scheme that takes `only_unbuilt`. With a batch, kernels that read it are scaled
+    to its second moment, as if it were standardised.
 
     >>> Activation()
     Activation()
@@ -44,6 +51,9 @@ def auto_choice(
     """Return the choice of `initlab>auto` for the nonlinearity behind a kernel."""
     follows, fans = context.nonlinearity(kernel), fans_of(kernel)
     rule = follows.rule
+    read = None if rule.spread else _second_moment_read(context, kernel)
+    if read is not None:
+        return _scaled_choice(context, kernel, seed, read, note)
     std, gain = None, rule.gain
     if fans is not None:
         std = math.sqrt(rule.variance(fans))
@@ -51,3 +61,30 @@ def auto_choice(
     return context.choice(
         kernel, auto_for(follows, fans, seed), gain=gain, std=std, note=note
     )
+
+
+def _scaled_choice(
+    context: SchemeContext, kernel: Kernel, seed: int | None, read: float, note: str
+) -> Choice:
+    """Return the choice for a kernel that reads inputs of a second moment."""
+    rule, fans = context.nonlinearity(kernel).rule, fans_of(kernel)
+    gain = rule.gain / math.sqrt(read)
+    reason = f"reads the batch, E x² {read:.4g}"
+    return context.choice(
+        kernel,
+        Scaled(gain=gain, mode=rule.mode, seed=seed),
+        gain=gain,
+        std=None if fans is None else gain / math.sqrt(fans.over(rule.mode)),
+        note=f"{note}; {reason}" if note else reason,
+    )
+
+
+def _second_moment_read(context: SchemeContext, kernel: Kernel) -> float | None:
+    """Return E[x²] of what a kernel reads of the batch; None of one that does not."""
+    if context.given is None or kernel.weight in _BEHIND:
+        return None
+    read = context.given.read.get(id(kernel.layer))
+    for around in kernel.parents[1:]:
+        if isinstance(around, keras.layers.Wrapper | keras.layers.RNN):
+            read = read or context.given.read.get(id(around))
+    return None if read is None else read.second

@@ -12,6 +12,7 @@ import keras
 from keras_initlab.model.kernels import Kernel, kernels_of
 from keras_initlab.model.roles import Roles, roles_of
 from keras_initlab.plan import PlanRow
+from keras_initlab.propagation.given import Given
 from keras_initlab.propagation.index import Key
 from keras_initlab.schemes.chosen import (
     is_default,
@@ -62,6 +63,7 @@ class SchemeContext:
         scheme: the scheme as the user wrote it, for error messages.
         skipped: ids of the layers to skip.
         only_defaults: which chosen initializers stay; see `rewrite_initializers`.
+        given: what a batch says of the inputs; None where there is no batch.
     """
 
     model: keras.Model
@@ -70,6 +72,7 @@ class SchemeContext:
     scheme: Any = None
     skipped: set[int] = field(default_factory=set)
     only_defaults: bool | None = None
+    given: Given | None = None
     _finder: Finder = field(default_factory=Finder, init=False, repr=False)
     _followed: dict[tuple[int, str], Followed] = field(
         default_factory=dict, init=False, repr=False
@@ -152,6 +155,7 @@ class SchemeContext:
             else initializer,
             note="; ".join(text for text in notes if text),
             target=target,
+            inputs="assumed" if self.given is None else "measured",
         )
         return Choice(kernel, row)
 

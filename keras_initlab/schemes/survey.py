@@ -66,7 +66,12 @@ class Survey:
         # All that is not drawn anew stays as it is: frozen, skipped, loaded.
         self._drawn = frozenset(kernel.key for kernel in self.free)
         self.before = run_forward(
-            model, mean, variance, from_weights=True, drawn=self._drawn
+            model,
+            mean,
+            variance,
+            from_weights=True,
+            drawn=self._drawn,
+            given=context.given,
         )
         # What every further prediction of this model starts from.
         self.known = self.before.propagation.known
@@ -94,6 +99,7 @@ class Survey:
             designer=designer,
             input_scale=input_scale,
             known=self.known,
+            given=self.context.given,
         )
 
     def selection(
@@ -116,7 +122,12 @@ class Survey:
     def _assumptions(self, after: Forward) -> list[str]:
         """Return what the prediction rests on, in sentences."""
         lines = ["E x² is that of kernels' outputs, before the layers' own activations"]
-        if self.mean is None and self.variance is None:
+        if self.context.given is not None:
+            lines.append(
+                "inputs: Gaussian with the moments of the batch; any two positions "
+                "are as alike as the mean of all"
+            )
+        elif self.mean is None and self.variance is None:
             names = sorted(set((self.known.standard or {}).values()))
             behind = f", behind {_listed(names)}" if names else ""
             lines.append(
@@ -237,7 +248,9 @@ def instability(
         f"unstable: 1 % more at the inputs is {worst:.0f} % more at {path}. One draw "
         "of the weights differs by a few percent from layer to layer, and will not "
         f"stay near these figures; {mend}, normalisation or residual branches would "
-        "hold it",
+        "hold it. calibrate(model, x) sets them for the draw at hand and the mean "
+        "over a batch, and helps in part: inputs longer or shorter than these still "
+        "part by as much",
     )
 
 

@@ -28,6 +28,7 @@ from keras_initlab.schemes.options import (
     check_second_moment,
     check_word,
 )
+from keras_initlab.schemes.spread import spread_of_draws
 from keras_initlab.schemes.survey import (
     HEAD_TARGET,
     Design,
@@ -105,7 +106,8 @@ class Variance(Options):
             for index, kernel in enumerate(survey.kernels)
         ]
         growth = instability(survey, designer.keep, after, "scheme='isometric'")
-        return survey.selection(choices, after, growth)
+        spread = spread_of_draws(survey, after, self.target)
+        return survey.selection(choices, after, (*growth, *spread))
 
     def _design(self, kernel: Kernel, survey: Survey) -> Design:
         """Return what a kernel's output should be, by its role in the graph."""

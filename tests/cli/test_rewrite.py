@@ -2,6 +2,7 @@ import os
 import stat
 
 import keras
+import numpy as np
 import pytest
 
 from keras_initlab.cli import main
@@ -39,6 +40,17 @@ def test_skip(model):
     more = ["--skip", "one", "--seed", "0"]
     assert main(["rewrite", "model.keras", "-o", "new.keras", *more]) == 0
     assert rewritten("new.keras") == ["GlorotUniform", "Auto"]
+
+
+def test_data(model, batch, capsys, refused):
+    np.save("batch.npy", 3.0 * batch)
+    more = ["--data", "batch.npy", "--seed", "0"]
+    assert main(["rewrite", "model.keras", "-o", "new.keras", *more]) == 0
+    assert "measured: in: mean" in capsys.readouterr().out
+    assert rewritten("new.keras") == ["Scaled", "Auto"]
+    np.save("zeros.npy", 0.0 * batch)
+    line = refused("rewrite", "model.keras", "--dry-run", "--data", "zeros.npy")
+    assert "is 0 at 'in'" in line
 
 
 def test_a_dry_run_saves_nothing(model, capsys):

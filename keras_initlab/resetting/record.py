@@ -1,0 +1,113 @@
+"""What a reset drew again, and what it left, weight by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from keras_initlab.model.origins import Draw
+from keras_initlab.plan import describe
+from keras_initlab.tables import render_table
+
+# How many weights that were left for one reason are named in print.
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ResetRow:
+    """What became of one weight.
+
+    Attributes:
+        layer: the path of the layer that holds it.
+        weight: its name in the layer.
+        shape: its shape.
+        initializer: what drew it, None if it was left as it is.
+        note: why it was left.
+    """
+
+    layer: str
+    weight: str
+    shape: tuple[int, ...]
+    initializer: Draw | None
+    note: str = ""
+
+    @property
+    def reset(self) -> bool:
+        """Whether the weight was drawn again."""
+        return self.initializer is not None
+
+
+class Reset(Sequence[ResetRow]):
+    """What `reset_weights` did, weight by weight, in the order of the model's layers.
+
+    `print(reset)` shows it as a table, `reset.records` as a list of flat dicts.
+    """
+
+    def __init__(self, rows: Sequence[ResetRow], *, model: str) -> None:
+        self.rows = tuple(rows)
+        self.model = model
+
+    @overload
+    def __getitem__(self, index: int) -> ResetRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ResetRow, ...]: ...
+    def __getitem__(self, index: int | slice) -> ResetRow | tuple[ResetRow, ...]:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The rows as flat dicts, the initializers as text."""
+        return [
+            {
+                "layer": row.layer,
+                "weight": row.weight,
+                "shape": row.shape,
+                "initializer": describe(row.initializer) if row.reset else None,
+                "reset": row.reset,
+                "note": row.note,
+            }
+            for row in self.rows
+        ]
+
+    def __str__(self) -> str:
+        drawn = [row for row in self.rows if row.reset]
+        title = f"{self.model}: {len(drawn)} of {len(self.rows)} weights drawn again"
+        table = render_table(
+            title,
+            [
+                ("layer", "left"),
+                ("weight", "left"),
+                ("shape", "left"),
+                ("initializer", "left"),
+            ],
+            [
+                [
+                    row.layer,
+                    row.weight,
+                    str(row.shape),
+                    describe(row.initializer, without="seed"),
+                ]
+                for row in drawn
+            ],
+        )
+        return "\n".join([table, *self._left()])
+
+    def _left(self) -> list[str]:
+        """Return a line for each reason to have left weights as they are."""
+        by_reason: dict[str, list[str]] = {}
+        for row in self.rows:
+            if not row.reset:
+                names = by_reason.setdefault(row.note, [])
+                names.append(f"{row.layer}/{row.weight}")
+        lines = []
+        for reason, names in by_reason.items():
+            rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            lines.append(f"left as it is: {', '.join(names[:_SHOWN])}{rest} ({reason})")
+        return lines
+
+    def __repr__(self) -> str:
+        return f"<Reset of {len(self.rows)} weights of {self.model!r}; print it>"
