@@ -45,7 +45,7 @@ class _Passes(Passes):
         return _mean_square(x, shift)
 
 
-@jax.jit
+@jax.jit  # type: ignore[untyped-decorator]
 def _mean_square(x: Any, shift: Any) -> Any:
     return jnp.mean(jnp.square(x if shift is None else x - shift))
 
