@@ -17,6 +17,7 @@ from keras_initlab.model.kernels import kernels_of, unlisted_weights
 from keras_initlab.plan import Plan, UnlistedWeight
 from keras_initlab.schemes import (
     Activation,
+    AutoScheme,
     Choice,
     Isometric,
     Scheme,
@@ -29,10 +30,11 @@ from keras_initlab.schemes.options import Criterion, InputMoment, Residual
 from keras_initlab.schemes.parts import select
 from keras_initlab.schemes.trained import what_was_learned
 
-_BY_NAME: dict[str, type[Activation | Variance | Isometric]] = {
+_BY_NAME: dict[str, type[Activation | Variance | Isometric | AutoScheme]] = {
     "activation": Activation,
     "variance": Variance,
     "isometric": Isometric,
+    "auto": AutoScheme,
 }
 SCHEMES = tuple(_BY_NAME)
 
@@ -42,6 +44,7 @@ class SchemeOptions(TypedDict, total=False):
 
     target: float
     residual: Residual
+    head: float
     criterion: Criterion
     mean: InputMoment | None
     variance: InputMoment | None
@@ -65,8 +68,10 @@ def rewrite_initializers(
     A scheme chooses them. `Activation()`, or "activation", goes by the nonlinearity
     that follows each kernel. `Variance()`, or "variance", follows the signal through
     the whole graph, and scales each kernel to what reaches it. `Isometric()`, or
-    "isometric", mirrors units in pairs, for plain networks of any depth. A scheme of
-    your own is an object with a method `choose`: see `keras_initlab.schemes.Scheme`.
+    "isometric", mirrors units in pairs, for plain networks of any depth.
+    `AutoScheme()`, or "auto", picks of these what has served networks of the kind best.
+    A scheme of your own is an object with a method `choose`: see
+    `keras_initlab.schemes.Scheme`.
 
     The weights of built layers are drawn again; other weights, biases among them, stay
     as they are. The choice is in the layers' config: clones and loaded models draw by
@@ -77,8 +82,8 @@ def rewrite_initializers(
 
     Args:
         model: any Keras model, built unless `only_unbuilt`.
-        scheme: "activation", "variance", "isometric", or a scheme with its options,
-            such as `Variance(target=2.0)`.
+        scheme: "activation", "variance", "isometric", "auto", or a scheme with its
+            options, such as `Variance(target=2.0)`.
         seed: an int gives every kernel its own repeatable draw; None draws afresh.
         skip: layers to leave alone: a layer, its name or path ("encoder/dense"), or
             several of these. A name stands for every layer inside that one as well.
@@ -96,7 +101,7 @@ def rewrite_initializers(
             a warning.
         **options: of the scheme that is given by its name:
             `scheme="variance", target=2.0` is `scheme=Variance(target=2.0)`.
-            `target` and `criterion` belong to `Variance`, `q` to `Isometric`,
+            `target`, `head` and `criterion` belong to `Variance`, `q` to `Isometric`,
             `residual`, `mean` and `variance` to both.
 
     Returns:

@@ -52,6 +52,7 @@ class Variance(Options):
         residual: "scaled" gives the last kernel of each of the n residual branches on
             a stream the target `target / n`, "zero" makes it 0, "keep" treats it as
             any kernel.
+        head: the second moment of heads' outputs, at most `target`.
         criterion: "forward", or "balanced" for the harmonic mean with the variance
             that would keep the gradient's second moment, as Glorot did.
         mean, variance: of the inputs, as in `propagate`. Left out, inputs have mean 0
@@ -74,17 +75,19 @@ class Variance(Options):
 
     target: float = 1.0
     residual: Residual = "scaled"
+    head: float = HEAD_TARGET
     criterion: Criterion = "forward"
     mean: InputMoment | None = field(default=None, hash=False)  # which may be a dict
     variance: InputMoment | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         target = check_second_moment("target", self.target, "of kernels' outputs")
+        head = check_second_moment("head", self.head, "of heads' outputs")
         check_word("residual", self.residual, RESIDUALS)
         check_word("criterion", self.criterion, CRITERIA)
         mean = check_input_moment("mean", self.mean)
         variance = check_input_moment("variance", self.variance, minimum=0.0)
-        self._set(target=target, mean=mean, variance=variance)
+        self._set(target=target, head=head, mean=mean, variance=variance)
 
     def choose(self, model: Any, context: SchemeContext) -> Selection:
         """Return a scaled initializer for each kernel; see `schemes.base.Scheme`."""
@@ -118,7 +121,7 @@ class Variance(Options):
         if branch is not None:
             target, is_zero, note = branch_target(branch, target, self.residual)
         if kernel.key in roles.heads and not is_zero:
-            target = min(target, HEAD_TARGET)
+            target = min(target, self.head)
             note = f"head; {note}" if note else "head"
         return Design(kernel, target, is_zero, note)
 

@@ -1,0 +1,263 @@
+"""Which start for which network of ordinary depth: epochs to an accuracy.
+
+Networks as people build them, 2 to 30 layers, plain, normalised and residual, learn
+scikit-learn's digits from the starts that this package and Keras have. For each start
+the learning rate is the best of those tried on validation data (mean accuracy over the
+last quarter of the epochs, first seed); two more seeds run at that rate, and the test
+set is looked at there. One results file; the tables are made from it.
+
+    python examples/benchmarks/convergence.py            the tables of the results file
+    python examples/benchmarks/convergence.py --full     measures what the file lacks
+    python examples/benchmarks/convergence.py --quick [--out FOLDER]    a small part
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import keras
+import numpy as np
+from convergence_networks import PLAIN, RESIDUAL, STARTS, Network
+
+from keras_initlab.files import replacing
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "convergence.json"
+RATES = {"SGD": (0.1, 0.03, 0.01, 0.003), "Adam": (0.003, 0.001, 0.0003)}
+SEEDS = (0, 1, 2)
+EPOCHS = {"mlp": 20, "residual_mlp": 20, "cnn": 10, "resnet": 10}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A network, how it is trained, and the starts that are compared there."""
+
+    network: Network
+    optimizer: str
+    inputs: str
+    starts: Sequence[str]
+
+
+def full() -> list[Cell]:
+    """Return every cell, those of most use first."""
+    cells: list[Cell] = []
+
+    def add(settings: str, *networks: Network) -> None:
+        for network in networks:
+            starts = RESIDUAL if network.is_residual and not network.detail else PLAIN
+            for setting in settings.split(", "):
+                cells.append(Cell(network, *setting.split(), starts))
+
+    sgd, adam, unit = "SGD standardised", "Adam standardised", "SGD unit"
+    three = ("relu", "gelu", "tanh")
+    for depth in (3, 8):
+        every = f"{sgd}, {adam}, {unit}"
+        add(every, *(Network("mlp", name, depth) for name in three))
+    add(sgd, *(Network("resnet", "relu", 3, 16, detail) for detail in ("", "BN")))
+    add(f"{sgd}, {adam}, {unit}", *(Network("mlp", name, 16) for name in three))
+    add(f"{sgd}, {adam}", *(Network("residual_mlp", "relu", n) for n in (4, 12)))
+    add(sgd, *(Network("cnn", name, 8, 16, "average") for name in ("relu", "gelu")))
+    add(sgd, *(Network("cnn", "relu", n, 16, h) for n, h in _CNN[:2]))
+    add(f"{sgd}, {adam}", *(Network("mlp", name, 30) for name in three))
+    add(sgd, *(Network("mlp", "relu", 8, 64, detail) for detail in ("BN", "LN")))
+    add(f"{sgd}, {adam}", *(Network("mlp", name, 5) for name in three))
+    add(f"{sgd}, {adam}", *(Network("mlp", name, 2) for name in three))
+    add(sgd, *(Network("mlp", name, 8) for name in ("sigmoid", "selu", "silu", "elu")))
+    add(sgd, Network("cnn", "tanh", 8, 16, "average"))
+    add(sgd, *(Network("cnn", "gelu", n, 16, h) for n, h in _CNN[:2]))
+    for width in (16, 256):
+        add(f"{sgd}, {adam}", *(Network("mlp", name, 5, width) for name in three))
+    for name in ("relu", "gelu"):
+        add(sgd, *(Network("cnn", name, n, 16, h) for n, h in _CNN[2:]))
+    add(sgd, Network("residual_mlp", "gelu", 12), Network("resnet", "relu", 6, 16))
+    return cells
+
+
+_CNN = ((3, "average"), (8, "Flatten"), (16, "average"), (3, "Flatten"))
+
+
+def measure(cells: Sequence[Cell], known: list[dict[str, Any]]) -> Iterator[None]:
+    """Add the records of the cells to those known; yield after each cell."""
+    done = {_key(record) for record in known}
+    drawn: dict[Any, list[Any]] = {}
+    for cell in cells:
+        missing = [s for s in cell.starts if (*_place(cell), s) not in done]
+        if not missing:
+            continue
+        if not any(key[0] == cell.network for key in drawn):
+            drawn.clear()
+        records = _compare(cell, missing, drawn)
+        known.extend(records)
+        yield
+
+
+def _place(cell: Cell) -> tuple[Any, ...]:
+    return (*asdict(cell.network).values(), cell.optimizer, cell.inputs)
+
+
+def _key(record: dict[str, Any]) -> tuple[Any, ...]:
+    names = (*Network.__dataclass_fields__, "optimizer", "inputs", "start")
+    return tuple(record[name] for name in names)
+
+
+def _compare(
+    cell: Cell, starts: Sequence[str], drawn: dict[Any, list[Any]]
+) -> list[dict[str, Any]]:
+    """Return a record for each start."""
+    import convergence_training as training
+
+    network = cell.network
+    epochs = EPOCHS[network.kind]
+    is_image = network.kind in ("cnn", "resnet")
+    data = training.digits(cell.inputs, is_image)
+    trainer = training.Trainer(network.build(), cell.optimizer)
+
+    def run(start: str, rate: float, seed: int) -> Any:
+        key = network, start, seed
+        if key not in drawn:
+            keras.utils.set_random_seed(seed)
+            model = network.build()
+            STARTS[start](model, seed)
+            drawn[key] = [keras.ops.convert_to_numpy(one) for one in model.weights]
+        return trainer.train(drawn[key], rate, seed, data, epochs)
+
+    records = []
+    for start in starts:
+        tried = {rate: run(start, rate, SEEDS[0]) for rate in RATES[cell.optimizer]}
+        rate = max(tried, key=lambda rate: _quality(tried[rate].validation))
+        runs = [tried[rate], *(run(start, rate, seed) for seed in SEEDS[1:])]
+        records.append(
+            {
+                **asdict(network),
+                "optimizer": cell.optimizer,
+                "inputs": cell.inputs,
+                "start": start,
+                "rate": rate,
+                "tried": [
+                    round(_quality(one.validation)[0], 4) for one in tried.values()
+                ],
+                "validation": [one.validation[-1] for one in runs],
+                "test": [one.test for one in runs],
+                "to_93": [_epochs_to(0.93, one.validation) for one in runs],
+                "to_96": [_epochs_to(0.96, one.validation) for one in runs],
+            }
+        )
+    return records
+
+
+def _quality(validation: Sequence[float]) -> tuple[float, float]:
+    """Return the mean accuracy over the last quarter; over all epochs, among equals."""
+    last = validation[-max(1, len(validation) // 4) :]
+    return float(np.mean(last)), float(np.mean(validation))
+
+
+def _epochs_to(accuracy: float, validation: Sequence[float]) -> int | None:
+    reached = [epoch for epoch, one in enumerate(validation, 1) if one >= accuracy]
+    return reached[0] if reached else None
+
+
+def read(path: Path = RESULTS) -> list[dict[str, Any]]:
+    """Return the records of a results file, none where there is no file."""
+    if not path.exists():
+        return []
+    records: list[dict[str, Any]] = json.loads(path.read_text())["records"]
+    return records
+
+
+def write(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write a results file, a line for each record."""
+    protocol = {"rates": RATES, "seeds": SEEDS, "epochs": EPOCHS}
+    lines = ",\n".join(json.dumps(record) for record in records)
+    with replacing(path) as fresh:
+        Path(fresh).write_text(
+            f'{{"protocol": {json.dumps(protocol)},\n"records": [\n{lines}\n]}}\n'
+        )
+
+
+# The tables, in Markdown.
+
+TITLES = {
+    "mlp": "Dense layers",
+    "cnn": "Convolutions",
+    "resnet": "Residual convolutions",
+    "residual_mlp": "Residual Dense layers",
+}
+
+
+def tables(records: Sequence[dict[str, Any]]) -> str:
+    """Return a table for each kind of network, a row for each way it was trained."""
+    parts = []
+    for kind, title in TITLES.items():
+        here = [record for record in records if record["kind"] == kind]
+        if here:
+            parts.append(f"**{title}**\n\n{_table(here)}")
+    return "\n\n".join(parts)
+
+
+def _table(records: Sequence[dict[str, Any]]) -> str:
+    starts = [name for name in STARTS if any(r["start"] == name for r in records)]
+    rows: dict[tuple[Any, ...], dict[str, str]] = {}
+    for record in sorted(records, key=_order):
+        rows.setdefault(_key(record)[1:-1], {})[record["start"]] = brief(record)
+    lines = [["network", "trained by", *starts]]
+    lines.append(["---"] * len(lines[0]))
+    for (activation, depth, width, detail, optimizer, inputs), cells in rows.items():
+        name = " ".join(filter(None, (f"{depth} × {width} {activation}", detail)))
+        scale = "" if inputs == "standardised" else ", pixels in [0, 1]"
+        found = [cells.get(start, "") for start in starts]
+        lines.append([name, optimizer + scale, *found])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _order(record: dict[str, Any]) -> tuple[Any, ...]:
+    names = ("detail", "width", "depth", "activation", "inputs", "optimizer")
+    return tuple(record[name] for name in names)
+
+
+def brief(record: dict[str, Any]) -> str:
+    """Return the mean test accuracy in per cent, and the epochs to 93 % of validation.
+
+    The epochs are the mean over the runs that get there; "2 of 3" says how many do.
+    """
+    accuracy = f"{100 * np.mean(record['test']):.1f}"
+    reached = [epoch for epoch in record["to_93"] if epoch is not None]
+    if not reached:
+        return accuracy
+    share = f", {len(reached)} of {len(record['to_93'])}"
+    share = "" if len(reached) == len(record["to_93"]) else share
+    return f"{accuracy} ({np.mean(reached):.1f}{share})"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the tables of the results file, or measure first."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two starts of 3 layers")
+    parser.add_argument("--full", action="store_true", help="measure what is missing")
+    parser.add_argument("--out", type=Path, help="a folder for convergence.json")
+    arguments = parser.parse_args(argv)
+    path = RESULTS
+    if arguments.out or arguments.quick:
+        path = (arguments.out or Path()) / RESULTS.name
+    records = [] if arguments.quick else read(path)
+    cells: list[Cell] = full() if arguments.full else []
+    if arguments.quick:
+        network = Network("mlp", "relu", 3)
+        cells = [Cell(network, "SGD", "standardised", ("default", "isometric"))]
+    for _ in measure(cells, records):
+        if arguments.out or arguments.full:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, records)
+    print(tables(records))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
