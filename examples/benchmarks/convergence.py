@@ -53,6 +53,8 @@ def full() -> list[Cell]:
     def add(settings: str, *networks: Network) -> None:
         for network in networks:
             starts = RESIDUAL if network.is_residual and not network.detail else PLAIN
+            if network.detail == "ReZero":
+                starts = ("default", "activation", "variance, head 1")
             for setting in settings.split(", "):
                 cells.append(Cell(network, *setting.split(), starts))
 
@@ -63,7 +65,9 @@ def full() -> list[Cell]:
         add(every, *(Network("mlp", name, depth) for name in three))
     add(sgd, *(Network("resnet", "relu", 3, 16, detail) for detail in ("", "BN")))
     add(f"{sgd}, {adam}, {unit}", *(Network("mlp", name, 16) for name in three))
-    add(f"{sgd}, {adam}", *(Network("residual_mlp", "relu", n) for n in (4, 12)))
+    for n in (4, 12):
+        add(f"{sgd}, {adam}", Network("residual_mlp", "relu", n))
+        add(f"{sgd}, {adam}", Network("residual_mlp", "relu", n, 64, "ReZero"))
     add(sgd, *(Network("cnn", name, 8, 16, "average") for name in ("relu", "gelu")))
     add(sgd, *(Network("cnn", "relu", n, 16, h) for n, h in _CNN[:2]))
     add(f"{sgd}, {adam}", *(Network("mlp", name, 30) for name in three))

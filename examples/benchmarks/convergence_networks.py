@@ -10,6 +10,7 @@ Run as a script it prints what each start does to one network, as a plan.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,25 @@ def _by(scheme: Any, **options: Any) -> Start:
     return start
 
 
+def _fixup(model: Any, seed: int) -> None:
+    """Start as Fixup does, but for its biases and multipliers (Zhang et al. 2019).
+
+    Of blocks of two kernels on one stream of n branches: the second and the head at 0,
+    the first as by its activation, over √n.
+    """
+    plan = il.rewrite_initializers(
+        model, scheme=il.Variance(residual="zero"), seed=seed, dry_run=True
+    )
+    ends = {row.layer for row in plan if row.target == 0}
+    il.rewrite_initializers(model, scheme="activation", seed=seed)
+    kernels = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    for first, second in itertools.pairwise(kernels):
+        if second.name in ends:
+            first.kernel.assign(first.kernel / len(ends) ** 0.5)
+            second.kernel.assign(keras.ops.zeros_like(second.kernel))
+    kernels[-1].kernel.assign(keras.ops.zeros_like(kernels[-1].kernel))
+
+
 STARTS: dict[str, Start] = {
     "default": lambda model, seed: None,
     "activation": _by("activation"),
@@ -40,6 +60,7 @@ STARTS: dict[str, Start] = {
     "isometric": _by("isometric"),
     "keep, head 1": _by(il.Variance(head=1.0, residual="keep")),
     "zero, head 1": _by(il.Variance(head=1.0, residual="zero")),
+    "Fixup": _fixup,
 }
 PLAIN = tuple(STARTS)[:5]
 RESIDUAL = tuple(STARTS)
@@ -49,7 +70,8 @@ RESIDUAL = tuple(STARTS)
 class Network:
     """A network by name: what it is built from.
 
-    `detail` is the head of a "cnn", the normalisation of an "mlp" or "resnet", or "".
+    `detail` is the head of a "cnn", the normalisation of an "mlp" or "resnet", "ReZero"
+    for a "residual_mlp" whose branches are multiplied by a weight that starts at 0.
     """
 
     kind: str
@@ -72,7 +94,7 @@ class Network:
             return cnn(self.activation, self.depth, self.detail)
         if self.kind == "resnet":
             return resnet(self.activation, self.depth, self.detail or None)
-        return residual_mlp(self.activation, self.depth, self.width)
+        return residual_mlp(self.activation, self.depth, self.width, self.detail)
 
 
 def mlp(
@@ -97,13 +119,28 @@ def cnn(activation: str, depth: int, head: str) -> Any:
     return keras.Model(inputs, layers.Dense(CLASSES)(x))
 
 
-def residual_mlp(activation: str, blocks: int, width: int = 64) -> Any:
+class Multiplier(layers.Layer):
+    """A branch times a weight that starts at 0: ReZero, and SkipInit's alpha."""
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weight."""
+        self.scale = self.add_weight(shape=(), initializer="zeros", name="scale")
+
+    def call(self, inputs: Any) -> Any:
+        """Return inputs of any shape, multiplied."""
+        return inputs * self.scale
+
+
+def residual_mlp(
+    activation: str, blocks: int, width: int = 64, detail: str = ""
+) -> Any:
     """Return blocks of two Dense layers with skips, without normalisation."""
     inputs = keras.Input((64,))
     x = layers.Dense(width)(inputs)
     for _ in range(blocks):
         y = layers.Dense(width, activation)(x)
-        x = layers.Add()([x, layers.Dense(width)(y)])
+        y = layers.Dense(width)(y)
+        x = layers.Add()([x, Multiplier()(y) if detail == "ReZero" else y])
     x = layers.Activation(activation)(x)
     return keras.Model(inputs, layers.Dense(CLASSES)(x))
 
