@@ -6,7 +6,7 @@ the learning rate is the best of those tried on validation data (mean accuracy o
 last quarter of the epochs, first seed); two more seeds run at that rate, and the test
 set is looked at there. One results file; the tables are made from it.
 
-    python examples/benchmarks/convergence.py            the tables of the results file
+    python examples/benchmarks/convergence.py [--each]   the results file as a table
     python examples/benchmarks/convergence.py --full     measures what the file lacks
     python examples/benchmarks/convergence.py --quick [--out FOLDER]    a small part
 """
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -196,48 +197,74 @@ TITLES = {
 }
 
 
+FAILED = 0.5  # a test accuracy below this
+
+
 def tables(records: Sequence[dict[str, Any]]) -> str:
-    """Return a table for each kind of network, a row for each way it was trained."""
+    """Return every measured cell: a table for each kind of network."""
     parts = []
     for kind, title in TITLES.items():
         here = [record for record in records if record["kind"] == kind]
         if here:
-            parts.append(f"**{title}**\n\n{_table(here)}")
+            parts.append(f"**{title}**\n\n{_table(here, _each)}")
     return "\n\n".join(parts)
 
 
-def _table(records: Sequence[dict[str, Any]]) -> str:
+def summary(records: Sequence[dict[str, Any]]) -> str:
+    """Return one table: activations, optimizers and inputs of a network together."""
+    return _table(records, _together)
+
+
+def _each(record: dict[str, Any]) -> tuple[str, ...]:
+    scale = "" if record["inputs"] == "standardised" else ", pixels in [0, 1]"
+    detail = f" {record['detail']}" if record["detail"] else ""
+    name = f"{record['depth']} × {record['width']} {record['activation']}{detail}"
+    return name, record["optimizer"] + scale
+
+
+def _together(record: dict[str, Any]) -> tuple[str, ...]:
+    detail = f", {record['detail']}" if record["detail"] else ""
+    unit = "blocks" if record["kind"].startswith("res") else "layers"
+    title = TITLES[record["kind"]]
+    return (f"{title}, {record['depth']} {unit} × {record['width']}{detail}",)
+
+
+def _table(
+    records: Sequence[dict[str, Any]], label: Callable[[Any], tuple[str, ...]]
+) -> str:
     starts = [name for name in STARTS if any(r["start"] == name for r in records)]
-    rows: dict[tuple[Any, ...], dict[str, str]] = {}
+    rows: dict[tuple[str, ...], dict[str, list[dict[str, Any]]]] = {}
     for record in sorted(records, key=_order):
-        rows.setdefault(_key(record)[1:-1], {})[record["start"]] = brief(record)
-    lines = [["network", "trained by", *starts]]
-    lines.append(["---"] * len(lines[0]))
-    for (activation, depth, width, detail, optimizer, inputs), cells in rows.items():
-        name = " ".join(filter(None, (f"{depth} × {width} {activation}", detail)))
-        scale = "" if inputs == "standardised" else ", pixels in [0, 1]"
-        found = [cells.get(start, "") for start in starts]
-        lines.append([name, optimizer + scale, *found])
+        cells = rows.setdefault(label(record), {})
+        cells.setdefault(record["start"], []).append(record)
+    titles = ("network", "trained by")[: len(next(iter(rows)))]
+    lines = [[*titles, *starts], ["---"] * (len(titles) + len(starts))]
+    for row, cells in rows.items():
+        lines.append([*row, *(brief(cells.get(start, [])) for start in starts)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _order(record: dict[str, Any]) -> tuple[Any, ...]:
     names = ("detail", "width", "depth", "activation", "inputs", "optimizer")
-    return tuple(record[name] for name in names)
+    return list(TITLES).index(record["kind"]), *(record[name] for name in names)
 
 
-def brief(record: dict[str, Any]) -> str:
+def brief(records: Sequence[dict[str, Any]]) -> str:
     """Return the mean test accuracy in per cent, and the epochs to 93 % of validation.
 
-    The epochs are the mean over the runs that get there; "2 of 3" says how many do.
+    The epochs are the median over runs, "–" where half of them do not get there. How
+    many runs failed follows, if any: they end below 50 %.
     """
-    accuracy = f"{100 * np.mean(record['test']):.1f}"
-    reached = [epoch for epoch in record["to_93"] if epoch is not None]
-    if not reached:
-        return accuracy
-    share = f", {len(reached)} of {len(record['to_93'])}"
-    share = "" if len(reached) == len(record["to_93"]) else share
-    return f"{accuracy} ({np.mean(reached):.1f}{share})"
+    tests = [one for record in records for one in record["test"]]
+    if not tests:
+        return ""
+    epochs = [one or math.inf for record in records for one in record["to_93"]]
+    middle = float(np.median(epochs))
+    notes = [f"{middle:g}" if math.isfinite(middle) else "–"]
+    failed = sum(one < FAILED for one in tests)
+    if failed:
+        notes.append(f"{failed} of {len(tests)} failed")
+    return f"{100 * np.mean(tests):.1f} ({', '.join(notes)})"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -245,6 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two starts of 3 layers")
     parser.add_argument("--full", action="store_true", help="measure what is missing")
+    parser.add_argument("--each", action="store_true", help="print every cell")
     parser.add_argument("--out", type=Path, help="a folder for convergence.json")
     arguments = parser.parse_args(argv)
     path = RESULTS
@@ -259,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.out or arguments.full:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, records)
-    print(tables(records))
+    print(tables(records) if arguments.each else summary(records))
     return 0
 
 

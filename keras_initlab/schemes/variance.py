@@ -29,7 +29,6 @@ from keras_initlab.schemes.options import (
     check_word,
 )
 from keras_initlab.schemes.survey import (
-    HEAD_TARGET,
     Design,
     Survey,
     branch_target,
@@ -44,15 +43,16 @@ class Variance(Options):
     The signal is followed through the whole graph (see `propagate`), and each kernel
     is scaled so that its output, before the layer's own activation, has the second
     moment `target`: `initlab>scaled` with that gain. Kernels that end a residual
-    branch get a smaller one, so that depth does not add variance; heads one that keeps
-    a softmax's first loss near log(classes). Subclassed models are opened.
+    branch get a smaller one, so that depth does not add variance. Subclassed models
+    are opened.
 
     Args:
         target: the second moment of kernels' outputs.
         residual: "scaled" gives the last kernel of each of the n residual branches on
             a stream the target `target / n`, "zero" makes it 0, "keep" treats it as
             any kernel.
-        head: the second moment of heads' outputs, at most `target`.
+        head: the second moment of heads' outputs, at most `target`; 0.1 keeps a
+            softmax's first loss near log(classes), and learns more slowly.
         criterion: "forward", or "balanced" for the harmonic mean with the variance
             that would keep the gradient's second moment, as Glorot did.
         mean, variance: of the inputs, as in `propagate`. Left out, inputs have mean 0
@@ -75,7 +75,7 @@ class Variance(Options):
 
     target: float = 1.0
     residual: Residual = "scaled"
-    head: float = HEAD_TARGET
+    head: float = 1.0
     criterion: Criterion = "forward"
     mean: InputMoment | None = field(default=None, hash=False)  # which may be a dict
     variance: InputMoment | None = field(default=None, hash=False)

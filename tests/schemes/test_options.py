@@ -34,7 +34,7 @@ SCHEMES = {
         "variance",
         {"mean": 0.5, "variance": (2.0,)},
     ),
-    "Variance(head=1.0)": ("variance", {"head": 1.0}),
+    "Variance(head=0.5)": ("variance", {"head": 0.5}),
     "AutoScheme()": ("auto", {}),
     "Isometric()": ("isometric", {}),
     "Isometric(q=0.1, residual='keep', mean=0.0, variance=2.0)": (
