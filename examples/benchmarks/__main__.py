@@ -10,8 +10,8 @@ docs/benchmarks.json, for `--table` to print.
     python -m examples.benchmarks --table       the README's table, from docs/
 
 The quick form takes a few minutes and says that all of it runs; its figures mean
-nothing. The full one takes some hours on two cores. `depth` goes on from the results
-that docs/depth.json holds.
+nothing. The full one takes some hours on two cores. `depth` and `convergence` go on
+from the results that docs/ holds of them.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ SCRIPTS = {
     "zoo": ("torch",),
     "architectures": ("",),
     "depth": ("",),
+    "convergence": ("",),
     "diagnosis": ("torch",),
     "monitor_overhead": ("tensorflow", "jax", "torch"),
     "monitor_memory": ("tensorflow", "jax", "torch"),

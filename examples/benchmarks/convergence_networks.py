@@ -48,8 +48,8 @@ def _fixup(model: Any, seed: int) -> None:
     for first, second in itertools.pairwise(kernels):
         if second.name in ends:
             first.kernel.assign(first.kernel / len(ends) ** 0.5)
-            second.kernel.assign(keras.ops.zeros_like(second.kernel))
-    kernels[-1].kernel.assign(keras.ops.zeros_like(kernels[-1].kernel))
+            second.kernel.assign(0 * second.kernel)
+    kernels[-1].kernel.assign(0 * kernels[-1].kernel)
 
 
 STARTS: dict[str, Start] = {

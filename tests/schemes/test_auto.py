@@ -1,8 +1,6 @@
 """scheme="auto": what it chooses, what it says of it, and whether the results agree."""
 
-import importlib.util
-import json
-import sys
+import importlib
 from collections import defaultdict
 
 import keras
@@ -15,8 +13,6 @@ from keras_initlab.schemes import SchemeContext
 from keras_initlab.schemes.auto import ranked, traits_of
 from keras_initlab.schemes.kernels import Seeds
 from tests.helpers import ROOT, kernels
-
-RESULTS = json.loads((ROOT / "docs" / "convergence.json").read_text())["records"]
 
 
 def net(*rows, width=8):
@@ -149,24 +145,11 @@ def test_depth_is_that_of_the_longest_way():
     assert traits_of(model, SchemeContext(model, Seeds(0))).depth == 4
 
 
-def measured_networks():
-    """Return the records of each measured network, by what it is built from."""
-    found = defaultdict(list)
-    for record in RESULTS:
-        names = ("kind", "activation", "depth", "width", "detail")
-        found[tuple(record[name] for name in names)].append(record)
-    return found
-
-
-@pytest.fixture(scope="module")
-def network_class():
-    path = ROOT / "examples" / "benchmarks" / "convergence_networks.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    yield module.Network
-    del sys.modules[path.stem]
+@pytest.fixture
+def convergence(monkeypatch):
+    """Return the benchmark, as a module."""
+    monkeypatch.syspath_prepend(ROOT / "examples" / "benchmarks")
+    return importlib.import_module("convergence")
 
 
 def start_of(scheme):
@@ -177,14 +160,16 @@ def start_of(scheme):
     return type(scheme).__name__.lower()
 
 
-def test_the_choice_is_within_noise_of_the_best_start(network_class):
+def test_the_choice_is_within_noise_of_the_best_start(convergence):
     """No start that was measured is better by two standard errors and one point.
 
     One of 360 test images is 0.3 points; the same images are looked at for all starts.
     """
-    behind = []
-    for names, records in measured_networks().items():
-        model = network_class(*names).build()
+    measured, behind = defaultdict(list), []
+    for record in convergence.read():
+        measured[convergence.network_of(record)].append(record)
+    for network, records in measured.items():
+        model = network.build()
         scheme, _ = next(iter(ranked(traits_of(model, SchemeContext(model, Seeds(0))))))
         tests = defaultdict(list)
         for record in records:
@@ -194,5 +179,10 @@ def test_the_choice_is_within_noise_of_the_best_start(network_class):
             better = np.array(other) - chosen
             error = better.std(ddof=1) / np.sqrt(better.size)
             if better.mean() > 2 * error + 0.01:
-                behind.append((names, start, round(100 * better.mean(), 1)))
+                behind.append((network, start, round(100 * better.mean(), 1)))
     assert not behind
+
+
+def test_the_page_shows_the_results(convergence):
+    page = (ROOT / "docs" / "which_scheme.md").read_text()
+    assert convergence.summary(convergence.read()) in page
