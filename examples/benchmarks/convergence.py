@@ -58,7 +58,7 @@ def full() -> list[Cell]:
         for network in networks:
             starts = RESIDUAL if network.is_residual and not network.detail else PLAIN
             if network.detail == "ReZero":
-                starts = ("default", "activation", "variance, head 1")
+                starts = ("default", "activation", "variance, head 1", "isometric")
             for setting in settings.split(", "):
                 cells.append(Cell(network, *setting.split(), starts))
 
@@ -75,8 +75,9 @@ def full() -> list[Cell]:
     add(sgd, Network("cnn", "gelu", 8, 16, "average"))
     add(sgd, Network("residual_mlp", "relu", 12, 64, "ReZero"))
     add(sgd, *(Network("mlp", name, 5, 16) for name in three))
-    add(sgd, Network("mlp", "relu", 30), Network("cnn", "relu", 3, 16, "average"))
-    add(sgd, Network("mlp", "relu", 8, 64, "LN"), Network("mlp", "gelu", 30))
+    add(sgd, Network("mlp", "gelu", 8, 64, "BN"), Network("mlp", "relu", 8, 64, "LN"))
+    add(sgd, *(Network("mlp", name, 30) for name in ("relu", "gelu")))
+    add(sgd, Network("cnn", "relu", 3, 16, "average"))
     add(sgd, Network("cnn", "relu", 8, 16, "Flatten"))
     add(sgd, *(Network("mlp", name, 2) for name in three))
     add(sgd, *(Network("mlp", name, 8) for name in ("sigmoid", "selu", "silu", "elu")))
@@ -209,10 +210,10 @@ def write(path: Path, records: Sequence[dict[str, Any]]) -> None:
 # The tables, in Markdown.
 
 TITLES = {
-    "mlp": "Dense layers",
+    "mlp": "Dense",
     "cnn": "Convolutions",
     "resnet": "Residual convolutions",
-    "residual_mlp": "Residual Dense layers",
+    "residual_mlp": "Residual Dense",
 }
 
 

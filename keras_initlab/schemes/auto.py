@@ -26,11 +26,16 @@ _ATTENTION = (
     keras.layers.Attention,
     keras.layers.AdditiveAttention,
 )
-_AVERAGING = tuple(
-    getattr(keras.layers, f"Global{kind}Pooling{axes}D")
-    for kind in ("Average", "Max")
-    for axes in (1, 2, 3)
+# What pools all positions into one, as layers and as bare operations.
+_POOLING = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalAveragePooling3D,
+    keras.layers.GlobalMaxPooling1D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.GlobalMaxPooling3D,
 )
+_POOLING_OPERATIONS = ("Max", "Mean", "Sum")
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,9 @@ class Traits:
 
     Attributes:
         depth: the most kernels that stand one behind another, heads left out.
-        normalised: whether a normalisation layer with statistics of the signal is in
-            the network.
+        normalised: whether a layer normalises the signal.
         residual: whether branches are added to a shortcut.
-        pooled: whether positions are pooled into one before a head.
+        pooled: whether the mean or maximum over all positions is taken.
         unmeasured: what the network has that no table is about; "" if nothing.
     """
 
@@ -58,13 +62,14 @@ def ranked(traits: Traits) -> Iterator[tuple[Scheme, str]]:
 
     `Isometric` is meant where all kernels can come in pairs; the last always works.
     """
-    kind = f"plain, {traits.depth} layer{'s' if traits.depth != 1 else ''}"
+    layers = f"{traits.depth} layer{'s' if traits.depth != 1 else ''}"
+    kind = "skips without normalisation" if traits.residual else f"plain, {layers}"
     if traits.unmeasured:
         yield Activation(), f"it has {traits.unmeasured}"
     elif traits.normalised:
         yield Activation(), "it is normalised"
-    elif traits.residual:
-        yield Variance(), "skips without normalisation"
+    elif traits.pooled and not traits.residual:
+        yield Variance(), f"{kind}, before pooling over all positions"
     else:
         yield Isometric(), kind
         yield Variance(), f"{kind}, not all in pairs"
@@ -80,12 +85,16 @@ def traits_of(model: Any, context: SchemeContext) -> Traits:
         )
     except ValueError:
         return Traits(unmeasured="a signal that cannot be predicted")
-    layers = [record.layer for record in survey.before.propagation.records]
+    calls = survey.before.propagation.flat_graph.calls
     return Traits(
         depth=_depth(survey),
-        normalised=any(isinstance(layer, NORMALISING) for layer in layers),
+        normalised=any(isinstance(call.operation, NORMALISING) for call in calls),
         residual=bool(survey.roles.branches),
-        pooled=any(isinstance(layer, _AVERAGING) for layer in layers),
+        pooled=any(
+            isinstance(call.operation, _POOLING)
+            or type(call.operation).__name__ in _POOLING_OPERATIONS
+            for call in calls
+        ),
         unmeasured=next(_unmeasured(survey), ""),
     )
 

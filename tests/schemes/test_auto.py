@@ -1,5 +1,6 @@
 """scheme="auto": what it chooses, what it says of it, and whether the results agree."""
 
+import dataclasses
 import importlib
 from collections import defaultdict
 
@@ -10,7 +11,7 @@ from keras import layers
 
 import keras_initlab as il
 from keras_initlab.schemes import SchemeContext
-from keras_initlab.schemes.auto import ranked, traits_of
+from keras_initlab.schemes.auto import traits_of
 from keras_initlab.schemes.kernels import Seeds
 from tests.helpers import ROOT, kernels
 
@@ -27,8 +28,10 @@ def normalised():
     return net(layers.Dense(8), layers.BatchNormalization(), layers.ReLU())
 
 
-def residual():
+def residual(*stem):
     x = inputs = keras.Input((8,))
+    for layer in stem:
+        x = layer(x)
     for _ in range(3):
         y = layers.Dense(8)(layers.Dense(8, "relu")(x))
         x = layers.Add()([x, y])
@@ -59,6 +62,13 @@ def tokens():
     return keras.Model(inputs, layers.Dense(4)(layers.Dense(8, "relu")(x)))
 
 
+def convolved(pooled):
+    x = inputs = keras.Input((8, 8, 2))
+    for _ in range(3):
+        x = layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+    return keras.Model(inputs, layers.Dense(4)(pooled(x)))
+
+
 class Sorted(layers.Layer):
     """An operation that no rule is about."""
 
@@ -78,7 +88,27 @@ CASES = {
     "plain": (plain, "isometric", "plain, 10 layers"),
     "odd widths": (lambda: plain(10, 7), "variance", "not all in pairs"),
     "normalised": (normalised, "activation", "normalised"),
-    "residual": (residual, "variance", "skips without normalisation"),
+    "residual": (
+        lambda: residual(layers.Dense(8)),
+        "isometric",
+        "skips without normalisation",
+    ),
+    "residual around the inputs": (residual, "variance", "not all in pairs"),
+    "before Flatten": (
+        lambda: convolved(layers.Flatten()),
+        "isometric",
+        "plain, 3 layers",
+    ),
+    "before an average": (
+        lambda: convolved(layers.GlobalAveragePooling2D()),
+        "variance",
+        "before pooling over all positions",
+    ),
+    "before an average, an operation": (
+        lambda: convolved(lambda x: keras.ops.mean(x, axis=(1, 2))),
+        "variance",
+        "before pooling over all positions",
+    ),
     "frozen": (frozen, "activation", "a kernel that stays as it is"),
     "recurrent": (
         lambda: sequence(layers.LSTM(8, return_sequences=True)),
@@ -152,29 +182,31 @@ def convergence(monkeypatch):
     return importlib.import_module("convergence")
 
 
-def start_of(scheme):
-    """Return under which name a scheme is in the results."""
-    if isinstance(scheme, il.Variance):
-        assert scheme == il.Variance()
-        return f"variance, head {scheme.head:g}"
-    return type(scheme).__name__.lower()
+def start_for(network):
+    """Return the start that "auto" chooses for a network, as the results name it."""
+    plan = il.rewrite_initializers(network.build(), scheme="auto", dry_run=True)
+    name = plan.assumptions[0].split()[2].removesuffix("():").lower()
+    assert il.Variance().head == 1
+    return "variance, head 1" if name == "variance" else name
 
 
+@pytest.mark.slow
 def test_the_choice_is_within_noise_of_the_best_start(convergence):
     """No start that was measured is better by two standard errors and one point.
 
     One of 360 test images is 0.3 points; the same images are looked at for all starts.
     """
-    measured, behind = defaultdict(list), []
+    measured, chosen_for, behind = defaultdict(list), {}, []
     for record in convergence.read():
         measured[convergence.network_of(record)].append(record)
     for network, records in measured.items():
-        model = network.build()
-        scheme, _ = next(iter(ranked(traits_of(model, SchemeContext(model, Seeds(0))))))
+        alike = dataclasses.replace(network, activation="relu")
+        if alike not in chosen_for:
+            chosen_for[alike] = start_for(alike)
         tests = defaultdict(list)
         for record in records:
             tests[record["start"]].append(record["test"])
-        chosen = np.array(tests[start_of(scheme)])
+        chosen = np.array(tests[chosen_for[alike]])
         for start, other in tests.items():
             better = np.array(other) - chosen
             error = better.std(ddof=1) / np.sqrt(better.size)
