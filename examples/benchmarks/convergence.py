@@ -7,9 +7,9 @@ last quarter of the epochs): all rates run with one seed, the best with two more
 best two of Dense networks, of which the better counts), and the test set is looked at
 there. One results file; the tables are made from it.
 
-    python examples/benchmarks/convergence.py [--each]   the results file as a table
-    python examples/benchmarks/convergence.py --full     measures what the file lacks
-    python examples/benchmarks/convergence.py --quick [--out FOLDER]    a small part
+    python examples/benchmarks/convergence.py [--each]      the results file as a table
+    python examples/benchmarks/convergence.py --full        measures first what it lacks
+    python examples/benchmarks/convergence.py --quick       a small part, anew
 """
 
 from __future__ import annotations
@@ -288,25 +288,26 @@ def brief(records: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the tables of the results file, or measure first."""
+    """Print the results as a table; measure first what they lack, if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two starts of 3 layers")
     parser.add_argument("--full", action="store_true", help="measure what is missing")
     parser.add_argument("--each", action="store_true", help="print every cell")
-    parser.add_argument("--out", type=Path, help="a folder for convergence.json")
+    parser.add_argument(
+        "--out", type=Path, help="a folder for convergence.json, in place of docs/"
+    )
     arguments = parser.parse_args(argv)
-    path = RESULTS
-    if arguments.out or arguments.quick:
-        path = (arguments.out or Path()) / RESULTS.name
-    records = [] if arguments.quick else read(path)
-    cells: list[Cell] = full() if arguments.full else []
+    records, cells = read(RESULTS), full()
     if arguments.quick:
         network = Network("mlp", "relu", 3)
         cells = [Cell(network, "SGD", "standardised", ("default", "isometric"))]
-    for _ in measure(cells, records):
-        if arguments.out or arguments.full:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, records)
+        records = []
+    folder = arguments.out or RESULTS.parent
+    if arguments.quick or arguments.full or arguments.out:
+        for _ in measure(cells, records):
+            if arguments.full or arguments.out:
+                folder.mkdir(parents=True, exist_ok=True)
+                write(folder / RESULTS.name, records)
     print(tables(records) if arguments.each else summary(records))
     return 0
 
