@@ -46,6 +46,8 @@ SCRIPTS = {
     "monitor_memory": ("tensorflow", "jax", "torch"),
     "monitor_twin": ("torch",),
 }
+# Those that go on from the results in docs/.
+GOING_ON = ("depth", "convergence")
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy")
 
 
@@ -223,7 +225,7 @@ def machine() -> dict[str, str]:
 
 def run(script: str, backend: str, quick: bool, folder: Path) -> dict[str, Any]:
     """Run a script; return what it printed and how long it took."""
-    here = DOCS if script == "depth" and not quick else folder
+    here = folder if quick or script not in GOING_ON else DOCS
     command = [sys.executable, str(HERE / f"{script}.py"), "--out", str(here)]
     command += ["--quick"] if quick else []
     chosen = {"KERAS_BACKEND": backend} if backend else {}

@@ -63,16 +63,22 @@ def ranked(traits: Traits) -> Iterator[tuple[Scheme, str]]:
     `Isometric` is meant where all kernels can come in pairs; the last always works.
     """
     layers = f"{traits.depth} layer{'s' if traits.depth != 1 else ''}"
-    kind = "skips without normalisation" if traits.residual else f"plain, {layers}"
+    plain = (
+        f"plain with normalisation, {layers}"
+        if traits.normalised
+        else f"plain, {layers}"
+    )
+    kind = "skips without normalisation" if traits.residual else plain
     if traits.unmeasured:
         yield Activation(), f"it has {traits.unmeasured}"
-    elif traits.normalised:
+    elif traits.normalised and (traits.residual or traits.pooled):
         yield Activation(), "it is normalised"
     elif traits.pooled and not traits.residual:
         yield Variance(), f"{kind}, before pooling over all positions"
     else:
         yield Isometric(), kind
-        yield Variance(), f"{kind}, not all in pairs"
+        other = Activation() if traits.normalised else Variance()
+        yield other, f"{kind}, not all in pairs"
 
 
 def traits_of(model: Any, context: SchemeContext) -> Traits:

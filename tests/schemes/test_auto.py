@@ -81,13 +81,23 @@ class Pair(keras.Model):
 
     def __init__(self):
         super().__init__()
-        self.maker, self.judge = plain(), normalised()
+        self.maker, self.judge = plain(), frozen()
 
 
 CASES = {
     "plain": (plain, "isometric", "plain, 10 layers"),
     "odd widths": (lambda: plain(10, 7), "variance", "not all in pairs"),
-    "normalised": (normalised, "activation", "normalised"),
+    "normalised": (
+        lambda: residual(layers.Dense(8), layers.LayerNormalization()),
+        "activation",
+        "normalised",
+    ),
+    "plain, normalised": (normalised, "isometric", "plain with normalisation, 1 layer"),
+    "plain, normalised, odd": (
+        lambda: net(layers.Dense(7), layers.BatchNormalization(), layers.ReLU()),
+        "activation",
+        "not all in pairs",
+    ),
     "residual": (
         lambda: residual(layers.Dense(8)),
         "isometric",
@@ -147,7 +157,8 @@ def test_each_model_of_one_without_a_call_is_judged_for_itself():
     plan = il.rewrite_initializers(Pair(), scheme=il.AutoScheme(), seed=0)
     notes = [row.note for row in plan]
     assert all("isometric: plain, 10 layers" in note for note in notes[:11])
-    assert all("activation: it is normalised" in note for note in notes[11:])
+    assert all("frozen" in note or "activation: it" in note for note in notes[11:])
+    assert len(notes) == 15
 
 
 def test_layers_that_are_not_built_go_by_their_activation():
