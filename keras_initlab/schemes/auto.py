@@ -139,10 +139,11 @@ class AutoScheme:
 
     `Isometric` where nothing normalises and all kernels can come in pairs, with skips
     or without, and for plain networks with normalisation; `Variance` where they cannot,
-    and for plain convolutions before pooling over all positions; `Activation` with skips
+    and for plain networks before pooling over all positions; `Activation` with skips
     and normalisation, and for what nothing was measured of: recurrence, attention,
-    embeddings, layers without a rule, kernels that stay as they are. A model without a call of its own is judged
-    model by model: each that it holds. The plan's notes name the choice and its reason.
+    embeddings, layers without a rule, kernels that stay as they are. A model without a
+    call of its own is judged model by model: each that it holds. The plan's notes name
+    the choice and its reason.
 
     >>> import keras_initlab as il
     >>> model = keras.Sequential([keras.Input((8,)),

@@ -52,7 +52,8 @@ class Variance(Options):
             a stream the target `target / n`, "zero" makes it 0, "keep" treats it as
             any kernel.
         head: the second moment of heads' outputs, at most `target`; 0.1 keeps a
-            softmax's first loss near log(classes), and learns more slowly.
+            softmax's first loss near log(classes), with which ResNets learned less
+            (docs/which_scheme.md).
         criterion: "forward", or "balanced" for the harmonic mean with the variance
             that would keep the gradient's second moment, as Glorot did.
         mean, variance: of the inputs, as in `propagate`. Left out, inputs have mean 0
