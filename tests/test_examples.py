@@ -16,6 +16,7 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 # by turns.
 ON = {
     "architectures": "jax",
+    "convergence": "jax",
     "depth": "jax",
     "diagnosis": "torch",
     "draws": "tensorflow",
