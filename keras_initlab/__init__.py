@@ -9,7 +9,8 @@ Initialise   `Auto` ("initlab>auto"), `Scaled` ("initlab>scaled"); the classics 
              (`ConstantBias`, `ClassPriorBias`, `ForgetGateBias`)
 Fans         `kernel_fans`; `kernel_layout.register` for layers of your own
 Rewrite      `rewrite_initializers(model)` -> `Plan`, by a scheme: `Activation()`,
-             `Variance()`, `Isometric()`; `keras_initlab.schemes` for your own
+             `Variance()`, `Isometric()`, `AutoScheme()`; `keras_initlab.schemes` for
+             your own
 Calibrate    `calibrate(model, x)` -> `CalibrationReport`: kernels scaled from data
 Reset        `reset_weights(model)`, every weight drawn again in place
 Predict      `propagate(model)`, without data; `keras_initlab.propagation` for rules of
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from keras_initlab.report import Inspection
     from keras_initlab.resetting import reset_weights
     from keras_initlab.rewrite import rewrite_initializers
-    from keras_initlab.schemes import Activation, Isometric, Variance
+    from keras_initlab.schemes import Activation, AutoScheme, Isometric, Variance
     from keras_initlab.stats import LayerStats
 
 # Where the names are: imported when first asked for, so that `import keras_initlab`
@@ -87,6 +88,7 @@ _LATER = {
         ("Fans", "KernelLayout", "kernel_fans", "kernel_layout"), "model.fans"
     ),
     "Activation": "schemes",
+    "AutoScheme": "schemes",
     "CalibrationReport": "calibration",
     "Finding": "diagnosis",
     "Inspection": "report",
@@ -107,6 +109,7 @@ _LATER = {
 __all__ = [
     "Activation",
     "Auto",
+    "AutoScheme",
     "CalibrationReport",
     "ClassPriorBias",
     "ConstantBias",

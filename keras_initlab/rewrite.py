@@ -22,6 +22,7 @@ from keras_initlab.propagation.given import Given
 from keras_initlab.propagation.propagate import input_shapes, run_forward
 from keras_initlab.schemes import (
     Activation,
+    AutoScheme,
     Choice,
     Isometric,
     Scheme,
@@ -34,10 +35,11 @@ from keras_initlab.schemes.options import Criterion, InputMoment, Residual
 from keras_initlab.schemes.parts import select
 from keras_initlab.schemes.trained import what_was_learned
 
-_BY_NAME: dict[str, type[Activation | Variance | Isometric]] = {
+_BY_NAME: dict[str, type[Activation | Variance | Isometric | AutoScheme]] = {
     "activation": Activation,
     "variance": Variance,
     "isometric": Isometric,
+    "auto": AutoScheme,
 }
 SCHEMES = tuple(_BY_NAME)
 
@@ -47,6 +49,7 @@ class SchemeOptions(TypedDict, total=False):
 
     target: float
     residual: Residual
+    head: float
     criterion: Criterion
     mean: InputMoment | None
     variance: InputMoment | None
@@ -71,8 +74,10 @@ def rewrite_initializers(
     A scheme chooses them. `Activation()`, or "activation", goes by the nonlinearity
     that follows each kernel. `Variance()`, or "variance", follows the signal through
     the whole graph, and scales each kernel to what reaches it. `Isometric()`, or
-    "isometric", mirrors units in pairs, for plain networks of any depth. A scheme of
-    your own is an object with a method `choose`: see `keras_initlab.schemes.Scheme`.
+    "isometric", mirrors units in pairs, for plain networks of any depth.
+    `AutoScheme()`, or "auto", picks of these what has served networks of the kind best.
+    A scheme of your own is an object with a method `choose`: see
+    `keras_initlab.schemes.Scheme`.
 
     The weights of built layers are drawn again; other weights, biases among them, stay
     as they are. The choice is in the layers' config: clones and loaded models draw by
@@ -83,8 +88,8 @@ def rewrite_initializers(
 
     Args:
         model: any Keras model, built unless `only_unbuilt`.
-        scheme: "activation", "variance", "isometric", or a scheme with its options,
-            such as `Variance(target=2.0)`.
+        scheme: "activation", "variance", "isometric", "auto", or a scheme with its
+            options, such as `Variance(target=2.0)`.
         seed: an int gives every kernel its own repeatable draw; None draws afresh.
         x: a batch, as `measure` takes it: an array, a dict or list of these, a
             `tf.data.Dataset`, a `PyDataset`, a `DataLoader`, a generator. What the
@@ -108,7 +113,7 @@ def rewrite_initializers(
             a warning.
         **options: of the scheme that is given by its name:
             `scheme="variance", target=2.0` is `scheme=Variance(target=2.0)`.
-            `target` and `criterion` belong to `Variance`, `q` to `Isometric`,
+            `target`, `head` and `criterion` belong to `Variance`, `q` to `Isometric`,
             `residual`, `mean` and `variance` to both.
 
     Returns:

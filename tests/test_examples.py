@@ -28,6 +28,7 @@ EXAMPLES = [
 ON = {
     "architectures": "jax",
     "calibrate": "torch",
+    "convergence": "jax",
     "depth": "jax",
     "diagnosis": "torch",
     "distributed": "jax",

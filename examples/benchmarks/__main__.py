@@ -10,8 +10,8 @@ docs/benchmarks.json, for `--table` to print.
     python -m examples.benchmarks --table       the README's table, from docs/
 
 The quick form takes a few minutes and says that all of it runs; its figures mean
-nothing. The full one takes some hours on two cores. `depth` goes on from the results
-that docs/depth.json holds.
+nothing. The full one takes some hours on two cores. `depth` and `convergence` go on
+from the results that docs/ holds of them.
 """
 
 from __future__ import annotations
@@ -40,11 +40,14 @@ SCRIPTS = {
     "zoo": ("torch",),
     "architectures": ("",),
     "depth": ("",),
+    "convergence": ("",),
     "diagnosis": ("torch",),
     "monitor_overhead": ("tensorflow", "jax", "torch"),
     "monitor_memory": ("tensorflow", "jax", "torch"),
     "monitor_twin": ("torch",),
 }
+# Those that go on from the results in docs/.
+GOING_ON = ("depth", "convergence")
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy")
 
 
@@ -222,7 +225,7 @@ def machine() -> dict[str, str]:
 
 def run(script: str, backend: str, quick: bool, folder: Path) -> dict[str, Any]:
     """Run a script; return what it printed and how long it took."""
-    here = DOCS if script == "depth" and not quick else folder
+    here = folder if quick or script not in GOING_ON else DOCS
     command = [sys.executable, str(HERE / f"{script}.py"), "--out", str(here)]
     command += ["--quick"] if quick else []
     chosen = {"KERAS_BACKEND": backend} if backend else {}

@@ -113,7 +113,8 @@ def pytorch_gains(activation: str, depth: int, seed: int) -> training.Weights:
 def unit_variance(activation: str, depth: int, seed: int) -> training.Weights:
     """Return kernels that keep the second moment, by this package's scheme."""
     model = network(activation, depth)
-    il.rewrite_initializers(model, scheme="variance", seed=seed)
+    # The head that the results file was measured with.
+    il.rewrite_initializers(model, scheme=il.Variance(head=0.1), seed=seed)
     return weights_of(model)
 
 

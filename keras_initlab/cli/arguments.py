@@ -47,7 +47,7 @@ examples:
   keras-initlab gains              the gain of every Keras activation
   keras-initlab gains gelu tanh    of these two
 """
-SCHEMES = ("activation", "variance", "isometric")
+SCHEMES = ("auto", "activation", "variance", "isometric")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,9 +127,10 @@ def _add_rewrite(commands: Any) -> None:
     command.add_argument(
         "--scheme",
         choices=SCHEMES,
-        default="activation",
-        help="by the activation that follows (default), by the signal's variance "
-        "through the whole graph, or with mirrored units for plain deep networks",
+        default="auto",
+        help="what has served networks of the kind best (default), by the activation "
+        "that follows, by the signal's variance through the whole graph, or with "
+        "mirrored units for plain networks",
     )
     command.add_argument(
         "--data",

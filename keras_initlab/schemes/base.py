@@ -164,8 +164,8 @@ class SchemeContext:
 class Scheme(Protocol):
     """Chooses an initializer for each kernel of a model: one method.
 
-    `Activation`, `Variance` and `Isometric` are schemes; so is an object of any class
-    with this method, which need not derive from this one.
+    `Activation`, `Variance`, `Isometric` and `AutoScheme` are schemes; so is an object
+    of any class with this method, which need not derive from this one.
 
     >>> import keras_initlab as il
     >>> class Narrow:

@@ -30,7 +30,6 @@ from keras_initlab.schemes.options import (
 )
 from keras_initlab.schemes.spread import spread_of_draws
 from keras_initlab.schemes.survey import (
-    HEAD_TARGET,
     Design,
     Survey,
     branch_target,
@@ -45,14 +44,17 @@ class Variance(Options):
     The signal is followed through the whole graph (see `propagate`), and each kernel
     is scaled so that its output, before the layer's own activation, has the second
     moment `target`: `initlab>scaled` with that gain. Kernels that end a residual
-    branch get a smaller one, so that depth does not add variance; heads one that keeps
-    a softmax's first loss near log(classes). Subclassed models are opened.
+    branch get a smaller one, so that depth does not add variance. Subclassed models
+    are opened.
 
     Args:
         target: the second moment of kernels' outputs.
         residual: "scaled" gives the last kernel of each of the n residual branches on
             a stream the target `target / n`, "zero" makes it 0, "keep" treats it as
             any kernel.
+        head: the second moment of heads' outputs, at most `target`; 0.1 keeps a
+            softmax's first loss near log(classes), with which ResNets learned less
+            (docs/which_scheme.md).
         criterion: "forward", or "balanced" for the harmonic mean with the variance
             that would keep the gradient's second moment, as Glorot did.
         mean, variance: of the inputs, as in `propagate`. Left out, inputs have mean 0
@@ -75,17 +77,19 @@ class Variance(Options):
 
     target: float = 1.0
     residual: Residual = "scaled"
+    head: float = 1.0
     criterion: Criterion = "forward"
     mean: InputMoment | None = field(default=None, hash=False)  # which may be a dict
     variance: InputMoment | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         target = check_second_moment("target", self.target, "of kernels' outputs")
+        head = check_second_moment("head", self.head, "of heads' outputs")
         check_word("residual", self.residual, RESIDUALS)
         check_word("criterion", self.criterion, CRITERIA)
         mean = check_input_moment("mean", self.mean)
         variance = check_input_moment("variance", self.variance, minimum=0.0)
-        self._set(target=target, mean=mean, variance=variance)
+        self._set(target=target, head=head, mean=mean, variance=variance)
 
     def choose(self, model: Any, context: SchemeContext) -> Selection:
         """Return a scaled initializer for each kernel; see `schemes.base.Scheme`."""
@@ -120,7 +124,7 @@ class Variance(Options):
         if branch is not None:
             target, is_zero, note = branch_target(branch, target, self.residual)
         if kernel.key in roles.heads and not is_zero:
-            target = min(target, HEAD_TARGET)
+            target = min(target, self.head)
             note = f"head; {note}" if note else "head"
         return Design(kernel, target, is_zero, note)
 

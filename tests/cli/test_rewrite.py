@@ -20,12 +20,12 @@ def test_saves_another_model(model, capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "net: 2 of 2 kernels rewritten"
     assert lines[-1] == "saved: new.keras"
-    assert rewritten("new.keras") == ["Auto", "Auto"]
+    assert rewritten("new.keras") == ["Mirrored", "Mirrored"]
     assert (tmp_path / "model.keras").read_bytes() == before
     assert sorted(os.listdir()) == ["model.keras", "new.keras"]
 
 
-@pytest.mark.parametrize("scheme", ["activation", "variance", "isometric"])
+@pytest.mark.parametrize("scheme", ["auto", "activation", "variance", "isometric"])
 def test_schemes_and_seeds(scheme, model):
     drawn = []
     for name in ("a.keras", "b.keras"):
@@ -37,7 +37,7 @@ def test_schemes_and_seeds(scheme, model):
 
 
 def test_skip(model):
-    more = ["--skip", "one", "--seed", "0"]
+    more = ["--skip", "one", "--seed", "0", "--scheme", "activation"]
     assert main(["rewrite", "model.keras", "-o", "new.keras", *more]) == 0
     assert rewritten("new.keras") == ["GlorotUniform", "Auto"]
 
@@ -57,6 +57,7 @@ def test_a_dry_run_saves_nothing(model, capsys):
     assert main(["rewrite", "model.keras", "-o", "new.keras", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "2 kernels to rewrite (dry run)" in out
+    assert "assumed: scheme='auto' chose Isometric()" in out
     assert "saved" not in out
     assert os.listdir() == ["model.keras"]
     assert main(["rewrite", "model.keras", "--dry-run"]) == 0
@@ -72,13 +73,13 @@ def test_nothing_is_replaced_unless_the_user_says_so(model, refused, tmp_path):
     )
     os.chmod("new.keras", 0o640)
     assert main(["rewrite", "model.keras", "-o", "new.keras", "--force"]) == 0
-    assert rewritten("new.keras") == ["Auto", "Auto"]
+    assert rewritten("new.keras") == ["Mirrored", "Mirrored"]
     assert stat.S_IMODE(os.stat("new.keras").st_mode) == 0o640
 
 
 def test_in_place(model):
     assert main(["rewrite", "model.keras", "-o", "model.keras", "--force"]) == 0
-    assert rewritten("model.keras") == ["Auto", "Auto"]
+    assert rewritten("model.keras") == ["Mirrored", "Mirrored"]
 
 
 def test_a_link_stays_a_link(model, tmp_path):
@@ -87,7 +88,7 @@ def test_a_link_stays_a_link(model, tmp_path):
     os.symlink("there/new.keras", "link.keras")
     assert main(["rewrite", "model.keras", "-o", "link.keras", "--force"]) == 0
     assert os.path.islink("link.keras")
-    assert rewritten("there/new.keras") == ["Auto", "Auto"]
+    assert rewritten("there/new.keras") == ["Mirrored", "Mirrored"]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), ValueError("odd")])

@@ -164,7 +164,7 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_variance_reaches_own_kernels_and_hits_the_head(name):
-    second, plan = outputs_of(MODELS[name](), "variance")
+    second, plan = outputs_of(MODELS[name](), il.Variance(head=0.1))
     assert plan[-1].target == 0.1
     assert second == pytest.approx(0.1, rel=0.25)
     assert all(row.gain < 10 for row in plan)
@@ -288,7 +288,7 @@ def test_weights_of_the_model_itself_are_kernels():
 
     model = Model()
     model(np.ones((1, 64), "float32"))
-    plan = il.rewrite_initializers(model, "variance", seed=0)
+    plan = il.rewrite_initializers(model, "variance", head=0.1, seed=0)
     found = [(row.layer, row.weight, row.nonlinearity, row.target) for row in plan]
     assert found == [("whole", "w", "relu", 1.0), ("head", "kernel", "linear", 0.1)]
     x = np.random.default_rng(0).standard_normal((256, 64)).astype("float32")
@@ -305,7 +305,7 @@ def test_a_weight_in_the_middle_of_a_composite_is_no_head():
         def call(self, x):
             return self.out(ops.relu(x @ self.w))
 
-    plan = il.rewrite_initializers(stack(Mixed()), "variance", dry_run=True)
+    plan = il.rewrite_initializers(stack(Mixed()), "variance", head=0.1, dry_run=True)
     assert {row.weight: row.target for row in plan} == {"w": 1.0, "kernel": 0.1}
 
 

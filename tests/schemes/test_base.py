@@ -45,7 +45,13 @@ def net(width=300):
 
 
 def test_the_schemes_of_the_package_fill_the_protocol():
-    for scheme in (il.Activation(), il.Variance(), il.Isometric(), ByWidth(1.0)):
+    for scheme in (
+        il.Activation(),
+        il.Variance(),
+        il.Isometric(),
+        il.AutoScheme(),
+        ByWidth(1.0),
+    ):
         assert isinstance(scheme, Scheme)
     assert not isinstance("variance", Scheme)
 

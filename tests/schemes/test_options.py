@@ -34,6 +34,8 @@ SCHEMES = {
         "variance",
         {"mean": 0.5, "variance": (2.0,)},
     ),
+    "Variance(head=0.5)": ("variance", {"head": 0.5}),
+    "AutoScheme()": ("auto", {}),
     "Isometric()": ("isometric", {}),
     "Isometric(q=0.1, residual='keep', mean=0.0, variance=2.0)": (
         "isometric",
@@ -119,7 +121,11 @@ REFUSED = [
     (il.Variance, {"criterion": "both"}, ValueError, "'forward' or 'balanced'"),
     *[
         (kind, {name: value}, ValueError, f"`{name}` must be a finite number above 0")
-        for kind, name in ((il.Variance, "target"), (il.Isometric, "q"))
+        for kind, name in (
+            (il.Variance, "target"),
+            (il.Variance, "head"),
+            (il.Isometric, "q"),
+        )
         for value in (0, -1.0, math.inf, math.nan, True, "1", 1j)
     ],
     (il.Variance, {"target": None}, ValueError, "Received: target=None"),

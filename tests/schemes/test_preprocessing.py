@@ -116,7 +116,7 @@ def test_the_first_kernel_reads_what_is_standardised(name):
     stats = {one.layer: one for one in il.propagate(model)}
     assert stats["first"].second_moment == pytest.approx(0.5, rel=1e-3)
     head = next(one for key, one in stats.items() if key.startswith("dense"))
-    assert head.second_moment == pytest.approx(0.1, rel=1e-3)
+    assert head.second_moment == pytest.approx(1.0, rel=1e-3)
 
 
 def test_what_is_said_of_the_inputs_counts():

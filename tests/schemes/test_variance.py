@@ -36,7 +36,7 @@ def test_the_plan_predicts_before_and_after():
     one, two = plan
     assert one.predicted_before == pytest.approx(64 * 2 / 96)
     assert one.predicted_after == pytest.approx(2.0)
-    assert (one.target, two.target) == (2.0, 0.1)
+    assert (one.target, two.target) == (2.0, 1.0)
     assert two.note == "head"
     assert type(model.layers[0].kernel_initializer).__name__ == "GlorotUniform"
     text = str(plan)
@@ -45,13 +45,13 @@ def test_the_plan_predicts_before_and_after():
     assert json.dumps(plan.records)
 
 
-def test_heads_start_near_log_classes():
+def test_small_heads_start_near_log_classes():
     model = net(
         layers.Dense(128, "relu"),
         layers.Dense(128, "relu"),
         layers.Dense(10, "softmax"),
     )
-    rewrite(model)
+    rewrite(model, head=0.1)
     generator = np.random.default_rng(0)
     x = generator.standard_normal((512, 64)).astype("float32")
     y = generator.integers(0, 10, 512)

@@ -1,0 +1,189 @@
+"""The networks that convergence.py trains, and the starts that it compares.
+
+Each network is a Keras model without its softmax: losses are of logits.
+
+Run as a script it prints what each start does to one network, as a plan.
+
+    python examples/benchmarks/convergence_networks.py [--quick] [--out FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import layers
+
+import keras_initlab as il
+
+CLASSES = 10
+
+Start = Callable[[Any, int], None]
+
+
+def _by(scheme: Any, **options: Any) -> Start:
+    def start(model: Any, seed: int) -> None:
+        il.rewrite_initializers(model, scheme=scheme, seed=seed, **options)
+
+    return start
+
+
+def _fixup(model: Any, seed: int) -> None:
+    """Start as Fixup does, but for its biases and multipliers (Zhang et al. 2019).
+
+    Of blocks of two kernels on one stream of n branches: the second and the head at 0,
+    the first as by its activation, over √n.
+    """
+    plan = il.rewrite_initializers(
+        model, scheme=il.Variance(residual="zero"), seed=seed, dry_run=True
+    )
+    ends = {row.layer for row in plan if row.target == 0}
+    il.rewrite_initializers(model, scheme="activation", seed=seed)
+    kernels = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    for first, second in itertools.pairwise(kernels):
+        if second.name in ends:
+            first.kernel.assign(first.kernel / len(ends) ** 0.5)
+            second.kernel.assign(0 * second.kernel)
+    kernels[-1].kernel.assign(0 * kernels[-1].kernel)
+
+
+STARTS: dict[str, Start] = {
+    "default": lambda model, seed: None,
+    "activation": _by("activation"),
+    "variance, head 0.1": _by(il.Variance(head=0.1)),
+    "variance, head 1": _by(il.Variance(head=1.0)),
+    "isometric": _by("isometric"),
+    "keep, head 1": _by(il.Variance(head=1.0, residual="keep")),
+    "zero, head 1": _by(il.Variance(head=1.0, residual="zero")),
+    "Fixup": _fixup,
+}
+PLAIN = tuple(STARTS)[:5]
+RESIDUAL = tuple(STARTS)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network by name: what it is built from.
+
+    `detail` is the head of a "cnn", the normalisation of an "mlp" or "resnet", "ReZero"
+    for a "residual_mlp" whose branches are multiplied by a weight that starts at 0.
+    """
+
+    kind: str
+    activation: str
+    depth: int
+    width: int = 64
+    detail: str = ""
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether it has skips."""
+        return self.kind.startswith("res")
+
+    def build(self) -> Any:
+        """Return a new Keras model, as Keras draws it."""
+        keras.backend.clear_session()
+        if self.kind == "mlp":
+            return mlp(self.activation, self.depth, self.width, self.detail or None)
+        if self.kind == "cnn":
+            return cnn(self.activation, self.depth, self.detail)
+        if self.kind == "resnet":
+            return resnet(self.activation, self.depth, self.detail or None)
+        return residual_mlp(self.activation, self.depth, self.width, self.detail)
+
+
+def mlp(
+    activation: str, depth: int, width: int = 64, normalisation: str | None = None
+) -> Any:
+    """Return `depth` Dense layers, and a head."""
+    x = inputs = keras.Input((64,))
+    for _ in range(depth):
+        x = layers.Activation(activation)(
+            _normalised(layers.Dense(width)(x), normalisation)
+        )
+    return keras.Model(inputs, layers.Dense(CLASSES)(x))
+
+
+def cnn(activation: str, depth: int, head: str) -> Any:
+    """Return `depth` 3×3 convolutions, a maximum after the first, and a head."""
+    x = inputs = keras.Input((8, 8, 1))
+    for index in range(depth):
+        x = layers.Conv2D(16, 3, padding="same", activation=activation)(x)
+        x = x if index else layers.MaxPooling2D()(x)
+    x = layers.Flatten()(x) if head == "Flatten" else layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(CLASSES)(x))
+
+
+class Multiplier(layers.Layer):
+    """A branch times a weight that starts at 0: ReZero, and SkipInit's alpha."""
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weight."""
+        self.scale = self.add_weight(shape=(), initializer="zeros", name="scale")
+
+    def call(self, inputs: Any) -> Any:
+        """Return inputs of any shape, multiplied."""
+        return inputs * self.scale
+
+
+def residual_mlp(
+    activation: str, blocks: int, width: int = 64, detail: str = ""
+) -> Any:
+    """Return blocks of two Dense layers with skips, without normalisation."""
+    inputs = keras.Input((64,))
+    x = layers.Dense(width)(inputs)
+    for _ in range(blocks):
+        y = layers.Dense(width, activation)(x)
+        y = layers.Dense(width)(y)
+        x = layers.Add()([x, Multiplier()(y) if detail == "ReZero" else y])
+    x = layers.Activation(activation)(x)
+    return keras.Model(inputs, layers.Dense(CLASSES)(x))
+
+
+def resnet(activation: str, blocks: int, normalisation: str | None) -> Any:
+    """Return blocks of two 3×3 convolutions with skips, and an average."""
+    inputs = keras.Input((8, 8, 1))
+
+    def convolved(x: Any) -> Any:
+        return _normalised(layers.Conv2D(16, 3, padding="same")(x), normalisation)
+
+    x = layers.MaxPooling2D()(layers.Activation(activation)(convolved(inputs)))
+    for _ in range(blocks):
+        y = convolved(layers.Activation(activation)(convolved(x)))
+        x = layers.Activation(activation)(layers.Add()([x, y]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(CLASSES)(x))
+
+
+def _normalised(x: Any, normalisation: str | None) -> Any:
+    if normalisation is None:
+        return x
+    kinds = {"BN": layers.BatchNormalization, "LN": layers.LayerNormalization}
+    return kinds[normalisation]()(x)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the plan of each scheme for one network."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two layers instead of 8")
+    parser.add_argument("--out", type=Path, help="a folder for the plans")
+    arguments = parser.parse_args(argv)
+    network = Network("mlp", "relu", 2 if arguments.quick else 8)
+    plans = [
+        str(il.rewrite_initializers(network.build(), scheme=scheme, dry_run=True))
+        for scheme in ("activation", "variance", "isometric", "auto")
+    ]
+    print("\n".join(plans))
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "convergence_networks.txt").write_text("\n".join(plans))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

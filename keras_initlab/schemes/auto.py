@@ -1,0 +1,182 @@
+"""AutoScheme: the scheme that has served networks of this kind best."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+
+from keras_initlab.initializers import Mirrored
+from keras_initlab.model.roles import NORMALISING
+from keras_initlab.schemes.activation import Activation
+from keras_initlab.schemes.base import Choice, Scheme, SchemeContext, Selection
+from keras_initlab.schemes.isometric import Isometric
+from keras_initlab.schemes.survey import Survey
+from keras_initlab.schemes.variance import Variance
+
+# What nothing was measured of: weights that are read again at each step, or that
+# multiply what other weights have made.
+_RECURRENT = (keras.layers.RNN,)
+_ATTENTION = (
+    keras.layers.MultiHeadAttention,
+    keras.layers.GroupQueryAttention,
+    keras.layers.Attention,
+    keras.layers.AdditiveAttention,
+)
+# What pools all positions into one, as layers and as bare operations.
+_POOLING = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalAveragePooling3D,
+    keras.layers.GlobalMaxPooling1D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.GlobalMaxPooling3D,
+)
+_POOLING_OPERATIONS = ("Max", "Mean", "Sum")
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the choice goes by.
+
+    Attributes:
+        depth: the most kernels that stand one behind another, heads left out.
+        normalised: whether a layer normalises the signal.
+        residual: whether branches are added to a shortcut.
+        pooled: whether the mean or maximum over all positions is taken.
+        unmeasured: what the network has that no table is about; "" if nothing.
+    """
+
+    depth: int = 0
+    normalised: bool = False
+    residual: bool = False
+    pooled: bool = False
+    unmeasured: str = ""
+
+
+def ranked(traits: Traits) -> Iterator[tuple[Scheme, str]]:
+    """Yield the schemes for a network, the best first, with the reason.
+
+    `Isometric` is meant where all kernels can come in pairs; the last always works.
+    """
+    layers = f"{traits.depth} layer{'s' if traits.depth != 1 else ''}"
+    plain = (
+        f"plain with normalisation, {layers}"
+        if traits.normalised
+        else f"plain, {layers}"
+    )
+    kind = "skips without normalisation" if traits.residual else plain
+    if traits.unmeasured:
+        yield Activation(), f"it has {traits.unmeasured}"
+    elif traits.normalised and (traits.residual or traits.pooled):
+        yield Activation(), "it is normalised"
+    elif traits.pooled and not traits.residual:
+        yield Variance(), f"{kind}, before pooling over all positions"
+    else:
+        yield Isometric(), kind
+        other = Activation() if traits.normalised else Variance()
+        yield other, f"{kind}, not all in pairs"
+
+
+def traits_of(model: Any, context: SchemeContext) -> Traits:
+    """Return the traits of a model; `unmeasured` where no prediction shows them."""
+    if context.only_unbuilt:
+        return Traits(unmeasured="layers that are not built")
+    try:
+        survey = Survey(
+            model, context, mean=None, variance=None, residual="scaled", recurrent=True
+        )
+    except ValueError:
+        return Traits(unmeasured="a signal that cannot be predicted")
+    calls = survey.before.propagation.flat_graph.calls
+    return Traits(
+        depth=_depth(survey),
+        normalised=any(isinstance(call.operation, NORMALISING) for call in calls),
+        residual=bool(survey.roles.branches),
+        pooled=any(
+            isinstance(call.operation, _POOLING)
+            or type(call.operation).__name__ in _POOLING_OPERATIONS
+            for call in calls
+        ),
+        unmeasured=next(_unmeasured(survey), ""),
+    )
+
+
+def _unmeasured(survey: Survey) -> Iterator[str]:
+    layers = [layer for k in survey.kernels for layer in (*k.parents[1:], k.layer)]
+    if any(isinstance(layer, _RECURRENT) for layer in layers):
+        yield "recurrent layers"
+    if any(isinstance(layer, _ATTENTION) for layer in layers):
+        yield "attention"
+    if survey.lookups:
+        yield "an embedding that is trained"
+    if survey.before.measured:
+        yield f"a layer without a rule, {survey.before.measured[0].layer}"
+    kept = next((k for k in survey.kernels if k not in survey.free), None)
+    if kept is not None:
+        yield f"a kernel that stays as it is, {kept.path}'s"
+
+
+def _depth(survey: Survey) -> int:
+    """Return the longest chain of kernels in the graph, heads left out."""
+    counted = [k for k in survey.kernels if k.key not in survey.roles.heads]
+    keys = {kernel.key for kernel in counted}
+    inside = Counter(id(owner) for k in counted for owner in (k.layer, *k.parents[1:]))
+    chain: dict[int, int] = {}
+    for call in survey.before.propagation.flat_graph.calls:
+        longest = max((chain.get(tensor, 0) for tensor in call.inputs), default=0)
+        longest += inside[id(call.operation)] or (call.kernel in keys)
+        chain.update(dict.fromkeys(call.outputs, longest))
+    return max(chain.values(), default=0)
+
+
+@dataclass(frozen=True)
+class AutoScheme:
+    """Choose the scheme that has served networks of the kind best: `scheme="auto"`.
+
+    `Isometric` where nothing normalises and all kernels can come in pairs, with skips
+    or without, and for plain networks with normalisation; `Variance` where they cannot,
+    and for plain networks before pooling over all positions; `Activation` with skips
+    and normalisation, and for what nothing was measured of: recurrence, attention,
+    embeddings, layers without a rule, kernels that stay as they are. A model without a
+    call of its own is judged model by model: each that it holds. The plan's notes name
+    the choice and its reason.
+
+    >>> import keras_initlab as il
+    >>> model = keras.Sequential([keras.Input((8,)),
+    ...     *[keras.layers.Dense(8, "relu") for _ in range(12)], keras.layers.Dense(2)])
+    >>> plan = il.rewrite_initializers(model, scheme="auto", seed=0)
+    >>> plan[-1].note
+    'head; isometric: plain, 12 layers'
+
+    Source: docs/which_scheme.md, by examples/benchmarks/convergence.py.
+    """
+
+    def choose(self, model: Any, context: SchemeContext) -> Selection:
+        """Return what the chosen scheme returns; see `schemes.base.Scheme`."""
+        (scheme, reason), *others = ranked(traits_of(model, context))
+        selection = scheme.choose(model, context)
+        if isinstance(scheme, Isometric) and not _in_pairs(selection):
+            scheme, reason = others[0]
+            selection = scheme.choose(model, context)
+        name = type(scheme).__name__.lower()
+        line = f"scheme='auto' chose {scheme!r}: {reason}"
+        return Selection(
+            [_noted(choice, f"{name}: {reason}") for choice in selection.choices],
+            (line, *selection.assumptions),
+        )
+
+
+def _in_pairs(selection: Selection) -> bool:
+    """Whether every kernel reads or makes pairs."""
+    return all(isinstance(one.row.after, Mirrored) for one in selection.choices)
+
+
+def _noted(choice: Choice, note: str) -> Choice:
+    if not choice.row.changed:
+        return choice
+    text = "; ".join(filter(None, (choice.row.note, note)))
+    return replace(choice, row=replace(choice.row, note=text))
