@@ -12,6 +12,8 @@ Rewrite      `rewrite_initializers(model)` -> `Plan`, by a scheme: `Activation()
              `Variance()`, `Isometric()`; `keras_initlab.schemes` for your own
 Predict      `propagate(model)`, without data; `keras_initlab.propagation` for rules of
              your own
+Compare      `compare(build, candidates, x, y)` -> `Comparison`: which initialisation
+             trains a model better, and faster
 Watch        `VarianceMonitor()` in `callbacks=`; its figures are `LayerStats`
 """
 
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from keras_initlab._version import __version__
 
 if TYPE_CHECKING:
+    from keras_initlab.bench import Comparison, compare
     from keras_initlab.diagnosis import Finding
     from keras_initlab.initializers import (
         Auto,
@@ -83,6 +86,7 @@ _LATER = {
         ("Fans", "KernelLayout", "kernel_fans", "kernel_layout"), "model.fans"
     ),
     "Activation": "schemes",
+    "Comparison": "bench",
     "Finding": "diagnosis",
     "Inspection": "report",
     "Isometric": "schemes",
@@ -90,6 +94,7 @@ _LATER = {
     "Plan": "plan",
     "Variance": "schemes",
     "VarianceMonitor": "monitor",
+    "compare": "bench",
     "diagnose": "inspection",
     "inspect": "inspection",
     "measure": "measurement",
@@ -101,6 +106,7 @@ __all__ = [
     "Activation",
     "Auto",
     "ClassPriorBias",
+    "Comparison",
     "ConstantBias",
     "DeltaOrthogonal",
     "Fans",
@@ -125,6 +131,7 @@ __all__ = [
     "Variance",
     "VarianceMonitor",
     "__version__",
+    "compare",
     "diagnose",
     "inspect",
     "kernel_fans",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -31,6 +31,21 @@ LONG = 36
 
 def as_page(inspection: Inspection) -> str:
     """Return the whole page; see `Inspection.html`."""
+    title = f"{inspection.model}: initlab inspection"
+    return page(title, _report(inspection, alone=True))
+
+
+def as_fragment(inspection: Inspection) -> str:
+    """Return what a notebook shows below a cell; see `fragment`.
+
+    Its headings are not HTML headings: JupyterLab would list those with the notebook's
+    own.
+    """
+    return fragment(_report(inspection, alone=False))
+
+
+def page(title: str, body: Iterable[str]) -> str:
+    """Return a whole page of HTML around a report's lines; it loads nothing."""
     style = _read("report.css") + _read("page.css")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     # Everything is escaped. Should anything slip through all the same, the browser
@@ -47,11 +62,11 @@ def as_page(inspection: Inspection) -> str:
             '<meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{_text(inspection.model)}: initlab inspection</title>",
+            f"<title>{escaped(title)}</title>",
             f"<style>{style}</style>",
             "</head>",
             "<body>",
-            *_report(inspection, alone=True),
+            *body,
             "</body>",
             "</html>",
             "",
@@ -59,25 +74,23 @@ def as_page(inspection: Inspection) -> str:
     )
 
 
-def as_fragment(inspection: Inspection) -> str:
-    """Return what a notebook shows below a cell.
+def fragment(body: Iterable[str]) -> str:
+    """Return a report's lines as a notebook shows them below a cell.
 
     Its style applies to one class alone, and leaves the notebook's style as it is. A
     frame would do so too, but cannot adapt its height without a script, and is removed
     where a notebook is not trusted, such as on GitHub; of this, a plain table is left
-    there. Its headings are not HTML headings: JupyterLab would list those with the
-    notebook's own.
+    there.
     """
-    style = f"<style>{_read('report.css')}</style>"
-    return "\n".join([style, *_report(inspection, alone=False)])
+    return "\n".join([f"<style>{_read('report.css')}</style>", *body])
 
 
 def _report(inspection: Inspection, alone: bool) -> Iterator[str]:
     """Yield the report; it has headings and links only where it stands `alone`."""
     yield '<div class="initlab-report">'
     title, head = ("h1", "h2") if alone else ("div", "div")
-    yield f'<{title} class="initlab-title">{_text(inspection.model)}</{title}>'
-    yield f'<p class="initlab-summary">{_text(summary(inspection))}.</p>'
+    yield f'<{title} class="initlab-title">{escaped(inspection.model)}</{title}>'
+    yield f'<p class="initlab-summary">{escaped(summary(inspection))}.</p>'
     layers = inspection.layers if alone else ()
     places = {layer.layer: f"layer-{i}" for i, layer in enumerate(layers)}
     for group in grouped(inspection.findings):
@@ -87,7 +100,7 @@ def _report(inspection: Inspection, alone: bool) -> Iterator[str]:
         yield from _table(inspection, places)
     if inspection.notes:
         yield '<ul class="initlab-notes">'
-        yield from (f"<li>{_text(note)}</li>" for note in inspection.notes)
+        yield from (f"<li>{escaped(note)}</li>" for note in inspection.notes)
         yield "</ul>"
     yield "</div>"
 
@@ -98,14 +111,14 @@ def _card(group: Group, head: str, places: Mapping[str, str]) -> Iterator[str]:
     where = f"{len(group.findings)} layers" if further else _link(first.layer, places)
     yield (
         f'<{head} class="initlab-head">'
-        f'<span class="initlab-badge">{_text(group.severity)}</span> '
-        f"{_text(group.code)} in {where}</{head}>"
+        f'<span class="initlab-badge">{escaped(group.severity)}</span> '
+        f"{escaped(group.code)} in {where}</{head}>"
     )
     if not further:
-        yield f"<p>{_text(first.evidence)}</p>"
+        yield f"<p>{escaped(first.evidence)}</p>"
     else:
         rows = [
-            f"<li>{_link(finding.layer, places)}: {_text(finding.evidence)}</li>"
+            f"<li>{_link(finding.layer, places)}: {escaped(finding.evidence)}</li>"
             for finding in group.findings
         ]
         yield f"<ul>{''.join(rows[:SHOWN])}</ul>"
@@ -113,12 +126,12 @@ def _card(group: Group, head: str, places: Mapping[str, str]) -> Iterator[str]:
             yield f"<details><summary>{len(rows) - SHOWN} more</summary>"
             yield f"<ul>{''.join(rows[SHOWN:])}</ul></details>"
     remedy = "".join(
-        f"<code>{_text(piece)}</code>" if code else _text(piece)
+        f"<code>{escaped(piece)}</code>" if code else escaped(piece)
         for piece, code in code_spans(group.remedy)
     )
     yield f'<p class="initlab-remedy">{remedy}</p>'
     for follows in filter(None, (finding.follows for finding in group.findings)):
-        yield f'<p class="initlab-follows">{_text(follows)}</p>'
+        yield f'<p class="initlab-follows">{escaped(follows)}</p>'
     yield "</section>"
 
 
@@ -126,7 +139,7 @@ def _plots(inspection: Inspection) -> Iterator[str]:
     try:
         svg = picture.as_svg(inspection)
     except ImportError as error:
-        yield f'<p class="initlab-summary">{_text(str(error))}</p>'
+        yield f'<p class="initlab-summary">{escaped(str(error))}</p>'
         return
     if svg is not None:
         # As an image, not as SVG in the page: its styles and scripts stay inside, and
@@ -134,7 +147,7 @@ def _plots(inspection: Inspection) -> Iterator[str]:
         data = base64.b64encode(svg).decode()
         about = "Variance of each layer's output, and the gradient there, over depth"
         yield (
-            f'<img class="initlab-plot" alt="{_text(about)}" '
+            f'<img class="initlab-plot" alt="{escaped(about)}" '
             f'src="data:image/svg+xml;base64,{data}">'
         )
 
@@ -157,7 +170,7 @@ def _table(inspection: Inspection, places: Mapping[str, str]) -> Iterator[str]:
         columns = zip(table.columns[1:], cells[1:], strict=True)
         head = f"<th scope='row'{_kind(table.columns[0], name)}>{_path(name)}</th>"
         row = (
-            f"<td{_kind(column, cell)}>{_text('–' if cell is None else cell)}</td>"
+            f"<td{_kind(column, cell)}>{escaped('–' if cell is None else cell)}</td>"
             for column, cell in columns
         )
         yield f"<tr{place}{about}>{head}{''.join(row)}</tr>"
@@ -168,16 +181,16 @@ def _path(layer: str) -> str:
     """Return a layer's path, with its last part highlighted."""
     *around, name = layer.split("/")
     if not around:
-        return _text(name)
+        return escaped(name)
     slash = "/<wbr>" if len(layer) > LONG else "/"
-    before = "".join(_text(part) + slash for part in around)
-    return f'<span class="initlab-around">{before}</span>{_text(name)}'
+    before = "".join(escaped(part) + slash for part in around)
+    return f'<span class="initlab-around">{before}</span>{escaped(name)}'
 
 
 def _link(layer: str, places: Mapping[str, str]) -> str:
     if layer not in places:
-        return _text(layer)
-    return f'<a href="#{places[layer]}">{_text(layer)}</a>'
+        return escaped(layer)
+    return f'<a href="#{places[layer]}">{escaped(layer)}</a>'
 
 
 def _kind(column: Column, cell: str | None = None) -> str:
@@ -188,10 +201,10 @@ def _kind(column: Column, cell: str | None = None) -> str:
 
 
 def _lines(header: str) -> str:
-    return "<br>".join(map(_text, header.split("\n")))
+    return "<br>".join(map(escaped, header.split("\n")))
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
     """Return text as HTML; characters that no page may hold are replaced."""
     usable = (
         character
