@@ -101,8 +101,8 @@ def compare(
     ...     model.compile("sgd", "mse")
     ...     return model
     >>> x = np.random.default_rng(0).normal(size=(64, 8))
-    >>> comparison = compare(build, ["zeros", "initlab>auto"], x, x[:, :1], epochs=2,
-    ...     seeds=2, verbose=0)
+    >>> comparison = compare(build, ["zeros", "initlab>auto"], x, x[:, :1],
+    ...     learning_rates=[0.1], seeds=2, verbose=0)
     >>> comparison.best
     'initlab>auto'
     """
