@@ -10,10 +10,11 @@ Initialise   `Auto` ("initlab>auto"), `Scaled` ("initlab>scaled"); the classics 
 Fans         `kernel_fans`; `kernel_layout.register` for layers of your own
 Rewrite      `rewrite_initializers(model)` -> `Plan`, by a scheme: `Activation()`,
              `Variance()`, `Isometric()`; `keras_initlab.schemes` for your own
-Predict      `propagate(model)`, without data; `keras_initlab.propagation` for rules of
-             your own
+Calibrate    `calibrate(model, x)` -> `CalibrationReport`: kernels scaled from data
 Compare      `compare(build, candidates, x, y)` -> `Comparison`: which initialisation
              trains a model better, and faster
+Predict      `propagate(model)`, without data; `keras_initlab.propagation` for rules of
+             your own
 Watch        `VarianceMonitor()` in `callbacks=`; its figures are `LayerStats`
 """
 
@@ -28,6 +29,7 @@ from keras_initlab._version import __version__
 
 if TYPE_CHECKING:
     from keras_initlab.bench import Comparison, compare
+    from keras_initlab.calibration import CalibrationReport, calibrate
     from keras_initlab.diagnosis import Finding
     from keras_initlab.initializers import (
         Auto,
@@ -86,6 +88,7 @@ _LATER = {
         ("Fans", "KernelLayout", "kernel_fans", "kernel_layout"), "model.fans"
     ),
     "Activation": "schemes",
+    "CalibrationReport": "calibration",
     "Comparison": "bench",
     "Finding": "diagnosis",
     "Inspection": "report",
@@ -94,6 +97,7 @@ _LATER = {
     "Plan": "plan",
     "Variance": "schemes",
     "VarianceMonitor": "monitor",
+    "calibrate": "calibration",
     "compare": "bench",
     "diagnose": "inspection",
     "inspect": "inspection",
@@ -105,6 +109,7 @@ _LATER = {
 __all__ = [
     "Activation",
     "Auto",
+    "CalibrationReport",
     "ClassPriorBias",
     "Comparison",
     "ConstantBias",
@@ -131,6 +136,7 @@ __all__ = [
     "Variance",
     "VarianceMonitor",
     "__version__",
+    "calibrate",
     "compare",
     "diagnose",
     "inspect",

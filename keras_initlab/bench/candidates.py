@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import keras
 
+from keras_initlab.calibration import calibrate
 from keras_initlab.rewrite import rewrite_initializers
 from keras_initlab.schemes import Scheme, SchemeContext, Selection
 
-Kind = Literal["as built", "scheme", "initializer", "function"]
+Kind = Literal["as built", "scheme", "initializer", "calibrate", "function"]
 
-AS_BUILT = "as built"
+AS_BUILT, CALIBRATE = "as built", "calibrate"
 SCHEMES = ("activation", "variance", "isometric")
 
 
@@ -33,13 +34,18 @@ class Candidate:
     kind: Kind
     value: Any = None
 
-    def apply(self, model: Any, seed: int) -> Any:
-        """Draw the weights of a built, compiled model; return it, or its successor."""
+    def apply(self, model: Any, seed: int, x: Any) -> Any:
+        """Draw the weights of a built, compiled model; return it, or its successor.
+
+        `x` is a batch of its inputs.
+        """
         if self.kind == "scheme":
             rewrite_initializers(model, scheme=self.value, seed=seed, redraw=True)
         elif self.kind == "initializer":
             scheme = _OneInitializer(self.value)
             rewrite_initializers(model, scheme=scheme, seed=seed, redraw=True)
+        elif self.kind == "calibrate":
+            calibrate(model, x, seed=seed)
         elif self.kind == "function":
             returned = self.value(model)
             if isinstance(returned, keras.Model):
@@ -119,16 +125,19 @@ def _resolved(given: Any) -> tuple[Kind, Any, str]:
     if callable(given):
         return "function", given, getattr(given, "__name__", type(given).__name__)
     raise TypeError(
-        "A candidate must be the name of an initializer or a scheme, an initializer, a "
-        f"scheme, a function of the model, or None. Received: {given!r} of type "
-        f"{type(given).__name__}. Pass for example 'he_normal' or il.Variance()."
+        "A candidate must be the name of an initializer or a scheme, 'calibrate', an "
+        "initializer, a scheme, a function of the model, or None. Received: "
+        f"{given!r} of type {type(given).__name__}. Pass for example 'he_normal' or "
+        "il.Variance()."
     )
 
 
 def _of_name(name: str) -> tuple[Kind, Any, str]:
     # Names of schemes come first; no initializer of Keras's or ours has one of them.
-    if name == AS_BUILT:
-        return "as built", None, name
+    if name.replace("_", " ").replace("-", " ") == AS_BUILT:
+        return "as built", None, AS_BUILT
+    if name == CALIBRATE:
+        return "calibrate", None, name
     if name in SCHEMES:
         return "scheme", name, name
     try:
@@ -140,14 +149,15 @@ def _of_name(name: str) -> tuple[Kind, Any, str]:
     if not isinstance(initializer, keras.initializers.Initializer):
         raise ValueError(
             "A candidate that is a string must name an initializer, a scheme "
-            f"({', '.join(map(repr, SCHEMES))}) or {AS_BUILT!r}. Received: {name!r}. "
+            f"({', '.join(map(repr, SCHEMES))}), {CALIBRATE!r} or {AS_BUILT!r}. "
+            f"Received: {name!r}. "
             f"{_suggestion(name)}"
         )
     return "initializer", initializer, name
 
 
 def _suggestion(name: str) -> str:
-    known = [AS_BUILT, *SCHEMES, *_initializer_names()]
+    known = [AS_BUILT, CALIBRATE, *SCHEMES, *_initializer_names()]
     close = difflib.get_close_matches(name.lower(), known, 1) or [
         one for one in known if one.partition(">")[2] == name.lower()
     ]

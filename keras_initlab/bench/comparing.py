@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def compare(
             - "activation", "variance", "isometric", or a scheme such as
               `il.Variance(target=2.0)`; of a name, a scheme comes before an
               initializer, and no initializer has one of these three;
+            - "calibrate": the weights as `build` draws them, scaled by `il.calibrate`
+              on inputs of the training data;
             - None, or "as built": the weights as `build` draws them;
             - any other function: it is given the built model, and changes it in place,
               or returns another compiled model.
@@ -276,17 +279,34 @@ def _check_picklable(
             f"{executor!r} of type {kind.__name__}. Pass a ProcessPoolExecutor, or "
             "dask's client.get_executor()."
         )
-    if kind.__module__ != "concurrent.futures.process":
+    if not isinstance(executor, ProcessPoolExecutor):
         return
+    context = getattr(executor, "_mp_context", None)
+    if context is not None and context.get_start_method() == "fork":
+        raise ValueError(
+            "A ProcessPoolExecutor must start its processes anew: one that is forked "
+            "hangs where it uses a backend that its parent has used. Received: an "
+            "executor that forks. Pass ProcessPoolExecutor(2, "
+            "mp_context=multiprocessing.get_context('spawn'))."
+        )
     parts = [("build", task.build)]
     parts += [(f"the candidate {one.label!r}", one.value) for one in candidates]
     for name, part in [*parts, ("the data", task.data)]:
         try:
             pickle.dumps(part)
+            _check_importable(part)
         except Exception as error:
             raise ValueError(
                 f"With an executor of processes, {name} must be picklable. Received: "
                 f"{type(part).__name__}, of which pickle says: {error}. Define "
-                "functions at the top level of a module, not as a lambda or inside "
-                "another function."
+                "functions at the top level of a module, not as a lambda, inside "
+                "another function or in a notebook."
             ) from error
+
+
+def _check_importable(part: Any) -> None:
+    """Refuse a function of an interactive session, which no file holds."""
+    if getattr(part, "__module__", None) == "__main__":
+        main = sys.modules["__main__"]
+        if getattr(main, "__file__", None) is None:
+            raise pickle.PicklingError("it is defined in an interactive session")

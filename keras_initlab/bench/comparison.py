@@ -12,8 +12,11 @@ from typing import Any
 
 from keras_initlab.bench import html, picture, text, verdict
 from keras_initlab.bench.records import CandidateResult, Run
+from keras_initlab.bench.store import strict
 from keras_initlab.files import replacing
 
+# Increased whenever readers of the old form of `to_dict` would misread the new one.
+SCHEMA = 1
 # Of metrics that Keras does not tell the direction of, those whose names do.
 _UP = ("acc", "auc", "f1", "precision", "recall", "iou", "r2", "score")
 _DOWN = ("loss", "error", "mse", "mae", "rmse", "perplexity")
@@ -24,7 +27,7 @@ class Comparison:
     """What several initialisations did for one model.
 
     `print` it, show it in a notebook, `plot()` it, or convert it: `text`, `html`,
-    `save_html`, `records`, `run_records`. `comparison["he_normal"]` is the
+    `save_html`, `to_dict`, `records`, `run_records`. `comparison["he_normal"]` is the
     `CandidateResult` of one candidate.
 
     Attributes:
@@ -133,6 +136,23 @@ class Comparison:
             for run in self.runs
             for epoch, logs in enumerate(_logs(run))
         ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it; NaN and infinities are texts."""
+        found: dict[str, Any] = strict(
+            {
+                "schema": SCHEMA,
+                "metric": self.metric,
+                "direction": self.direction,
+                "target": self.target,
+                "epochs": self.epochs,
+                "best": self.best,
+                "verdict": self.verdict,
+                "candidates": self.records,
+                "runs": self.run_records,
+            }
+        )
+        return found
 
     def plot(self, kind: str = "curves", figure: Any = None) -> Any:
         """Return a matplotlib figure.

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    ProcessPoolExecutor,
+    as_completed,
+)
 
 import keras
 
@@ -39,10 +46,34 @@ def _here(tasks: Sequence[Task]) -> Iterator[Run]:
 
 
 def _elsewhere(tasks: Sequence[Task], executor: Executor) -> Iterator[Run]:
-    futures = [executor.submit(run, task) for task in tasks]
+    futures = {executor.submit(run, task): task for task in tasks}
+    lost = []
     try:
         for future in as_completed(futures):
-            yield future.result()
+            try:
+                done = future.result()
+            except BrokenExecutor:
+                lost.append(futures[future])
+            else:
+                yield done
     finally:
         for future in futures:
             future.cancel()
+    if lost:
+        yield from _again(lost)
+
+
+def _again(tasks: Sequence[Task]) -> Iterator[Run]:
+    """Yield the runs of an executor that has stopped, from a process of their own.
+
+    Not from this process: what killed a worker, as a lack of memory, might end it.
+    """
+    warnings.warn(
+        f"A worker of `executor` was killed, and the executor has stopped. Its "
+        f"{len(tasks)} runs that were not done are done one after the other.",
+        stacklevel=2,
+    )
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        for task in tasks:
+            yield pool.submit(run, task).result()

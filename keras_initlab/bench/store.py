@@ -15,7 +15,7 @@ from keras_initlab.diagnosis import Finding
 from keras_initlab.files import add_text
 from keras_initlab.stats import LayerStats
 
-__all__ = ["add", "fingerprint", "read"]
+__all__ = ["add", "fingerprint", "read", "strict"]
 
 Setup = Mapping[str, Any]
 
@@ -67,7 +67,7 @@ def add(path: str | Path, run: Run, setup: Setup) -> None:
         OSError: the file cannot be written.
     """
     row = {"setup": dict(setup), "run": asdict(run)}
-    add_text(Path(path), json.dumps(_plain(row), allow_nan=False) + "\n")
+    add_text(Path(path), json.dumps(strict(row), allow_nan=False) + "\n")
 
 
 def fingerprint(value: Any) -> str:
@@ -126,12 +126,12 @@ def _finding_of(row: Mapping[str, Any]) -> Finding:
     return Finding(**{**row, "consequences": follows})
 
 
-def _plain(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """Return a value as strict JSON holds it: NaN and infinities are texts."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: strict(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [strict(one) for one in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

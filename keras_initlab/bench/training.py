@@ -107,7 +107,7 @@ def prepared(
     model = build()
     _check_compiled(model)
     once.build(model, x)
-    model = candidate.apply(model, seed)
+    model = candidate.apply(model, seed, x)
     _check_compiled(model)
     if rate is not None:
         _set_learning_rate(model, rate)

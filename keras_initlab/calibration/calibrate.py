@@ -1,0 +1,275 @@
+"""calibrate: kernels scaled to the data, in one forward pass."""
+
+from __future__ import annotations
+
+import reprlib
+import warnings
+from typing import Any, get_args
+
+import keras
+import numpy as np
+
+from keras_initlab.calibration import products
+from keras_initlab.calibration.forward import Calibrator, NotFinite
+from keras_initlab.calibration.moments import Statistic
+from keras_initlab.calibration.report import CalibrationReport, CalibrationRow
+from keras_initlab.calibration.scaling import Scaling
+from keras_initlab.calibration.targets import (
+    UNSEEN_ROLES,
+    reason_to_leave,
+    roles_in,
+    target_of,
+)
+from keras_initlab.initializers import Orthogonal
+from keras_initlab.model.batch import inputs_of, values_of
+from keras_initlab.model.construction import Construction, constructing
+from keras_initlab.model.containers import refuse_to_call
+from keras_initlab.model.kernels import Kernel, kernels_of
+from keras_initlab.model.roles import Roles
+from keras_initlab.schemes.kernels import Seeds
+from keras_initlab.schemes.options import check_second_moment, check_word
+from keras_initlab.schemes.trained import what_was_learned
+from keras_initlab.taps import once
+
+_STATISTICS = get_args(Statistic)
+
+
+def calibrate(
+    model: keras.Model,
+    x: Any,
+    target: float = 1.0,
+    statistic: Statistic = "second_moment",
+    orthogonal: bool = False,
+    biases: bool = False,
+    *,
+    seed: int | None = None,
+) -> CalibrationReport:
+    """Scale every kernel so that its output on a batch of data has a target.
+
+    As each layer is called on the batch, what its kernel makes is measured before the
+    layer's own activation, the kernel is scaled, and what it made is scaled alike
+    before it goes on: one forward pass, whatever the depth. For data that are not
+    standardised (pixels in [0, 1], tokens, prices), where a prediction that takes them
+    for standardised is off from the first layer on.
+
+    - The output that is measured is kernel times input plus bias; the bias stays, and
+      the kernel is scaled to fit. Where a bias alone has the target, it is left out.
+    - Residual branches and heads: as in `Variance`. The last kernel of each of the n
+      branches on a stream gets `target / n`, a head at most 0.1.
+    - A recurrent cell's kernel is scaled gate by gate, by what it makes of the cell's
+      input; the recurrent kernel stays. Attention: each projection for itself.
+    - A kernel that is used several times gets one scale for all its calls, in a few
+      passes. So does one in a layer of your own whose product with the input does not
+      show; that layer's output is measured then.
+    - Layers are called as in training: dropout drops, BatchNormalization goes by the
+      batch. Its averages, seeds and all other state stay.
+    - Frozen and quantised kernels, and those under LoRA, stay; embeddings too.
+
+    Weights are set when the whole pass has succeeded, and stay as they are otherwise.
+    Under `tf.distribute` and `keras.distribution` the batch is not split.
+
+    Args:
+        model: a Keras model, compiled or not; built, if need be, by a first call.
+        x: a batch as `model(x)` takes it, or what yields batches to `fit`: see
+            `measure`. The first batch is drawn. 256 inputs or more keep sampling error
+            small.
+        target: the second moment, or variance, of kernels' outputs.
+        statistic: "second_moment", or "variance" over all units, inputs and positions.
+        orthogonal: draw orthonormal kernels first, as LSUV does.
+        biases: set the biases so that each unit's mean over the batch is 0, before the
+            activation; the target is then that of what is left.
+        seed: of the orthonormal draw; None draws afresh.
+
+    Returns:
+        A `CalibrationReport` with a row for each kernel (and gate): print it.
+
+    Raises:
+        TypeError: `model` is no Keras model, `x` holds no array.
+        ValueError: `x` is empty; a kernel's output is not finite, as where `x` holds
+            NaN; a `target` that is not above 0; an unknown statistic; a model without
+            a `call`; or what Keras says of an `x` that does not fit.
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((64,)),
+    ...     keras.layers.Dense(256, activation="relu", name="a"),
+    ...     keras.layers.Dense(256, activation="relu", name="b"),
+    ...     keras.layers.Dense(10, name="c"),
+    ... ])
+    >>> x = np.random.default_rng(0).uniform(size=(256, 64)).astype("float32")
+    >>> report = calibrate(model, x)
+    >>> [(row.layer, round(row.after, 3), row.note) for row in report]
+    [('a', 1.0, ''), ('b', 1.0, ''), ('c', 0.1, 'head')]
+
+    Source: Mishkin & Matas 2016, "All you need is a good init", which scales layer
+    after layer, in several passes each; Salimans & Kingma 2016, "Weight normalization",
+    section 3, for biases.
+    """
+    _check_model(model)
+    target = check_second_moment("target", target, "of kernels' outputs")
+    check_word("statistic", statistic, _STATISTICS)
+    seeds = Seeds(seed)
+    x = inputs_of(x)
+    _check_batch(x)
+    once.build(model, x)
+    learned = what_was_learned(model)
+    kernels = kernels_of(model)
+    roles = roles_in(model, kernels)
+    scalings = [
+        _scaling(kernel, roles or Roles(), target, biases=biases) for kernel in kernels
+    ]
+    if orthogonal:
+        for index, scaling in enumerate(scalings):
+            if scaling.leave is None:
+                scaling.start = _orthonormal(scaling.kernel, seeds.at(index))
+    calibrator = Calibrator(
+        model, [s for s in scalings if s.start is not None], statistic
+    )
+    try:
+        calibrator.run(x)
+    except NotFinite as error:
+        raise ValueError(_not_finite(model, str(error), x)) from None
+    if learned is not None:
+        warnings.warn(
+            f"calibrate scales kernels of {model.name!r} that have learned something: "
+            f"{learned}.",
+            stacklevel=2,
+        )
+    _assign(scalings, orthogonal)
+    return CalibrationReport(
+        [row for s in _ordered(scalings) for row in _rows(s, calibrator, statistic)],
+        model=model.name,
+        statistic=statistic,
+        passes=calibrator.rounds,
+        remarks=[] if roles is not None else [UNSEEN_ROLES],
+    )
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a keras.Model. Received: {model!r} of type "
+            f"{type(model).__name__}. Put a single layer in a keras.Sequential."
+        )
+    refuse_to_call(model, "Calibrate one of these, as il.calibrate(model.encoder, x).")
+
+
+def _check_batch(x: Any) -> None:
+    leaves = [leaf for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")]
+    if not leaves or any(keras.utils.is_keras_tensor(leaf) for leaf in leaves):
+        raise TypeError(
+            "`x` must be a batch of data as the model takes it: an array, a tensor, or "
+            f"a list, tuple or dict of these. Received: {reprlib.repr(x)} of type "
+            f"{type(x).__name__}. Turn lists of numbers into NumPy arrays."
+        )
+    shapes = [tuple(leaf.shape) for leaf in leaves]
+    if any(0 in shape for shape in shapes):
+        raise ValueError(
+            "`x` must hold at least one input. Received: an empty batch, of shape "
+            f"{', '.join(map(str, shapes))}. Pass a batch of 32 inputs or more."
+        )
+
+
+def _scaling(kernel: Kernel, roles: Roles, target: float, *, biases: bool) -> Scaling:
+    layer = kernel.layer
+    leave = reason_to_leave(kernel)
+    own_target, note = target_of(kernel, roles, target)
+    gates = 1
+    if products.is_cell(layer):
+        gates = int(kernel.variable.shape[-1]) // (
+            getattr(layer, "units", 0) or layer.filters
+        )
+    start = None
+    if leave is None or leave == "frozen":
+        start = keras.ops.convert_to_tensor(kernel.variable.value)
+    scaling = Scaling(kernel, own_target, leave, note, gates, start=start)
+    takes_bias = products.is_linear(layer) or kernel.weight == "pointwise_kernel"
+    bias = layer.bias if takes_bias else None
+    if bias is not None:
+        values = np.asarray(keras.ops.convert_to_numpy(bias.value), np.float64)
+        centre = biases and leave is None and bias.trainable
+        if centre or values.any():
+            scaling.bias, scaling.centre = bias, centre
+            rank = layer.rank + 2 if hasattr(layer, "rank") else len(values.shape) + 1
+            scaling.bias_start = values.reshape(products.unit_shape(layer, bias, rank))
+    elif biases and leave is None:
+        scaling.note = "; ".join(filter(None, (note, "no bias to centre it with")))
+    return scaling
+
+
+def _orthonormal(kernel: Kernel, seed: int | None) -> Any:
+    construction = Construction(kernel.layer, kernel.weight, kernel.parents)
+    with constructing(construction):
+        return Orthogonal(seed=seed)(kernel.variable.shape, kernel.variable.dtype)
+
+
+def _not_finite(model: Any, path: str, x: Any) -> str:
+    values = [
+        values_of(leaf) for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")
+    ]
+    count = sum(
+        int((~np.isfinite(v.astype(np.float64))).sum())
+        for v in values
+        if v.dtype.kind == "f" or v.dtype.kind == "V"
+    )
+    where = f"{count} values of `x` are not finite" if count else "all of `x` is finite"
+    return (
+        f"What the kernel of {path!r} makes of the batch must be finite. Received: NaN "
+        f"or infinite values; {where}. Clean the data, or scale them to a few units. "
+        f"No weight of {model.name!r} was changed."
+    )
+
+
+def _assign(scalings: list[Scaling], drawn: bool) -> None:
+    """Set all weights that have changed, or none if one cannot be set."""
+    pairs = [
+        pair
+        for scaling in scalings
+        if scaling.leave is None and scaling.start is not None
+        for pair in (
+            *([(scaling.kernel.variable, scaling.start)] if drawn else []),
+            *scaling.mapping,
+        )
+    ]
+    before = [(variable, keras.ops.copy(variable.value)) for variable, _ in pairs]
+    try:
+        for variable, value in pairs:
+            variable.assign(value)
+    except BaseException:
+        for variable, value in before:
+            variable.assign(value)
+        raise
+
+
+def _ordered(scalings: list[Scaling]) -> list[Scaling]:
+    return sorted(scalings, key=lambda scaling: scaling.order)
+
+
+def _rows(
+    scaling: Scaling, calibrator: Calibrator, statistic: Statistic
+) -> list[CalibrationRow]:
+    kernel, rows = scaling.kernel, []
+    called = bool(scaling.moments)
+    finding = scaling.finding
+    if scaling.start is not None and not called:
+        unseen = kernel.path in calibrator.unseen
+        finding = (
+            "runs in a loop or a compiled function: not seen"
+            if unseen
+            else "never called on this batch"
+        )
+    alone = scaling.is_left or not called
+    for gate in range(scaling.gates):
+        notes = [scaling.leave, scaling.note if not alone else "", finding]
+        rows.append(
+            CalibrationRow(
+                kernel.path,
+                kernel.weight,
+                gate if scaling.gates > 1 else None,
+                None if alone else scaling.target,
+                scaling.before(gate, statistic) if called else None,
+                scaling.after(gate, statistic) if called else None,
+                scaling.factors[gate],
+                "; ".join(filter(None, notes)),
+            )
+        )
+    return rows
