@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from keras_initlab.bench.comparison import Comparison
 from keras_initlab.bench.data import Data, data_of, digest, sample_of
 from keras_initlab.bench.execution import execute
 from keras_initlab.bench.records import Run
+from keras_initlab.bench.reuse import forget
 from keras_initlab.bench.training import Environment, Task, prepared
 from keras_initlab.model.layers import places
 
@@ -38,6 +40,7 @@ def compare(
     out: str | Path | None = None,
     *,
     batch_size: int = 32,
+    signals: bool = True,
     verbose: str | int = "auto",
 ) -> Comparison:
     """Train a model under several initialisations, and say which did best.
@@ -87,6 +90,8 @@ def compare(
         out: a file of JSON Lines, to which each run is added as it ends. Runs that are
             in it already are not done again.
         batch_size: of arrays.
+        signals: False measures and diagnoses nothing, which saves time: on JAX each
+            measurement compiles the model.
         verbose: 0 shows no progress.
 
     Returns:
@@ -124,7 +129,7 @@ def compare(
         "weights": weights,
     }
     done = {_key(run): run for run in store.read(out, setup)} if out else {}
-    environment = Environment.here()
+    environment, token = Environment.here(), uuid.uuid4().hex
     tasks = [
         Task(
             build,
@@ -135,8 +140,10 @@ def compare(
             epochs,
             batch_size,
             environment,
+            token,
             names,
-            watched=seed == numbers[0],
+            starts=signals and seed == numbers[0] and rate == rates[0],
+            ends=signals and seed == numbers[0],
         )
         for seed in numbers
         for candidate in chosen
@@ -153,6 +160,8 @@ def compare(
     except KeyboardInterrupt:
         if not done:
             raise
+    finally:
+        forget(token)
     order = [one.label for one in chosen]
     return Comparison.of(
         _in_order(done.values(), order, numbers, rates),

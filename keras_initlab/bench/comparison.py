@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Comparison:
             ValueError: the metric is not one of the model's, or it is not known
                 whether more of it is better.
         """
-        found = tuple(runs)
+        found = _with_starts(runs)
         name = metric or _first_metric(found)
         _check_metric(name, found)
         where = direction or _direction(name, found)
@@ -239,6 +239,18 @@ class Comparison:
             score,
             math.inf if math.isnan(loss) else loss,
         )
+
+
+def _with_starts(runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Return the runs; those that begin with equal weights share what was measured."""
+    found = tuple(runs)
+    looked = {(run.candidate, run.seed): run for run in found if run.start}
+    return tuple(
+        replace(run, start=same.start, findings=same.findings)
+        if (same := looked.get((run.candidate, run.seed))) is not None
+        else run
+        for run in found
+    )
 
 
 def _first_metric(runs: Sequence[Run]) -> str:

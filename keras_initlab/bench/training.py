@@ -15,11 +15,19 @@ import keras
 import numpy as np
 
 from keras_initlab.bench.candidates import Candidate
-from keras_initlab.bench.data import VALIDATION_BATCH, Data, sample_of, training_data
+from keras_initlab.bench.data import (
+    VALIDATION_BATCH,
+    Data,
+    Shuffled,
+    sample_of,
+    training_data,
+)
 from keras_initlab.bench.records import Run
+from keras_initlab.bench.reuse import reusable
 from keras_initlab.diagnosis import Finding
-from keras_initlab.inspection import diagnose
+from keras_initlab.inspection import measured_findings
 from keras_initlab.measurement import measure
+from keras_initlab.model.containers import is_container
 from keras_initlab.model.layers import places
 from keras_initlab.stats import LayerStats
 from keras_initlab.taps import once
@@ -70,9 +78,11 @@ class Task:
     """All that one run needs, to be sent to another process.
 
     Attributes:
+        token: of the comparison that it belongs to.
         names: of the layers, by which the figures go whatever the process that built
             the model had named them.
-        watched: whether signals are measured and diagnosed.
+        starts: whether signals are measured and diagnosed before training.
+        ends: whether they are measured after it.
     """
 
     build: Build
@@ -83,8 +93,10 @@ class Task:
     epochs: int
     batch_size: int
     environment: Environment
+    token: str
     names: tuple[str, ...] = ()
-    watched: bool = False
+    starts: bool = False
+    ends: bool = False
 
 
 def run(task: Task) -> Run:
@@ -106,7 +118,8 @@ def prepared(
     keras.utils.set_random_seed(seed)
     model = build()
     _check_compiled(model)
-    once.build(model, x)
+    if not is_container(model):  # VAEs, GANs: nothing to call, they build themselves
+        once.build(model, x)
     model = candidate.apply(model, seed, x)
     _check_compiled(model)
     if rate is not None:
@@ -120,18 +133,18 @@ def _run(task: Task) -> Run:
         # `compare` has done this once, and let the user see what was to be said.
         warnings.simplefilter("ignore")
         model = prepared(task.build, task.candidate, task.seed, task.learning_rate, x)
-        look = _Look(model, x, task.names) if task.watched else None
-        findings = look.findings(y) if look else ()
-        start = look.stats() if look else ()
-    # The same stream for layers such as Dropout, whatever the weights were drawn by.
-    keras.utils.set_random_seed(task.seed)
+        look = _Look(model, task.names)
+        findings, start = look.before(x, y) if task.starts else ((), ())
+    if task.candidate.kind != "function":
+        model = reusable(task.token, model)
+        look.model = model
     begin = time.perf_counter()
-    log = _Log()
+    log = _Log(task.seed)
     initial, error = _fit(model, task, log)
     seconds = time.perf_counter() - begin
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        end = look.stats() if look else ()
+        end = look.after(x) if task.ends else ()
     return Run(
         candidate=task.candidate.label,
         seed=task.seed,
@@ -150,6 +163,7 @@ def _run(task: Task) -> Run:
 def _fit(model: Any, task: Task, log: _Log) -> tuple[dict[str, float], str | None]:
     """Train; return the first evaluation, and the error of a run that diverged."""
     validation = task.data.validation
+    data = training_data(task.data, task.batch_size, task.seed)
     sizes = {}
     initial = {}
     if isinstance(validation, tuple):
@@ -162,7 +176,10 @@ def _fit(model: Any, task: Task, log: _Log) -> tuple[dict[str, float], str | Non
         )
         initial = {name: float(value) for name, value in logs.items()}
         model.fit(
-            training_data(task.data, task.batch_size, task.seed),
+            data,
+            # Ours are in their order already; what has batches of its own, as Keras
+            # would have it.
+            shuffle=not isinstance(data, Shuffled),
             epochs=task.epochs,
             validation_data=validation,
             validation_batch_size=sizes.get("batch_size"),
@@ -183,9 +200,14 @@ def _fit(model: Any, task: Task, log: _Log) -> tuple[dict[str, float], str | Non
 class _Log(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps the logs, and ends a run whose loss is no longer finite."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
+        self._seed = seed
         self.history: dict[str, list[float]] = {}
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Begin the stream of layers such as Dropout, however much was drawn so far."""
+        keras.utils.set_random_seed(self._seed)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keep the epoch's logs."""
@@ -198,20 +220,27 @@ class _Log(keras.callbacks.Callback):  # type: ignore[misc]
 class _Look:
     """The signals of a model, under the names that the comparison goes by."""
 
-    def __init__(self, model: Any, x: Any, names: tuple[str, ...]) -> None:
-        self._model, self._x = model, x
+    def __init__(self, model: Any, names: tuple[str, ...]) -> None:
+        self.model = model
         own = [place.path for place in places(model)]
         same = len(own) == len(names)
         self._names = dict(zip(own, names, strict=True)) if same else {}
 
-    def stats(self) -> tuple[LayerStats, ...]:
-        """Return what `measure` finds."""
-        found = measure(self._model, self._x)
-        return tuple(replace(one, layer=self._named(one.layer)) for one in found)
+    def before(
+        self, x: Any, y: Any
+    ) -> tuple[tuple[Finding, ...], tuple[LayerStats, ...]]:
+        """Return what `diagnose` and `measure` find before training."""
+        if is_container(self.model):
+            return (), ()
+        findings, stats = measured_findings(self.model, x, y)
+        return tuple(map(self._renamed, findings)), self._stats(stats)
 
-    def findings(self, y: Any) -> tuple[Finding, ...]:
-        """Return what `diagnose` finds."""
-        return tuple(self._renamed(one) for one in diagnose(self._model, self._x, y))
+    def after(self, x: Any) -> tuple[LayerStats, ...]:
+        """Return what `measure` finds after it."""
+        return () if is_container(self.model) else self._stats(measure(self.model, x))
+
+    def _stats(self, stats: Iterable[LayerStats]) -> tuple[LayerStats, ...]:
+        return tuple(replace(one, layer=self._named(one.layer)) for one in stats)
 
     def _renamed(self, finding: Finding) -> Finding:
         follows = tuple(self._renamed(one) for one in finding.consequences)

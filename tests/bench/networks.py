@@ -1,17 +1,32 @@
 """A small network and small data to compare initialisations on."""
 
+import random
+
 import keras
 import numpy as np
 
 
 def small():
     """Return a compiled network of two hidden layers."""
-    return compiled(dropout=False)
+    return compiled([])
 
 
-def with_dropout():
-    """Return the same, with a layer that draws while it trains."""
-    return compiled(dropout=True)
+def with_state():
+    """Return a compiled network whose layers have state besides their weights."""
+    return compiled([keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)])
+
+
+def drawing():
+    """Return the same, with a loss that draws from Python's and NumPy's generators."""
+    model = small()
+
+    def loss(y_true, y_pred):
+        random.random()
+        np.random.random()  # noqa: NPY002
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+
+    model.compile("adam", loss)
+    return model
 
 
 def regression():
@@ -24,10 +39,8 @@ def regression():
     return model
 
 
-def compiled(dropout):
-    hidden = [keras.layers.Dense(16, "tanh", name="a")]
-    if dropout:
-        hidden.append(keras.layers.Dropout(0.5, name="drop"))
+def compiled(inner):
+    hidden = [keras.layers.Dense(16, "tanh", name="a"), *inner]
     hidden.append(keras.layers.Dense(16, "tanh", name="b"))
     head = keras.layers.Dense(2, "softmax", name="head")
     model = keras.Sequential([keras.Input((4,)), *hidden, head])
