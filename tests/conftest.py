@@ -35,6 +35,7 @@ NEUTRAL = (
     "model/test_elementwise.py",
     "model/test_own_kernels.py",
     "model/test_roles.py",
+    "bench/test_comparison.py",
 )
 
 

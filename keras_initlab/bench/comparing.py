@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import sys
 import uuid
@@ -99,7 +100,8 @@ def compare(
         holds the runs that are done.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; before any training.
+        TypeError, ValueError: an argument is not as above: before any training, or,
+            of a metric that the model does not have, after the first run.
         KeyboardInterrupt: no run was done yet.
 
     >>> import numpy as np
@@ -129,19 +131,14 @@ def compare(
         "weights": weights,
     }
     done = {_key(run): run for run in store.read(out, setup)} if out else {}
-    environment, token = Environment.here(), uuid.uuid4().hex
+    common = (data, epochs, batch_size, Environment.here(), uuid.uuid4().hex, names)
     tasks = [
         Task(
             build,
             candidate,
             seed,
             rate,
-            data,
-            epochs,
-            batch_size,
-            environment,
-            token,
-            names,
+            *common,
             starts=signals and seed == numbers[0] and rate == rates[0],
             ends=signals and seed == numbers[0],
         )
@@ -152,25 +149,40 @@ def compare(
     ]
     if executor is not None and tasks:
         _check_picklable(tasks[0], chosen, executor)
-    try:
-        for run in execute(tasks, executor, show=verbose not in (0, "0")):
-            done[_key(run)] = run
-            if out:
-                store.add(out, run, setup)
-    except KeyboardInterrupt:
-        if not done:
-            raise
-    finally:
-        forget(token)
     order = [one.label for one in chosen]
-    return Comparison.of(
-        _in_order(done.values(), order, numbers, rates),
+    comparison = functools.partial(
+        Comparison.of,
         metric=wanted,
         direction=direction,
         target=target,
         epochs=epochs,
         planned=len(order) * len(numbers) * len(rates),
     )
+    for run in _kept(execute(tasks, executor, bool(verbose)), out, setup, bool(done)):
+        comparison([run])  # refuses an unknown metric after the first run
+        done[_key(run)] = run
+    return comparison(_in_order(done.values(), order, numbers, rates))
+
+
+def _kept(
+    runs: Iterator[Run], out: str | Path | None, setup: store.Setup, some: bool
+) -> Iterator[Run]:
+    """Yield the runs as they are done, and add them to a file; end at Ctrl-C.
+
+    Raises:
+        KeyboardInterrupt: there is none yet, and `some` says that none was before.
+    """
+    try:
+        for run in runs:
+            if out:
+                store.add(out, run, setup)
+            some = True
+            yield run
+    except KeyboardInterrupt:
+        if not some:
+            raise
+    finally:
+        forget()
 
 
 def _key(run: Run) -> tuple[str, int, float | None]:

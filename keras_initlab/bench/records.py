@@ -84,7 +84,8 @@ class Run:
     @property
     def diverged(self) -> bool:
         """Whether a loss is no longer finite at the end."""
-        losses = [self.final("loss"), self.final("val_loss")]
+        names = [name for name in ("loss", "val_loss") if name in self.history]
+        losses = [self.final(name) for name in names]
         return self.error is not None or not all(map(math.isfinite, losses))
 
     def final(self, name: str) -> float:

@@ -44,9 +44,9 @@ def reusable(token: str, model: Any) -> Any:
     return kept
 
 
-def forget(token: str) -> None:
-    """Let go of a comparison's model."""
-    _compiled.pop(token, None)
+def forget() -> None:
+    """Let go of the model of this process."""
+    _compiled.clear()
 
 
 def _pairs(

@@ -62,15 +62,15 @@ def summary(comparison: Comparison) -> str:
 
 def legend(comparison: Comparison) -> str:
     """Return what the figures of the table are."""
-    spread = (
-        "Mean ± standard deviation over the seeds. "
-        if len(comparison.seeds) > 1
-        else ""
-    )
-    return (
-        f"{spread}Signals: the smallest to the largest over depth, of seed "
-        f"{comparison.seeds[0]}. * best."
-    )
+    parts = ["* best."]
+    if len(comparison.seeds) > 1:
+        parts.append("Mean ± standard deviation over the seeds.")
+    if any(one.start for one in comparison.results):
+        first = comparison.seeds[0]
+        parts.append(
+            f"Signals: the smallest to the largest over depth, of seed {first}."
+        )
+    return " ".join(parts)
 
 
 def _fitting(
