@@ -17,6 +17,7 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 ON = {
     "architectures": "jax",
     "depth": "jax",
+    "convergence": "jax",
     "diagnosis": "torch",
     "draws": "tensorflow",
     "fans": "torch",

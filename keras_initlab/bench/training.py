@@ -36,6 +36,8 @@ Build = Callable[[], Any]
 
 # Keras's seeds are the process's: of an executor's threads one trains at a time.
 _LOCK = threading.Lock()
+# The comparisons that this process has trained for, by their tokens.
+_seen: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,12 @@ def run(task: Task) -> Run:
     """Train one model."""
     with _LOCK:
         task.environment.enter()
+        if task.token not in _seen:
+            _seen.add(task.token)
+            # The first model of a process takes seconds of imports. Threads of dask's
+            # that draw from Python's generator meanwhile would change its weights.
+            keras.utils.set_random_seed(task.seed)
+            task.build()
         return _run(task)
 
 
