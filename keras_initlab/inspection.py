@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import math
+import platform
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_initlab import diagnosis
+from keras_initlab._version import __version__
 from keras_initlab.anatomy import (
     Anatomy,
     anatomy_of,
@@ -39,7 +44,7 @@ from keras_initlab.model.containers import (
     refuse_to_call,
 )
 from keras_initlab.model.keras_internals import optimizer_steps, unbuilt_on_failure
-from keras_initlab.report import InspectedLayer, Inspection
+from keras_initlab.report import Findings, InspectedLayer, Inspection, Origin
 from keras_initlab.schemes.kernels import fans_of
 from keras_initlab.stats import LayerStats
 
@@ -99,7 +104,7 @@ def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]
     """
     if not isinstance(model_or_stats, keras.Model):
         data = y if x is None else x
-        return diagnosis.findings_of(_facts_of_stats(model_or_stats, data))
+        return Findings(diagnosis.findings_of(_facts_of_stats(model_or_stats, data)))
     x, targets = _batch_of(model_or_stats, x)
     y = targets if y is None else batch_of(y)[0]
     found = [
@@ -108,7 +113,9 @@ def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]
         for finding in _findings(part.model, x, y)
     ]
     # Stable: of one severity, in the order of the models.
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    return Findings(
+        sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    )
 
 
 def _outside(part: Part, finding: Finding) -> Finding:
@@ -148,10 +155,10 @@ def inspect(model: Any, x: Any = None) -> Inspection:
 
     Returns:
         An `Inspection`: `print` it, show it in a notebook, or call its `html()`,
-        `json()` or `plot()`. For each call of a layer: class, kernel shape, fans,
-        nonlinearity, initializer, and the signal and gradient at its output as
-        predicted from the weights' values (with inputs of mean 0 and variance 1, or
-        those of `x`) and, with `x`, as measured. See `diagnose` for the findings.
+        `markdown()`, `json()` or `plot()`. For each call of a layer: class, kernel
+        shape, fans, nonlinearity, initializer, and the signal and gradient at its
+        output as predicted from the weights' values (with inputs of mean 0 and variance
+        1, or those of `x`) and, with `x`, as measured. See `diagnose` for the findings.
 
     Raises:
         TypeError: `model` is no `keras.Model`.
@@ -170,8 +177,9 @@ def inspect(model: Any, x: Any = None) -> Inspection:
     x, y = _batch_of(model, x)
     parts = parts_of(model)
     inspections = [_inspected(part.model, x, y) for part in parts]
+    about: dict[str, Any] = {"parameters": _parameters(model), "origin": _origin()}
     if not is_container(model):
-        return inspections[0]
+        return replace(inspections[0], **about)
     names = ", ".join(part.path for part in parts) or "none"
     notes = [
         f"{model.name} has no call: each model in it is looked at for itself: {names}."
@@ -192,6 +200,29 @@ def inspect(model: Any, x: Any = None) -> Inspection:
         ),
         tuple(sorted(findings, key=lambda one: SEVERITIES.index(one.severity))),
         notes=tuple(notes),
+        **about,
+    )
+
+
+def _parameters(model: Any) -> int:
+    return sum(math.prod(weight.shape) for weight in model.weights)
+
+
+def _origin() -> Origin:
+    """Return when and with what an inspection is made: here and now."""
+    backend = keras.backend.backend()
+    library = sys.modules.get(backend)
+    versions = {
+        "keras-initlab": __version__,
+        "keras": keras.__version__,
+        backend: getattr(library, "__version__", ""),
+        "python": platform.python_version(),
+    }
+    now = datetime.datetime.now(datetime.UTC)
+    return Origin(
+        now.isoformat(timespec="minutes"),
+        backend,
+        {name: version for name, version in versions.items() if version},
     )
 
 

@@ -14,7 +14,7 @@ from keras_initlab.model import nonlinearity
 from keras_initlab.model.batch import inputs_of
 from keras_initlab.model.containers import refuse_to_call
 from keras_initlab.model.layers import main_weight, places
-from keras_initlab.stats import LayerStats, possible
+from keras_initlab.stats import LayerStats, Stats, possible
 from keras_initlab.taps import once
 from keras_initlab.taps.figures import unit_axis
 
@@ -127,7 +127,7 @@ def measure(
             stacklevel=2,
         )
     by_weight = dict(zip(weights, passed.weight_gradients, strict=True))
-    return [_stats(call, by_weight, batch) for call in passed.calls]
+    return Stats(_stats(call, by_weight, batch) for call in passed.calls)
 
 
 def _check_model(model: Any) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 import keras
 
-from keras_initlab.tables import render_table
+from keras_initlab import markup, numerals
+from keras_initlab.tables import Justify, render_table
 
 # How many weights that were left alone for one reason are named in print.
 _SHOWN = 5
@@ -114,49 +115,39 @@ class Plan(Sequence[PlanRow]):
         ]
 
     def __str__(self) -> str:
+        headings, rows = self._table()
+        columns: list[tuple[str, Justify]] = [
+            (head.text, "right" if head.number else "left") for head in headings
+        ]
+        table = render_table(self._title(), columns, rows)
+        return "\n".join([table, *self._remarks()])
+
+    def _repr_html_(self) -> str:
+        headings, rows = self._table()
+        parts = [
+            markup.title(self._title()),
+            *markup.table(headings, map(markup.Row, rows)),
+            *markup.bullets(self._remarks()),
+        ]
+        return markup.fragment(markup.report(parts))
+
+    def _title(self) -> str:
         changed = sum(row.changed for row in self.rows)
         done = "rewritten" if self.applied else "to rewrite (dry run)"
-        columns: list[tuple[str, Any]] = [
-            ("layer", "left"),
-            ("weight", "left"),
-            ("nonlinearity", "left"),
-            ("fan_in", "right"),
-            ("fan_out", "right"),
-            ("gain", "right"),
-            ("std", "right"),
-            ("before", "left"),
-            ("after", "left"),
-        ]
-        predicted = any(row.predicted_after is not None for row in self.rows)
-        if predicted:
-            columns += [
-                ("target", "right"),
-                ("E x² before", "right"),
-                ("after", "right"),
-            ]
-        with_notes = any(row.note for row in self.rows)
-        if with_notes:
-            columns.append(("note", "left"))
-        rows = [
-            [
-                row.layer,
-                row.weight,
-                row.nonlinearity,
-                _number(row.fan_in),
-                _number(row.fan_out),
-                _number(row.gain, ".4f"),
-                _number(row.std, ".4g"),
-                describe(row.before, without="seed"),
-                describe(row.after, without="seed") if row.changed else "(left alone)",
-                *(_predictions(row) if predicted else []),
-                *([row.note] if with_notes else []),
-            ]
-            for row in self.rows
-        ]
-        title = f"{self.model}: {changed} of {len(self.rows)} kernels {done}"
-        table = render_table(title, columns, rows)
-        lines = [*(f"assumed: {line}" for line in self.assumptions), *self._left()]
-        return "\n".join([table, *lines])
+        return f"{self.model}: {changed} of {len(self.rows)} kernels {done}"
+
+    def _remarks(self) -> list[str]:
+        return [*(f"assumed: {line}" for line in self.assumptions), *self._left()]
+
+    def _table(self) -> tuple[list[markup.Heading], list[list[str]]]:
+        """Return the columns of which something is known, and the rows' cells."""
+        columns = _COLUMNS
+        if any(row.predicted_after is not None for row in self.rows):
+            columns += _PREDICTED
+        if any(row.note for row in self.rows):
+            columns += _NOTE
+        headings = [heading for heading, _ in columns]
+        return headings, [[cell(row) for _, cell in columns] for row in self.rows]
 
     def _left(self) -> list[str]:
         """Return a line for each reason to have left weights alone."""
@@ -204,16 +195,44 @@ def describe(initializer: Any, without: str | None = None) -> str:
     return f"{name}({', '.join(shown)})" if shown else name
 
 
-def _predictions(row: PlanRow) -> list[str]:
-    known = (row.target, row.predicted_before, row.predicted_after)
-    return [_number(value, ".3g") for value in known]
-
-
 def _short(value: Any) -> str:
     if isinstance(value, dict) and "class_name" in value:
         return str(value["class_name"])
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _number(value: float | None, style: str = "g") -> str:
-    return "-" if value is None else format(value, style)
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else numerals.number(value, digits)
+
+
+def _after(row: PlanRow) -> str:
+    return describe(row.after, without="seed") if row.changed else "(left alone)"
+
+
+_Columns = tuple[tuple[markup.Heading, Callable[[PlanRow], str]], ...]
+_COLUMNS: _Columns = (
+    (markup.Heading("layer"), lambda row: row.layer),
+    (markup.Heading("weight"), lambda row: row.weight),
+    (markup.Heading("nonlinearity", code=True), lambda row: row.nonlinearity),
+    (markup.Heading("fan_in", number=True), lambda row: _number(row.fan_in, 6)),
+    (markup.Heading("fan_out", number=True), lambda row: _number(row.fan_out, 6)),
+    (
+        markup.Heading("gain", number=True),
+        lambda row: "-" if row.gain is None else format(row.gain, ".4f"),
+    ),
+    (markup.Heading("std", number=True), lambda row: _number(row.std, 4)),
+    (
+        markup.Heading("before", code=True),
+        lambda row: describe(row.before, without="seed"),
+    ),
+    (markup.Heading("after", code=True), _after),
+)
+_PREDICTED: _Columns = (
+    (markup.Heading("target", number=True), lambda row: _number(row.target)),
+    (
+        markup.Heading("E x² before", number=True),
+        lambda row: _number(row.predicted_before),
+    ),
+    (markup.Heading("after", number=True), lambda row: _number(row.predicted_after)),
+)
+_NOTE: _Columns = ((markup.Heading("note"), lambda row: row.note),)

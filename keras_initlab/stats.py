@@ -7,6 +7,8 @@ import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from keras_initlab import markup, numerals
+
 Source = Literal["predicted", "measured", "monitored"]
 Shape = tuple[int | None, ...]
 
@@ -61,6 +63,64 @@ class LayerStats:
     # Keyword-only, so that it can follow the optional fields without a default:
     # a record that does not say where it comes from would be a lie in waiting.
     source: Source = field(kw_only=True)
+
+
+# What a notebook shows of each: the head of its column, and what it says.
+_COLUMNS = {
+    "shape": ("shape", "Of the output, None for the batch."),
+    "mean": ("mean", "E[x]"),
+    "variance": ("variance", "E[(x - E[x])²]"),
+    "second_moment": ("E[x²]", "The second moment."),
+    "batch_variance": (
+        "batch\nvariance",
+        "Variance over the batch, averaged over units.",
+    ),
+    "input_cosine": (
+        "input\ncosine",
+        "Mean cosine between the outputs of two inputs.",
+    ),
+    "zero_fraction": ("zeros", "Share of elements that are 0."),
+    "dead_fraction": ("dead", "Share of units that are 0 over the whole window."),
+    "saturated_fraction": (
+        "saturated",
+        "Share of elements at a bounded activation's ends.",
+    ),
+    "nonfinite": ("not\nfinite", "How many elements are NaN or infinite."),
+    "gradient_second_moment": ("gradient", "E[(dL/dx)²] at the output."),
+    "weight_gradient_second_moment": ("weight's\ngradient", "E[(dL/dw)²]"),
+    "update_ratio": ("update\nratio", "‖Δw‖ / ‖w‖ of one step."),
+    "source": ("source", "How the figures came about."),
+}
+
+
+class Stats(list[LayerStats]):
+    """A list of `LayerStats`, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        known = [
+            name
+            for name in _COLUMNS
+            if any(getattr(one, name) is not None for one in self)
+        ]
+        headings = [markup.Heading("layer"), *map(_heading, known)]
+        rows = [
+            markup.Row([one.layer, *(_cell(getattr(one, name)) for name in known)])
+            for one in self
+        ]
+        parts = [*markup.legend(headings), *markup.table(headings, rows)]
+        return markup.fragment(markup.report(parts))
+
+
+def _heading(name: str) -> markup.Heading:
+    text, about = _COLUMNS[name]
+    words = name in ("shape", "source")
+    return markup.Heading(text, number=not words, code=name == "shape", about=about)
+
+
+def _cell(value: Shape | str | float | None) -> str | None:
+    if isinstance(value, float):
+        return numerals.number(value)
+    return None if value is None else str(value)
 
 
 _POSITIVE, _SHARE = (0.0, math.inf), (0.0, 1.0)

@@ -1,6 +1,7 @@
 """Settings for every test: the backend's markers, a clean state, repeatable draws."""
 
 import os
+import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -20,23 +21,29 @@ hypothesis.settings.load_profile("repeatable")
 # run on PyTorch, the quickest by far, unless their marks say otherwise; with
 # `--everywhere` on the others, too.
 NEUTRAL = (
-    "propagation/algebra/",
-    "propagation/rules/",
-    "propagation/test_coverage.py",
-    "propagation/test_deep.py",
-    "propagation/test_figures.py",
-    "propagation/test_gradients.py",
-    "propagation/test_mirrors.py",
-    "schemes/test_isometric.py",
-    "schemes/test_left_alone.py",
-    "schemes/test_preprocessing.py",
-    "schemes/test_sines.py",
-    "schemes/test_small_starts.py",
-    "model/test_elementwise.py",
-    "model/test_own_kernels.py",
-    "model/test_roles.py",
+    "activations/test_odd_part.py",
+    "activations/test_periodic.py",
+    "activations/test_properties.py",
     "bench/test_comparison.py",
+    "diagnosis/",
+    "initializers/test_output_moments.py",
+    "model/",
+    "propagation/",
+    "schemes/",
 )
+# Of those, what meets a backend: scopes, private names, layers run on samples.
+ON_EVERY_BACKEND = (
+    "model/test_construction.py",
+    "model/test_keras_internals.py",
+    "propagation/test_propagate.py",
+    "propagation/test_walk.py",
+    "schemes/test_variance.py",
+)
+
+
+def _is_neutral(path):
+    within = path.relative_to(pathlib.Path(__file__).parent).as_posix()
+    return within.startswith(NEUTRAL) and within not in ON_EVERY_BACKEND
 
 
 def pytest_addoption(parser):
@@ -55,8 +62,7 @@ def pytest_collection_modifyitems(config, items):
         wanted = {"tensorflow", "jax", "torch"} & markers
         if "once" in markers:
             wanted = {"tensorflow"}
-        neutral = any(f"/tests/{part}" in item.path.as_posix() for part in NEUTRAL)
-        if neutral and not wanted and not everywhere:
+        if _is_neutral(item.path) and not wanted and not everywhere:
             wanted = {"torch"}
         if wanted and backend not in wanted:
             reason = f"for {' and '.join(sorted(wanted))} only"

@@ -1,20 +1,89 @@
-"""The code in the documentation runs, and prints what stands there."""
+"""The code in the documentation runs, and what it says is what the package does."""
 
 import doctest
+import os
+import re
+import subprocess
+import sys
+import warnings
 
 import pytest
 
+import keras_initlab as il
+from keras_initlab import cli
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.once
+
+DOCS = ROOT / "docs"
+PAGES = {path.stem: path.read_text() for path in sorted(DOCS.glob("*.md"))}
+
+
+def blocks(text):
+    """Return the Python that stands in a page."""
+    return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
 @pytest.mark.parametrize("page", ["architecture.md"])
 def test_code_of_a_page_prints_what_it_says(page):
     done = doctest.testfile(
-        str(ROOT / "docs" / page),
+        str(DOCS / page),
         module_relative=False,
         optionflags=doctest.NORMALIZE_WHITESPACE,
     )
     assert done.attempted > 20
     assert done.failed == 0
+
+
+@pytest.mark.parametrize(
+    "page", [page for page, text in PAGES.items() if "```python\n>>>" not in text]
+)
+def test_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    code = blocks(PAGES[page])
+    if not code:
+        pytest.skip("no code")
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in code:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            exec(compile(block, page, "exec"), namespace)
+    # A plan that a page shows is one that its code prints.
+    plans = [words(str(v)) for v in namespace.values() if isinstance(v, il.Plan)]
+    for shown in re.findall(r"```text\n(.*?)```", PAGES[page], re.S):
+        assert words(shown) in plans
+
+
+def words(plan):
+    """Return the lines of a printed plan, without the model's name and the spaces."""
+    return [line.split() for line in plan.splitlines()[1:] if "─" not in line]
+
+
+def test_the_table_of_depths_is_that_of_the_results():
+    script = ROOT / "examples" / "benchmarks" / "depth_report.py"
+    done = subprocess.run(
+        [sys.executable, script, "--markdown", "--out", DOCS],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    table = done.stdout.strip()
+    assert table.count("\n") > 10
+    assert table in PAGES["depth"]
+
+
+def test_the_table_of_activations_is_what_the_command_prints(capsys):
+    assert cli.main(["gains", "--format", "markdown"]) == 0
+    assert capsys.readouterr().out.strip() in PAGES["activations"]
+
+
+def test_every_public_name_is_in_the_reference():
+    shown = set(re.findall(r"^::: keras_initlab\.(\S+)$", PAGES["reference"], re.M))
+    assert set(il.__all__) - {"__version__"} <= shown
+
+
+def test_every_page_is_in_the_menu():
+    menu = (ROOT / "mkdocs.yml").read_text()
+    for page in PAGES:
+        assert f" {page}.md" in menu

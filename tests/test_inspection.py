@@ -1,5 +1,6 @@
 """inspect and diagnose on real models: what is filled in, and what is refused."""
 
+import datetime
 import json
 import math
 
@@ -89,6 +90,26 @@ def test_figures_with_a_batch_are_measured_as_well(known):
         assert one.predicted.source == "predicted"
         assert math.isclose(one.predicted.variance, one.measured.variance, rel_tol=1)
     assert not any("pass a batch" in note for note in inspection.notes)
+
+
+def test_an_inspection_says_of_what_it_is_and_when_and_with_what(known):
+    _, inspection, model, _ = known
+    origin = inspection.origin
+    assert inspection.parameters == model.count_params()
+    assert inspection.file is None
+    made = datetime.datetime.fromisoformat(origin.created)
+    assert abs(datetime.datetime.now(datetime.UTC) - made) < datetime.timedelta(hours=1)
+    assert origin.backend == keras.backend.backend()
+    assert origin.versions["keras"] == keras.__version__
+    assert origin.versions["keras-initlab"] == il.__version__
+    assert origin.versions[origin.backend]
+
+
+def test_seeds_do_not_fill_every_row():
+    seeded = keras.initializers.HeNormal(seed=12345)
+    dense = layers.Dense(4, kernel_initializer=seeded, name="dense")
+    inspection = il.inspect(keras.Sequential([keras.Input((4,)), dense]))
+    assert inspection.layers[0].initializer == "HeNormal"
 
 
 def test_the_prediction_is_of_inputs_like_those_given(known):

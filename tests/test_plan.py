@@ -4,6 +4,7 @@ from keras import layers
 
 import keras_initlab as il
 from keras_initlab.plan import describe
+from tests.report.test_html import ALLOWED, Page
 
 
 @pytest.fixture
@@ -34,6 +35,16 @@ def test_print_shows_a_row_a_kernel(model):
 
 def test_notes_have_a_column_only_where_there_are_some(model):
     assert " note" not in str(il.rewrite_initializers(model)).splitlines()[1]
+
+
+def test_a_notebook_shows_the_same_table(model):
+    plan = il.rewrite_initializers(model, scheme="variance", seed=0, skip="two")
+    page = Page(plan._repr_html_())
+    assert set(page.tags) <= ALLOWED
+    assert page.tags.count("tr") == 1 + len(plan)
+    for line in str(plan).splitlines():
+        for word in line.replace("─", "").split():
+            assert word in page.text
 
 
 def test_a_dry_run_says_so(model):

@@ -96,9 +96,9 @@ class Anatomy:
         if self.forward is None:
             return graph.graph_of(self.model) if graph.has_graph(self.model) else None
         # A model that runs on a sample alone is one call, which tells nothing.
-        found = self.forward.propagation.flat_graph
-        held = any(id(call.operation) in self._inside for call in found.calls)
-        return found if held else None
+        flat_graph = self.forward.propagation.flat_graph
+        opened = any(id(call.operation) in self._inside for call in flat_graph.calls)
+        return flat_graph if opened else None
 
     @cached_property
     def roles(self) -> Roles:
@@ -106,8 +106,8 @@ class Anatomy:
         if self.flat is not None:
             return roles_of(self.flat, self.kernels)
         # Of a model without a graph, no more is known than which comes last.
-        last = [one for one in self.kernels if one.weight != "recurrent_kernel"][-1:]
-        return Roles(heads={(id(one.layer), one.weight) for one in last})
+        last = [k for k in self.kernels if k.weight != "recurrent_kernel"][-1:]
+        return Roles(heads={(id(kernel.layer), kernel.weight) for kernel in last})
 
     @cached_property
     def layers(self) -> dict[str, LayerFacts]:
@@ -133,44 +133,44 @@ class Anatomy:
         """Ids of the layers that hold a head, and of those after them."""
         heads = {layer for layer, _ in self.roles.heads}
         if self.flat is None:
-            known = [place.layer for place in places(self.model)]
-            first = next((i for i, one in enumerate(known) if id(one) in heads), None)
-            return set() if first is None else {id(one) for one in known[first:]}
+            ids = [id(place.layer) for place in places(self.model)]
+            first = next((i for i, layer in enumerate(ids) if layer in heads), None)
+            return set() if first is None else set(ids[first:])
         if not heads:
-            made = set(self.flat.outputs)
+            outputs = set(self.flat.outputs)
             return {
                 id(call.operation)
                 for call in self.flat.calls
-                if not made.isdisjoint(call.outputs)
+                if not outputs.isdisjoint(call.outputs)
             }
-        found: set[int] = set()
+        ending: set[int] = set()
         after: set[int] = set()
         for call in self.flat.calls:
-            held = self._inside.get(id(call.operation), ())
-            is_head = any(id(kernel.layer) in heads for kernel in held)
+            kernels = self._inside.get(id(call.operation), ())
+            is_head = any(id(kernel.layer) in heads for kernel in kernels)
             if is_head or not after.isdisjoint(call.inputs):
-                found.add(id(call.operation))
+                ending.add(id(call.operation))
                 after.update(call.outputs)
-        return found
+        return ending
 
     @cached_property
     def _starting(self) -> set[int]:
         """Ids of the layers between the inputs and the first kernels."""
-        known = [place.layer for place in places(self.model)]
         if self.flat is None:
-            first = next((i for i, one in enumerate(known) if _has_weight(one)), 0)
-            return {id(one) for one in known[:first]}
+            layers = [place.layer for place in places(self.model)]
+            first = next((i for i, layer in enumerate(layers) if _has_weight(layer)), 0)
+            return {id(layer) for layer in layers[:first]}
         fresh = set(self.flat.inputs)
-        found = set()
+        starting = set()
         for call in self.flat.calls:
             if not set(call.inputs) <= fresh:
                 continue
             embeds = isinstance(call.operation, keras.layers.Embedding)
             if id(call.operation) in self._inside and not embeds:
                 continue
-            found.add(id(call.operation))
+            starting.add(id(call.operation))
             fresh.update(call.outputs)
-        return found
+        return starting
 
     @cached_property
     def _rescaled(self) -> set[int]:
@@ -179,38 +179,38 @@ class Anatomy:
             return set()
         tensors: set[int] = set()
         by_layer: dict[int, bool] = {}
-        made = set(self.flat.outputs)
+        outputs = set(self.flat.outputs)
         for call in self.flat.calls[::-1]:
             for tensor in call.outputs:
                 readers = self.flat.consumers.get(tensor, ())
                 if (
                     readers
-                    and tensor not in made
+                    and tensor not in outputs
                     and all(
-                        isinstance(one.operation, NORMALISING)
+                        isinstance(reader.operation, NORMALISING)
                         or (
-                            id(one.operation) not in self._inside
-                            and tensors.issuperset(one.outputs)
+                            id(reader.operation) not in self._inside
+                            and tensors.issuperset(reader.outputs)
                         )
-                        for one in readers
+                        for reader in readers
                     )
                 ):
                     tensors.add(tensor)
-            known = by_layer.get(id(call.operation), True)
-            by_layer[id(call.operation)] = known and tensors.issuperset(call.outputs)
-        found = {layer for layer, known in by_layer.items() if known}
+            so_far = by_layer.get(id(call.operation), True)
+            by_layer[id(call.operation)] = so_far and tensors.issuperset(call.outputs)
+        rescaled = {layer for layer, always in by_layer.items() if always}
         last = {id(call.operation): i for i, call in enumerate(self.flat.calls)}
         for place in places(self.model):
             # Of a layer that holds others, what the last one of them makes.
             if id(place.layer) not in last:
                 parts = [id(part.layer) for part in every_place(place.layer)]
                 called = [part for part in parts if part in last]
-                if called and max(called, key=lambda part: last[part]) in found:
-                    found.add(id(place.layer))
-            elif id(place.layer) in found:
+                if called and max(called, key=lambda part: last[part]) in rescaled:
+                    rescaled.add(id(place.layer))
+            elif id(place.layer) in rescaled:
                 # Inside of a layer that is not opened no more is known than of it all.
-                found.update(id(part.layer) for part in every_place(place.layer))
-        return found
+                rescaled.update(id(part.layer) for part in every_place(place.layer))
+        return rescaled
 
     @cached_property
     def bypassed(self) -> Bypassed:
@@ -221,33 +221,35 @@ class Anatomy:
         """Say of each input whether it is rescaled or looked up before any kernel."""
         kinds = (*RESCALING, keras.layers.Embedding)
         if self.flat is None or len(self.flat.inputs) != count:
-            known = [one.layer for one in places(self.model)]
-            starting = [one for one in known if id(one) in self._starting]
-            return [any(isinstance(one, kinds) for one in starting)] * count
-        found = []
-        given = read_as_given(self.flat, self._keeps_scale)
+            scaled = any(
+                isinstance(place.layer, kinds) and id(place.layer) in self._starting
+                for place in places(self.model)
+            )
+            return [scaled] * count
+        answers = []
+        unscaled = read_as_given(self.flat, self._keeps_scale)
         for tensor in self.flat.inputs:
-            pending, scaled = deque([tensor]), tensor not in given
+            pending, scaled = deque([tensor]), tensor not in unscaled
             while pending and not scaled:
                 for call in self.flat.consumers.get(pending.popleft(), ()):
                     scaled |= isinstance(call.operation, kinds)
                     if id(call.operation) in self._starting:
                         pending.extend(call.outputs)
-            found.append(scaled)
-        return found
+            answers.append(scaled)
+        return answers
 
     def _keeps_scale(self, call: graph.Call) -> bool:
         """Say whether a call is predicted to leave mean and size as they were."""
         if self.forward is None or not self.of_data:
             return False
         signals = self.forward.propagation.signals
-        known = [signals.get(tensor) for tensor in (*call.inputs, *call.outputs)]
-        first, *others = (one for one in known if one is not None)
+        tensors = (*call.inputs, *call.outputs)
+        first, *rest = (signals[tensor] for tensor in tensors if tensor in signals)
         size = math.sqrt(first.second)
-        return len(others) == len(known) - 1 and all(
-            abs(math.sqrt(one.second) - size) <= SAME_SCALE * size
-            and abs(one.mean - first.mean) <= SAME_SCALE * size
-            for one in others
+        return len(rest) == len(tensors) - 1 and all(
+            abs(math.sqrt(signal.second) - size) <= SAME_SCALE * size
+            and abs(signal.mean - first.mean) <= SAME_SCALE * size
+            for signal in rest
         )
 
     def readers(self, kernel: Kernel) -> Readers | None:
@@ -265,7 +267,7 @@ class Anatomy:
         )
         if not pending:
             return None
-        found: list[Kernel] = []
+        kernels: list[Kernel] = []
         whole, normalised, seen = True, True, set()
         while pending:
             tensor, behind = pending.popleft()
@@ -276,15 +278,15 @@ class Anatomy:
             whole &= bool(readers)
             normalised &= bool(readers)
             for call in readers:
-                held = self._inside.get(id(call.operation), [])
-                if held:
-                    found += held
+                inner = self._inside.get(id(call.operation), [])
+                if inner:
+                    kernels += inner
                     normalised &= behind
                     continue
                 whole &= len(call.inputs) == 1 and _keeps_units(call.operation)
                 after = behind or isinstance(call.operation, NORMALISING)
-                pending.extend((one, after) for one in call.outputs)
-        return Readers(tuple(found), whole, normalised and bool(seen))
+                pending.extend((output, after) for output in call.outputs)
+        return Readers(tuple(kernels), whole, normalised and bool(seen))
 
 
 def _has_weight(layer: Any) -> bool:
@@ -325,9 +327,9 @@ def anatomy_of(
         predict: False leaves the prediction out, and calls none of the layers.
     """
     every = kernels_of(model, recurrent=True, call_own=predict)
-    held = [one for one in every if one.variable is not None]
+    built = [kernel for kernel in every if kernel.variable is not None]
     # Whole numbers stand for weights by scales that are kept elsewhere.
-    kernels = [one for one in held if keras.backend.is_float_dtype(one.variable.dtype)]
+    kernels = [k for k in built if keras.backend.is_float_dtype(k.variable.dtype)]
     if quantised := quantised_layers(model):
         return Anatomy(model, kernels, None, f"Weights are quantised: {quantised[0]}.")
     if not predict:

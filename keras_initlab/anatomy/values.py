@@ -47,8 +47,11 @@ def kernel_facts(anatomy: Anatomy, *, initial: bool = True) -> tuple[KernelFacts
             nothing new while a model is trained.
     """
     finder = Finder()
-    known = [one for one in anatomy.kernels if not _is_recurrent(one)]
-    return tuple(_facts(one, anatomy, finder, initial) for one in known)
+    return tuple(
+        _facts(kernel, anatomy, finder, initial)
+        for kernel in anatomy.kernels
+        if not _is_recurrent(kernel)
+    )
 
 
 def _is_recurrent(kernel: Kernel) -> bool:
@@ -66,15 +69,16 @@ def _facts(
     head = key in anatomy.roles.heads
     twins, alike = 0, None
     if units is not None and constant is None and not head:
-        own = [one for one in anatomy.kernels if one.layer is kernel.layer]
-        twins, alike = _twins(units, own, readers)
+        siblings = [k for k in anatomy.kernels if k.layer is kernel.layer]
+        twins, alike = _twins(units, siblings, readers)
     branch_end = key in anatomy.roles.branches
-    found: dict[str, Any] = {}
+    at_start: dict[str, Any] = {}
     if initial and (own_fans := fans_of(kernel)) is not None:
         follows = followed(kernel, finder)
         drawn = _drawn(kernel)
-        found = {
-            "initializer": describe(kernel.initializer) or "its initializer",
+        at_start = {
+            "initializer": describe(kernel.initializer, without="seed")
+            or "its initializer",
             "nonlinearity": follows.resolved.name,
             "digest": _digest(values),
             "scale": _scale(kernel, drawn, own_fans, follows),
@@ -95,7 +99,7 @@ def _facts(
         spared=constant == 0 and _is_spared(kernel, anatomy),
         guarded=_is_guarded(kernel),
         head=head,
-        **found,
+        **at_start,
     )
 
 
@@ -108,8 +112,7 @@ def _is_spared(kernel: Kernel, anatomy: Anatomy) -> bool:
 
 def values_of(variable: Any) -> Array:
     """Return a variable's values."""
-    found = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
-    return np.asarray(found)
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
 
 
 def _constant(values: Array) -> float | None:
@@ -119,8 +122,8 @@ def _constant(values: Array) -> float | None:
 
 
 def _is_guarded(kernel: Kernel) -> bool:
-    recurrent = any(hasattr(one, "recurrent_activation") for one in kernel.parents)
-    inside = any(isinstance(one, ATTENTION) for one in kernel.parents)
+    recurrent = any(hasattr(p, "recurrent_activation") for p in kernel.parents)
+    inside = any(isinstance(parent, ATTENTION) for parent in kernel.parents)
     return inside or recurrent or hasattr(kernel.layer, "recurrent_activation")
 
 
@@ -144,12 +147,12 @@ def _units(kernel: Kernel, values: Array) -> Array | None:
     if layout.blocks > 1 and not gated:
         return None  # groups of a convolution read each its own part
     parts = [_columns(values, layout)]
-    own = {variable.name: variable for variable in own_variables(kernel.layer)}
-    if any(len(own[name].shape) > 1 for name in own.keys() - _KNOWN_WEIGHTS):
+    variables = {variable.name: variable for variable in own_variables(kernel.layer)}
+    if any(len(variables[n].shape) > 1 for n in variables.keys() - _KNOWN_WEIGHTS):
         return None  # a layer that reads with other weights as well
     for name in ("bias", "recurrent_kernel"):
-        if name in own:
-            parts.append(values_of(own[name]))
+        if name in variables:
+            parts.append(values_of(variables[name]))
     count = parts[0].shape[1] // (layout.blocks if gated else 1)
     if any(part.size % count for part in parts):
         return None
@@ -184,7 +187,7 @@ def _is_grouped(kernel: Kernel) -> bool:
 
 
 def _twins(
-    units: Array, own: Sequence[Kernel], readers: Readers | None
+    units: Array, siblings: Sequence[Kernel], readers: Readers | None
 ) -> tuple[int, int | None]:
     """Return how many units have a twin, and how many of these are read alike.
 
@@ -198,8 +201,8 @@ def _twins(
     if not readers.whole:
         return reading, 0 if _reads_apart(readers.kernels) else None
     parts = [units]
-    reading_on = [one for one in readers.kernels if not _is_recurrent(one)]
-    reading_on += [one for one in own if _is_recurrent(one)]
+    reading_on = [k for k in readers.kernels if not _is_recurrent(k)]
+    reading_on += [k for k in siblings if _is_recurrent(k)]
     for kernel in reading_on:
         rows = _rows(kernel, units.shape[1])
         if rows is None:
@@ -243,23 +246,23 @@ def _repeated(units: Array) -> int:
     near = np.abs(np.diff(places[order])) <= SAME * lengths[order][1:] * 4
     count = 0
     for index in np.flatnonzero(near):
-        one, other = units[:, order[index]], units[:, order[index + 1]]
-        count += bool(np.abs(one - other).max() <= SAME * np.abs(one).max())
+        unit, twin = units[:, order[index]], units[:, order[index + 1]]
+        count += bool(np.abs(unit - twin).max() <= SAME * np.abs(unit).max())
     return count
 
 
 def _scale(
-    kernel: Kernel, drawn: float | None, known: fans.Fans, follows: Followed
+    kernel: Kernel, drawn: float | None, own: fans.Fans, follows: Followed
 ) -> float | None:
     """Return E[w²] by the initializer over what fits; 1 within the usual rules."""
     if drawn is None or isinstance(kernel.initializer, (Auto, Mirrored, Scaled)):
         return None
-    fitting = [follows.rule.variance(known)]
+    fitting = [follows.rule.variance(own)]
     if follows.resolved.family in ("linear", "saturating", "selu"):
-        fitting.append(1 / known.fan_in)
+        fitting.append(1 / own.fan_in)
     by_rule = ("linear", "periodic")
     if follows.resolved.function is not None and follows.resolved.family not in by_rule:
-        fitting.append(activations.gain(follows.resolved) ** 2 / known.fan_in)
+        fitting.append(activations.gain(follows.resolved) ** 2 / own.fan_in)
     if drawn > max(fitting):
         return drawn / max(fitting)
     return min(1.0, drawn / min(fitting))
@@ -279,8 +282,8 @@ def _drawn(kernel: Kernel) -> float | None:
             )
     except (TypeError, ValueError):
         return None
-    found = moments.second_moment
-    return found if math.isfinite(found) and found > 0 else None
+    drawn = moments.second_moment
+    return drawn if math.isfinite(drawn) and drawn > 0 else None
 
 
 def _by_wrong_fans(
@@ -299,11 +302,11 @@ def _by_wrong_fans(
     if type(initializer).__module__.startswith(("keras.", "keras_initlab.")):
         return None
     usual = {1.0, 2.0, follows.rule.gain**2}
-    if drawn is None or any(_near(drawn * own.fan_in, one) for one in usual):
+    if drawn is None or any(_near(drawn * own.fan_in, rule) for rule in usual):
         return None
-    by_shape = any(_near(drawn * plain.fan_in, one) for one in usual)
+    by_shape = any(_near(drawn * plain.fan_in, rule) for rule in usual)
     return own.fan_in / plain.fan_in if by_shape else None
 
 
-def _near(value: float, other: float) -> bool:
-    return abs(value / other - 1) < 0.1
+def _near(value: float, expected: float) -> bool:
+    return abs(value / expected - 1) < 0.1

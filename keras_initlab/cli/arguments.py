@@ -22,6 +22,7 @@ examples:
   keras-initlab inspect model.keras
   keras-initlab inspect model.keras --data batch.npz -o report.html
   keras-initlab inspect model.keras --format json | jq .findings
+  keras-initlab inspect model.keras --format markdown      to paste into an issue
   keras-initlab inspect model.keras --fail-on warning      for CI
   keras-initlab inspect model.keras --import my_package.layers
 
@@ -104,7 +105,7 @@ def _add_inspect(commands: Any) -> None:
     )
     command.add_argument(
         "--format",
-        choices=("text", "json", "html"),
+        choices=("text", "json", "html", "markdown"),
         help="what to print; the default goes by the ending of FILE, else text",
     )
     command.add_argument(
@@ -247,12 +248,19 @@ def _add_gains(commands: Any) -> None:
         commands,
         "gains",
         "print the gains of activations",
-        "Print E[φ], E[φ²], E[φ'²], gain and chi of Keras activations.",
+        "Print E[φ], E[φ²], E[φ'²], gain, chi and Q' of Keras activations: Q' is how "
+        "much an error of the signal's second moment grows in one layer.",
         _GAINS,
         _gains,
     )
     command.add_argument(
         "activation", nargs="*", help="a Keras activation's name; all if none is given"
+    )
+    command.add_argument(
+        "--format",
+        choices=("text", "markdown"),
+        default="text",
+        help="what to print (default: text); markdown names the sources too",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,13 @@ from keras_initlab.report.text import NARROWEST
 if TYPE_CHECKING:
     from keras_initlab.report import Inspection
 
-_ENDINGS = {".html": "html", ".htm": "html", ".json": "json"}
+_ENDINGS = {
+    ".html": "html",
+    ".htm": "html",
+    ".json": "json",
+    ".md": "markdown",
+    ".markdown": "markdown",
+}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,7 +57,7 @@ def _inspection(arguments: argparse.Namespace) -> Inspection:
     )
     x = batches.load(arguments.data, model) if arguments.data else None
     try:
-        return inspect(model, x)
+        return replace(inspect(model, x), file=arguments.model)
     except Exception as error:
         on = f" on a batch of {batches.describe(x)}" if x is not None else ""
         raise BadInput(
@@ -68,6 +75,8 @@ def _formatted(
         return inspection.json()
     if form == "html":
         return inspection.html()
+    if form == "markdown":
+        return inspection.markdown()
     width = arguments.width
     if width is None and output is None:
         terminal = line_width()

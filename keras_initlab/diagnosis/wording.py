@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from keras_initlab import numerals
+
 
 def rewrite(scheme: str) -> str:
     """Return the remedy that chooses new initial weights.
@@ -18,9 +20,9 @@ def number(value: float) -> str:
     """Return a number as people read it.
 
     >>> number(1234567.0), number(0.25), number(1e-9)
-    ('1.2e+06', '0.25', '1e-09')
+    ('1.2·10⁶', '0.25', '10⁻⁹')
     """
-    return f"{value:.2g}" if value else "0"
+    return numerals.number(value, 2) if value else "0"
 
 
 def percent(share: float) -> str:

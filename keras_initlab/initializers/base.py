@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -25,6 +27,17 @@ class LayerInitializer(keras.initializers.Initializer):  # type: ignore[misc]
     """
 
     seed: int | None
+
+    def __repr__(self) -> str:
+        """Return the call that makes it: its numbers, and what is not default."""
+        return f"{type(self).__name__}({', '.join(self._arguments())})"
+
+    def _arguments(self) -> Iterator[str]:
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, name, parameter.default)
+            # An array has no one truth value; its text does.
+            if type(value) is float or repr(value) != repr(parameter.default):
+                yield f"{name}={value!r}"
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         """Return a tensor of the given shape and floating dtype.

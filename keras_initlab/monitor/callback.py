@@ -16,13 +16,9 @@ import numpy as np
 from keras_initlab import diagnosis, taps
 from keras_initlab.model import nonlinearity
 from keras_initlab.model.layers import main_weight, places
-from keras_initlab.monitor import options
+from keras_initlab.monitor import options, table
 from keras_initlab.monitor.judge import Judge
-from keras_initlab.stats import LayerStats, possible
-from keras_initlab.tables import render_table
-
-# Columns of epochs in the printed table, before the middle ones are left out.
-SHOWN_EPOCHS = 8
+from keras_initlab.stats import LayerStats, Stats, possible
 
 PLOTS = ("variance", "depth", "histograms", "updates")
 _FIELDS = {field.name for field in fields(LayerStats)}
@@ -142,7 +138,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._judge: Judge | None = None
         # The epoch under way.
         self._epoch: int | None = None
-        self.stats: list[LayerStats] = []
+        self.stats: list[LayerStats] = Stats()
         self._forget()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -190,7 +186,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         new: list[dict[str, Any]] = []
         for window in windows:
             step = window.number * (self.window or 0)
-            self.stats = [_stats_of(row) for row in window.rows]
+            self.stats = Stats(_stats_of(row) for row in window.rows)
             new += [
                 _record(epoch, step, stats, row)
                 for stats, row in zip(self.stats, window.rows, strict=True)
@@ -244,29 +240,20 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         return plotting.draw(self, kind, figure, **settings)
 
     def __str__(self) -> str:
-        if not self.history:
-            return (
-                f"VarianceMonitor(every={self.every}): no epoch has been monitored. "
-                "Call `model.fit(..., callbacks=[monitor])` first."
-            )
-        shown = _ends(len(self.epochs), SHOWN_EPOCHS)
-        header = ["…" if i is None else self._name_of(i) for i in shown]
-        return render_table(
-            f"Output variance (every={self.every})",
-            [("layer", "left"), *((name, "right") for name in header)],
-            [
-                [key, *("…" if i is None else f"{values[i]:.3g}" for i in shown)]
-                for key, values in self.history.items()
-            ],
+        return table.as_text(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"<VarianceMonitor(every={self.every}): {len(self.epochs)} windows of "
+            f"{len(self.history)} layers; print it>"
         )
 
-    def _name_of(self, index: int) -> str:
-        name = f"epoch {self.epochs[index]}"
-        return name if self.window is None else f"{name}:{self.steps[index]}"
+    def _repr_html_(self) -> str:
+        return table.as_html(self)
 
     def _forget(self) -> None:
         self.history: dict[str, list[float]] = {}
-        self.stats = []
+        self.stats = Stats()
         self.records: list[dict[str, Any]] = []
         self.epochs: list[int] = []
         self.steps: list[int] = []
@@ -304,7 +291,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             windows = tap.read()
             first = [] if self.epochs else [_stats_of(row) for row in tap.first()]
             if windows and windows[-1].rows:
-                self.stats = [_stats_of(row) for row in windows[-1].rows]
+                self.stats = Stats(_stats_of(row) for row in windows[-1].rows)
             elif self.epochs:
                 return
             # Where the very first step fails, there is the model to go by.
@@ -427,11 +414,3 @@ def _record(epoch: int, step: int, stats: LayerStats, row: taps.Row) -> dict[str
 def _for_logs(layer: str) -> str:
     # A dot would break ModelCheckpoint's format strings, and MLflow takes no `#`.
     return layer.replace(".", "_").replace("#", ":")
-
-
-def _ends(count: int, limit: int) -> list[int | None]:
-    """Return indices up to `count`, with None for those left out in the middle."""
-    if count <= limit:
-        return list(range(count))
-    half = limit // 2
-    return [*range(half), None, *range(count - half, count)]

@@ -46,6 +46,7 @@ class Judge:
         self._first: tuple[LayerStats, ...] = ()
         self._losses: tuple[float, ...] = ()
         self._anatomies: list[tuple[Part, Anatomy]] | None = None
+        self._of_graph: dict[str, Any] = {}
         self._at_start: frozenset[str] | None = None
         self._told: dict[str, Finding] = {}
 
@@ -118,24 +119,13 @@ class Judge:
             if self._anatomies is None:
                 # What a layer of one's own does when it is called is not for a
                 # callback to set off.
-                self._anatomies = [
+                anatomies = [
                     (part, anatomy_of(part.model, predict=False))
                     for part in parts_of(self._model)
                 ]
-            known: dict[str, Any] = {
-                "layers": {
-                    part.outside(path): facts
-                    for part, anatomy in self._anatomies
-                    for path, facts in anatomy.layers.items()
-                },
-                "from_zero": self._from_zero,
-                "frozen": frozen_model(self._model),
-                "heads": tuple(
-                    replace(head, layer=part.outside(head.layer))
-                    for part, anatomy in self._anatomies
-                    for head in head_facts(anatomy)
-                ),
-            }
+                self._of_graph = self._facts_of_graph(anatomies)
+                self._anatomies = anatomies
+            known = dict(self._of_graph)
             # Units that are not twins do not become twins: to look at all the weights
             # in windows 1, 2, 4, 8 … is enough.
             if self._windows & (self._windows - 1) == 0:
@@ -150,6 +140,23 @@ class Judge:
             # by signals alone still speak.
             return {}
         return known
+
+    def _facts_of_graph(self, anatomies: list[tuple[Part, Anatomy]]) -> dict[str, Any]:
+        """Return what stays the same throughout a training."""
+        return {
+            "layers": {
+                part.outside(path): facts
+                for part, anatomy in anatomies
+                for path, facts in anatomy.layers.items()
+            },
+            "from_zero": self._from_zero,
+            "frozen": frozen_model(self._model),
+            "heads": tuple(
+                replace(head, layer=part.outside(head.layer))
+                for part, anatomy in anatomies
+                for head in head_facts(anatomy)
+            ),
+        }
 
 
 def _zero_layers(model: Any) -> frozenset[str]:

@@ -25,7 +25,7 @@ def open_figure(figure: Any, width: float, height: float) -> Any:
         ImportError: matplotlib is missing.
     """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401  (what the next line needs)
     except ImportError as error:
         raise ImportError(
             'Plots need matplotlib. Install it with: pip install "keras-initlab[plots]"'
@@ -33,8 +33,10 @@ def open_figure(figure: Any, width: float, height: float) -> Any:
 
     if figure is not None:
         return figure
+    from keras_initlab.plots.displayed import DisplayedFigure
+
     # Not through pyplot, which would keep the figure open in the user's session.
-    return Figure(figsize=(width, height), layout="constrained")
+    return DisplayedFigure(figsize=(width, height), layout="constrained")
 
 
 def rows_height(layers: int) -> float:

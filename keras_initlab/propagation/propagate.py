@@ -23,7 +23,7 @@ from keras_initlab.propagation.record import Record, stats_keys
 from keras_initlab.propagation.signal import Gradient, Signal
 from keras_initlab.propagation.walk import Propagation
 from keras_initlab.propagation.weights.book import Designer
-from keras_initlab.stats import LayerStats, possible
+from keras_initlab.stats import LayerStats, Stats, possible
 
 Moment = float | Mapping[str, float] | Sequence[float]
 
@@ -94,13 +94,13 @@ def propagate(
             f"model in it is followed for itself. Received: mean={mean!r}, "
             f"variance={variance!r} with {model.name!r}. Predict a single one of them."
         )
-    return [
+    return Stats(
         replace(stats, layer=part.outside(stats.layer))
         for part in parts_of(model)
         for stats in run_forward(
             part.model, mean, variance, training, from_weights=from_weights
         ).stats
-    ]
+    )
 
 
 class Forward:

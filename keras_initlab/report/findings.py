@@ -84,7 +84,7 @@ def counted(number: int, name: str) -> str:
     ('1 error', '2 info')
     """
     plural = name if name == "info" else f"{name}s"
-    return f"{number} {name if number == 1 else plural}"
+    return f"{number:,} {name if number == 1 else plural}"
 
 
 def tally(findings: Sequence[Finding]) -> str:
@@ -103,3 +103,19 @@ def summary(inspection: Inspection) -> str:
     layers = counted(len(inspection.layers), "layer")
     how = f"measured on {inspection.data}" if inspection.data else "nothing measured"
     return f"{layers}, {how}; {tally(inspection.findings)}"
+
+
+def origin(inspection: Inspection) -> list[str]:
+    """Return what is known of where an inspection comes from, in a few words each."""
+    told = []
+    if inspection.parameters is not None:
+        told.append(counted(inspection.parameters, "parameter"))
+    if inspection.file is not None:
+        told.append(f"file {inspection.file}")
+    if inspection.origin is not None:
+        created, backend = inspection.origin.created, inspection.origin.backend
+        told.append(created.replace("T", " ").replace("+00:00", " UTC"))
+        said = {"keras": "Keras", "python": "Python", backend: f"backend {backend}"}
+        versions = inspection.origin.versions.items()
+        told += [f"{said.get(name, name)} {version}" for name, version in versions]
+    return told

@@ -36,6 +36,11 @@ def as_dict(inspection: Inspection) -> dict[str, Any]:
         "layers": [_plain(vars(layer)) for layer in inspection.layers],
         "findings": _plain(inspection.findings),
         "notes": list(inspection.notes),
+        "parameters": inspection.parameters,
+        "file": inspection.file,
+        "origin": None
+        if inspection.origin is None
+        else _plain(vars(inspection.origin)),
     }
 
 

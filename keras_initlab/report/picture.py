@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from keras_initlab import plots
+from keras_initlab.plots.canvas import open_figure
 from keras_initlab.stats import LayerStats
 
 if TYPE_CHECKING:
     from keras_initlab.report.record import Inspection
 
+# Inches of a figure on a telephone.
+NARROW = 4.0, 5.6
 _FIGURES = ("variance", "gradient_second_moment")
 
 
@@ -37,8 +40,12 @@ def draw(inspection: Inspection, figure: Any = None) -> Any:
     return plots.by_depth(course, predicted, figure)
 
 
-def as_svg(inspection: Inspection) -> bytes | None:
+def as_svg(inspection: Inspection, narrow: bool = False) -> bytes | None:
     """Return the figure as SVG, None where there is nothing to draw.
+
+    Args:
+        inspection: what to draw.
+        narrow: for a telephone: as wide as that, with the legend above the panel.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -46,7 +53,15 @@ def as_svg(inspection: Inspection) -> bytes | None:
     layers = inspection.layers
     if not any(_drawable((layer.predicted, layer.measured)) for layer in layers):
         return None
-    return plots.svg(draw(inspection))
+    if not narrow:
+        return plots.svg(draw(inspection))
+    figure = draw(inspection, open_figure(None, *NARROW))
+    for axes in figure.axes:
+        labels = axes.get_legend()
+        if labels is not None:
+            labels.set_bbox_to_anchor(None)
+            labels.set_loc("best")
+    return plots.svg(figure)
 
 
 def _drawable(stats: Iterable[LayerStats | None]) -> list[LayerStats]:

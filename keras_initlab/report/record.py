@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from keras_initlab.diagnosis import Finding
 from keras_initlab.files import replacing
-from keras_initlab.report import html, jsonform, picture, text
+from keras_initlab.report import html, jsonform, markdown, picture, text
+from keras_initlab.report.cards import FixedFindings
 from keras_initlab.stats import LayerStats
 
 
@@ -44,11 +46,26 @@ class InspectedLayer:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """When and with what an inspection was made.
+
+    Attributes:
+        created: date and time with the offset from UTC, as ISO 8601 writes them.
+        backend: Keras's, such as "tensorflow".
+        versions: by name, such as {"keras-initlab": "0.1.0", "keras": "3.12.0"}.
+    """
+
+    created: str
+    backend: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Inspection:
     """A model's layers, and what is wrong with it.
 
-    `print` it, show it in a notebook, or convert it: `text`, `html`,
-    `save_html`, `json`, `to_dict`, `records`, `plot`.
+    `print` it, show it in a notebook, or convert it: `text`, `html`, `save_html`,
+    `markdown`, `json`, `to_dict`, `records`, `plot`.
 
     Attributes:
         model: the model's name.
@@ -57,6 +74,11 @@ class Inspection:
         data: the batch measured on, such as "x of shape (64, 784)"; None without one.
         notes: sentences on how the figures came about, such as a prediction's
             assumptions.
+        parameters: how many numbers the model's weights hold.
+        file: the saved model that was inspected, as it was named; None for a model
+            in memory.
+        origin: when and with what the inspection was made. It does not count where
+            two inspections are compared.
     """
 
     model: str
@@ -64,6 +86,13 @@ class Inspection:
     findings: tuple[Finding, ...]
     data: str | None = None
     notes: tuple[str, ...] = ()
+    parameters: int | None = None
+    file: str | None = None
+    origin: Origin | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        # A notebook shows them as cards; they are a tuple as any.
+        object.__setattr__(self, "findings", FixedFindings(self.findings))
 
     def __str__(self) -> str:
         # As wide as the terminal, if there is one: a table whose lines wrap cannot be
@@ -121,6 +150,20 @@ class Inspection:
 
     def _repr_html_(self) -> str:
         return html.as_fragment(self)
+
+    def markdown(self) -> str:
+        """Return a short account, to paste into an issue or to hand to an assistant.
+
+        What the model is, the findings with evidence and remedy, and the layers that
+        matter: those of the findings, the first and the last kernel, and those with
+        the smallest and largest figures.
+
+        >>> print(Inspection("net", (), (), parameters=1000).markdown())
+        # Inspection of `net`
+        <BLANKLINE>
+        0 layers, nothing measured; no findings. 1,000 parameters.
+        """
+        return markdown.as_markdown(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as dicts, lists, strings and numbers, as `json` writes it.

@@ -59,7 +59,9 @@ def as_text(
     shown, widths = _fitting(cells, bool(marks), width)
     head = plain(f"{inspection.model}: {summary(inspection)}")
     table = _table(cells, marks, shown, widths)
-    omitted = [column.name for i, column in enumerate(cells.columns) if i not in shown]
+    omitted = [
+        column.heading.name for i, column in enumerate(cells.columns) if i not in shown
+    ]
     prose = min(width or PROSE, PROSE)
     blocks = [
         render([head], width, color),
@@ -79,7 +81,9 @@ def _fitting(
     widths = []
     for index, column in enumerate(grid.columns):
         cells = (row[index] or "" for row in grid.rows)
-        widths.append(needed([column.header, *(plain(cell).plain for cell in cells)]))
+        widths.append(
+            needed([column.heading.text, *(plain(cell).plain for cell in cells)])
+        )
         if column.long and index:
             widths[-1] = min(widths[-1], INITIALIZER)
     order = sorted(range(len(widths)), key=lambda index: grid.columns[index].rank)
@@ -94,8 +98,8 @@ def _table(
     widths: Sequence[int] | None,
 ) -> Table:
     columns: list[tuple[str, Justify]] = [
-        (grid.columns[i].header, "right" if grid.columns[i].number else "left")
-        for i in shown
+        (heading.text, "right" if heading.number else "left")
+        for heading in (grid.columns[i].heading for i in shown)
     ]
     rows = [[_cell(row[i], first=i == 0) for i in shown] for row in grid.rows]
     if marks:

@@ -146,7 +146,8 @@ def test_the_table_fits(width):
 
 def test_html_is_escaped_and_holds_both_plots():
     page = comparison(made("<b>", [0.9, 0.8])).html()
-    assert "<b>" not in page.replace("<b>* &lt;b&gt;</b>", "")
+    assert "<b>" not in page
+    assert "* &lt;b&gt;" in page
     assert "It is &lt;1e-6&gt;." in page
     assert page.count("data:image/svg+xml") == 2
 

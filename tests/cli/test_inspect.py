@@ -2,6 +2,7 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,10 @@ from keras_initlab.cli import main
 from tests.report import inspections
 
 INSPECTION = "keras_initlab.inspection"
+
+
+def of_file():
+    return replace(inspections.small(), file="model.keras")
 
 
 def test_text(model, inspected, capsys):
@@ -24,17 +29,22 @@ def test_text(model, inspected, capsys):
 
 def test_json_is_all_that_is_printed(model, inspected, capsys):
     assert main(["inspect", "model.keras", "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == inspections.small().to_dict()
+    assert json.loads(capsys.readouterr().out) == of_file().to_dict()
 
 
 def test_html(model, inspected, capsys):
     assert main(["inspect", "model.keras", "--format", "html"]) == 0
-    assert capsys.readouterr().out == inspections.small().html() + "\n"
+    assert capsys.readouterr().out == of_file().html() + "\n"
 
 
 def test_width(model, inspected, capsys):
     assert main(["inspect", "model.keras", "--width", "60"]) == 0
     assert capsys.readouterr().out == inspections.small().text(60) + "\n"
+
+
+def test_markdown(model, inspected, capsys):
+    assert main(["inspect", "model.keras", "--format", "markdown"]) == 0
+    assert capsys.readouterr().out == of_file().markdown() + "\n"
 
 
 @pytest.mark.parametrize("width", ["29", "0", "wide", "60.5"])
@@ -81,13 +91,19 @@ def test_fail_on_goes_by_the_severity(level, code, model, inspected, monkeypatch
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [("a.html", "html"), ("a.json", "json"), ("a.txt", "text"), ("a", "text")],
+    [
+        ("a.html", "html"),
+        ("a.json", "json"),
+        ("a.md", "markdown"),
+        ("a.txt", "text"),
+        ("a", "text"),
+    ],
 )
 def test_a_file_is_written_as_its_ending_says(name, form, model, inspected, capsys):
     assert main(["inspect", "model.keras", "-o", name]) == 0
     assert capsys.readouterr().out == ""
     with open(name, encoding="utf-8") as file:
-        assert file.read() == getattr(inspections.small(), form)() + "\n"
+        assert file.read() == getattr(of_file(), form)() + "\n"
 
 
 def test_the_format_counts_more_than_the_ending(model, inspected):

@@ -150,8 +150,8 @@ def test_a_head_that_goes_with_its_loss_is_not_named(name):
 @pytest.mark.parametrize(
     ("y", "code", "evidence"),
     [
-        (1e8 + 1e7 * VALUES, "target-scale", "mean 1e+08 and deviation 1.2e+07"),
-        (1e-6 * VALUES, "target-scale", "deviation 1.2e-06"),
+        (1e8 + 1e7 * VALUES, "target-scale", "mean 10⁸ and deviation 1.2·10⁷"),
+        (1e-6 * VALUES, "target-scale", "deviation 1.2·10⁻⁶"),
         (np.full(64, 3.0), "target-scale", "All targets are 3"),
         (np.where(VALUES > 1.9, np.nan, VALUES), "nonfinite", "of the targets are NaN"),
     ],

@@ -104,37 +104,37 @@ FIRES = {
     "four decades lost": (
         many(14, scale=0.5),
         ("initializer-mismatch", "warning", "dense_0"),
-        ("0.5 times", "and 13 more layers", "shrinks 1.6e+04 times"),
+        ("0.5 times", "and 13 more layers", "shrinks 16,000 times"),
     ),
     "not yet four": (
         many(13, scale=0.5),
         ("initializer-mismatch", "info", "dense_0"),
-        ("shrinks 8.2e+03 times",),
+        ("shrinks 8,200 times",),
     ),
     "nine decades won": (
         many(9, scale=10.0),
         ("initializer-mismatch", "error", "dense_0"),
-        ("10 times", "grows 1e+09 times"),
+        ("10 times", "grows 10⁹ times"),
     ),
     "not more than eight": (
         many(7, scale=10.0),
         ("initializer-mismatch", "warning", "dense_0"),
-        ("grows 1e+07 times",),
+        ("grows 10⁷ times",),
     ),
     "won and lost again": (
         kernels(*[{"scale": 10.0}] * 4, *[{"scale": 0.1}] * 4),
         ("initializer-mismatch", "warning", "dense_0"),
-        ("grows 1e+04 times", "and 3 more layers"),
+        ("grows 10,000 times", "and 3 more layers"),
     ),
     "the count starts anew at a normalisation": (
         kernels(*[{"scale": 0.5}] * 6, {"normalised": True}, *[{"scale": 0.5}] * 7),
         ("initializer-mismatch", "info", "dense_7"),
-        ("shrinks 1.3e+02 times", "and 6 more layers"),
+        ("shrinks 130 times", "and 6 more layers"),
     ),
     "the count starts anew where a branch ends": (
         kernels(*[{"scale": 0.5}] * 8, {"branch_end": True}, *[{"scale": 0.5}] * 7),
         ("initializer-mismatch", "info", "dense_0"),
-        ("shrinks 2.6e+02 times", "and 7 more layers"),
+        ("shrinks 260 times", "and 7 more layers"),
     ),
     # Fans
     "a quarter of the variance": (
@@ -166,17 +166,17 @@ FIRES = {
     "less than 1e-4 is left": (
         chain("batch_variance", [1, 0.1, 9e-5, 2e-6]),
         ("vanishing-signal", "warning", "dense_2"),
-        ("9e-05 times what went in", "2e-06 times before the head"),
+        ("9·10⁻⁵ times what went in", "2·10⁻⁶ times before the head"),
     ),
     "lost little by little": (
         chain("batch_variance", [1, 1e-3, 1e-6, 1e-9]),
         ("vanishing-signal", "error", "dense_2"),
-        ("1e-06 times what went in", "1e-09 times before the head"),
+        ("10⁻⁶ times what went in", "10⁻⁹ times before the head"),
     ),
     "gone for good from the last time on": (
         chain("batch_variance", [1, 1e-6, 1, 1e-9, 1e-9]),
         ("vanishing-signal", "error", "dense_3"),
-        ("1e-09",),
+        ("10⁻⁹",),
     ),
     "against what went in": (
         chain(
@@ -185,12 +185,12 @@ FIRES = {
             inputs=(InputFacts("x", mean=3.0, deviation=1.0),),
         ),
         ("vanishing-signal", "warning", "dense_0"),
-        ("9e-05",),
+        ("9·10⁻⁵",),
     ),
     "after a normalisation": (
         chain("batch_variance", [1, 50, 1e-3], kinds={1: {"normalises": True}}),
         ("vanishing-signal", "warning", "dense_2"),
-        ("2e-05",),
+        ("2·10⁻⁵",),
     ),
     "a normalisation of nothing": (
         chain("batch_variance", [1, 1, 0.0], kinds={2: {"normalises": True}}),
@@ -200,17 +200,17 @@ FIRES = {
     "grown by more than 1e4": (
         chain("second_moment", [1, 2e4, 3e5]),
         ("exploding-signal", "warning", "dense_1"),
-        ("2e+04", "3e+05"),
+        ("20,000", "300,000"),
     ),
     "grown by more than 1e8": (
         chain("second_moment", [0.1, 2e4, 3e8, 1]),
         ("exploding-signal", "error", "dense_1"),
-        ("2e+05", "3e+09"),
+        ("200,000", "3·10⁹"),
     ),
     "all inputs the same": (
         alike(0.5, 0.9, 0.99995),
         ("collapsed-inputs", "error", "dense_2"),
-        ("is 5e-05 before the head", "was 0.5 in the first"),
+        ("is 5·10⁻⁵ before the head", "was 0.5 in the first"),
     ),
     "nearly the same after twenty layers": (
         alike(*[0.5] * 18, 0.94, 0.96),
@@ -231,22 +231,22 @@ FIRES = {
     "less than 1e-4 comes back": (
         chain("gradient_second_moment", [1e-6, 9e-5, 1, 1]),
         ("vanishing-gradient", "warning", "dense_1"),
-        ("9e-05",),
+        ("9·10⁻⁵",),
     ),
     "the gradient grows by more than 1e4": (
         chain("gradient_second_moment", [1, 3e4, 2e4, 1]),
         ("exploding-gradient", "warning", "dense_2"),
-        ("3e+04",),
+        ("30,000",),
     ),
     "the gradient grows by more than 1e8": (
         chain("gradient_second_moment", [2e8, 2e4, 1]),
         ("exploding-gradient", "error", "dense_0"),
-        ("2e+08",),
+        ("2·10⁸",),
     ),
     "the gradient grows steadily": (
         chain("gradient_second_moment", [2.0**i for i in range(14)][::-1]),
         ("exploding-gradient", "warning", "dense_2"),
-        ("4.1e+03",),
+        ("4,100",),
     ),
     # Units
     "most are dead": (
@@ -312,7 +312,7 @@ FIRES = {
     "a feature that drowns others": (
         data(spread=301.0, largest=4, deviation=90.0),
         ("input-scale", "warning", "x"),
-        ("Feature 4", "3e+02 times"),
+        ("Feature 4", "300 times"),
     ),
     # Outputs
     "a softmax over one unit": (
@@ -323,7 +323,7 @@ FIRES = {
     "targets in the millions": (
         head(loss="mean_squared_error", targets=targets(mean=1e8, deviation=3e7)),
         ("target-scale", "warning", "head"),
-        ("mean 1e+08",),
+        ("mean 10⁸",),
     ),
     "sure before it has learned": (
         chain(
@@ -349,7 +349,7 @@ FIRES = {
     "no step has moved weights": (
         steps(1e-7, 3e-8, 0.0, before=[(1e-8, 0.0, 0.0)], updates=True),
         ("update-too-small", "warning", "dense_0"),
-        ("3e-08 times",),
+        ("3·10⁻⁸ times",),
     ),
     "steps of exactly 0": (
         steps(0.0, 0.0, updates=True),

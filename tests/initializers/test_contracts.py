@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 from keras.src import testing
 
+import keras_initlab as il
 from tests.helpers import as_numpy, kernels
 
 REGISTERED = {
@@ -93,6 +94,21 @@ of_dense = pytest.mark.parametrize("name", DENSE)
 def test_config_is_what_the_user_gave(name, initializer):
     assert initializer.get_config() == ARGUMENTS[name]
     assert REGISTERED[name]().get_config().get("seed") is None
+
+
+def test_its_repr_is_the_call_that_makes_it(initializer):
+    cls = type(initializer)
+    for one in (initializer, cls()):
+        same = eval(repr(one), {cls.__name__: cls})
+        assert same.get_config() == one.get_config()
+
+
+def test_a_repr_names_the_numbers_and_what_is_not_default():
+    assert repr(il.Mirrored(gain=1.4, q=0.05)) == "Mirrored(gain=1.4, q=0.05)"
+    assert repr(il.HeNormal()) == "HeNormal()"
+    assert repr(il.Scaled("tanh", seed=3)) == "Scaled(gain='tanh', seed=3)"
+    # What no config can hold has a repr all the same.
+    assert repr(il.Auto(lambda x: x * 2)).startswith("Auto(activation=<function")
 
 
 def test_config_round_trips_through_json(initializer):

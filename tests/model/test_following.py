@@ -10,7 +10,7 @@ from keras_initlab.model.following import following_nonlinearity
 def meets(after, width=4):
     """Return what the output of a Dense meets in a graph that goes on as `after`."""
     inputs = keras.Input((width,))
-    dense = layers.Dense(width, name="dense")
+    dense = layers.Dense(width, name="followed")
     model = keras.Model(inputs, after(dense(inputs)))
     walked = graph.graph_of(model)
     (call,) = walked.calls_of(dense)

@@ -9,6 +9,7 @@ from keras import layers
 
 from keras_initlab.monitor import VarianceMonitor
 from keras_initlab.stats import LayerStats
+from tests.report.test_html import Page
 
 from .models import (
     BACKEND,
@@ -399,6 +400,7 @@ def test_two_monitors_in_one_fit_are_refused_and_leave_no_trace():
 def test_print_and_plot_ask_for_a_fit_first():
     monitor = VarianceMonitor()
     assert "fit" in str(monitor)
+    assert "<code>model.fit(" in monitor._repr_html_()
     with pytest.raises(ValueError, match="fit"):
         monitor.plot()
 
@@ -412,6 +414,10 @@ def test_table_and_plot():
     for key, values in monitor.history.items():
         line = next(line for line in table.splitlines() if line.split()[:1] == [key])
         assert line.split() == [key, *(f"{value:.3g}" for value in values)]
+    page = Page(monitor._repr_html_())
+    assert page.tags.count("tr") == 1 + len(monitor.history)
+    assert "epoch 1" in page.text
+    assert repr(monitor).startswith("<VarianceMonitor(every=1): 2 windows of 3 layers")
     monitor.plot().savefig(io.BytesIO())
 
 

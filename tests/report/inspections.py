@@ -105,6 +105,24 @@ def deep(count=300):
     )
 
 
+def blocks(count):
+    """Return blocks of six layers with names as in a ResNet, two of them kernels."""
+    layers = []
+    for block in range(count):
+        for i, part in enumerate(("1_conv", "1_bn", "1_relu", "2_conv", "add", "out")):
+            name = f"conv{block // 6 + 2}_block{block % 6 + 1}_{part}"
+            made = dense(name, 6 * block + i)
+            if not part.endswith("conv"):
+                made = InspectedLayer(
+                    name,
+                    "BatchNormalization",
+                    predicted=made.predicted,
+                    measured=made.measured,
+                )
+            layers.append(made)
+    return inspection(*layers, findings=[finding(layers[-1].layer)], model="resnet")
+
+
 def named(names=NAMES):
     """Return layers, a model, data and findings with names that are not harmless."""
     return inspection(

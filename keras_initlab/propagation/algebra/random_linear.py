@@ -82,8 +82,7 @@ def random_linear(
 
     Source: Glorot & Bengio 2010, section 4.2; Xiao et al. 2018 for convolutions.
     """
-    windows = windows or {}
-    bias = bias or ZERO
+    windows, bias = windows or {}, bias or ZERO
     if kept is None:
         kept = {axis: axis for axis in signal.positions}
     field = math.prod(window.size for window in windows.values())
