@@ -4,6 +4,8 @@ Trains MLPs and CNNs of 3 and 8 layers on scikit-learn's bundled handwritten dig
 inputs in [0, 1] as many people feed them, with Keras's default, the three schemes and
 `calibrate`, and counts the epochs to 93 % validation accuracy.
 
+The full form takes 200 s of CPU time on JAX, shared by two processes.
+
     python examples/convergence.py [--quick] [--out FOLDER] [--jobs N] [--seeds N]
 """
 
@@ -130,8 +132,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one network, few epochs")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder to write")
     parser.add_argument("--seeds", type=int, default=3, help="for each candidate")
-    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--jobs", type=int, help="processes side by side (default: 2)")
     arguments = parser.parse_args()
+    jobs = arguments.jobs or (1 if arguments.quick else min(2, os.cpu_count() or 1))
     chosen = NETWORKS[:1] if arguments.quick else NETWORKS
     epochs, seeds = (2, 2) if arguments.quick else (10, arguments.seeds)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -139,9 +142,9 @@ def main() -> None:
     rows = []
     with ExitStack() as stack:
         executor = None
-        if arguments.jobs > 1:
+        if jobs > 1:
             spawn = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(arguments.jobs, mp_context=spawn)
+            pool = ProcessPoolExecutor(jobs, mp_context=spawn)
             executor = stack.enter_context(pool)
         for choice in chosen:
             rates = RATES[choice[-1]][-1:] if arguments.quick else RATES[choice[-1]]
