@@ -136,7 +136,7 @@ def main() -> None:
     arguments = parser.parse_args()
     jobs = arguments.jobs or (1 if arguments.quick else min(2, os.cpu_count() or 1))
     chosen = NETWORKS[:1] if arguments.quick else NETWORKS
-    epochs, seeds = (2, 2) if arguments.quick else (10, arguments.seeds)
+    epochs, seeds = (2, 1) if arguments.quick else (10, arguments.seeds)
     arguments.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     rows = []
