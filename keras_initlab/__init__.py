@@ -13,6 +13,8 @@ Rewrite      `rewrite_initializers(model)` -> `Plan`, by a scheme: `Activation()
              your own
 Calibrate    `calibrate(model, x)` -> `CalibrationReport`: kernels scaled from data
 Reset        `reset_weights(model)`, every weight drawn again in place
+Compare      `compare(build, candidates, x, y)` -> `Comparison`: which initialisation
+             trains a model better, and faster
 Predict      `propagate(model)`, without data; `keras_initlab.propagation` for rules of
              your own
 Watch        `VarianceMonitor()` in `callbacks=`; its figures are `LayerStats`
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from keras_initlab._version import __version__
 
 if TYPE_CHECKING:
+    from keras_initlab.bench import Comparison, compare
     from keras_initlab.calibration import CalibrationReport, calibrate
     from keras_initlab.diagnosis import Finding
     from keras_initlab.initializers import (
@@ -90,6 +93,7 @@ _LATER = {
     "Activation": "schemes",
     "AutoScheme": "schemes",
     "CalibrationReport": "calibration",
+    "Comparison": "bench",
     "Finding": "diagnosis",
     "Inspection": "report",
     "Isometric": "schemes",
@@ -98,6 +102,7 @@ _LATER = {
     "Variance": "schemes",
     "VarianceMonitor": "monitor",
     "calibrate": "calibration",
+    "compare": "bench",
     "diagnose": "inspection",
     "inspect": "inspection",
     "measure": "measurement",
@@ -112,6 +117,7 @@ __all__ = [
     "AutoScheme",
     "CalibrationReport",
     "ClassPriorBias",
+    "Comparison",
     "ConstantBias",
     "DeltaOrthogonal",
     "Fans",
@@ -137,6 +143,7 @@ __all__ = [
     "VarianceMonitor",
     "__version__",
     "calibrate",
+    "compare",
     "diagnose",
     "inspect",
     "kernel_fans",

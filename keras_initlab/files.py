@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["appended", "replacing"]
+__all__ = ["add_text", "appended", "replacing"]
 
 
 @contextlib.contextmanager
@@ -67,6 +67,28 @@ def appended(path: Path, data: bytes) -> None:
             with contextlib.suppress(OSError):  # A pipe keeps what it was given.
                 file.truncate(length)
             raise
+
+
+def add_text(path: Path, text: str) -> None:
+    """Add whole lines to a file, all or none; its folders are made.
+
+    A line that an earlier process could not finish is ended first, so that it does not
+    swallow these.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    appended(path, ("" if _is_whole(path) else "\n").encode() + text.encode())
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file ends with the end of a line, or there is nothing in it."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _is_special(target: Path) -> bool:

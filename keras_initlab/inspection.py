@@ -136,6 +136,15 @@ def _findings(model: Any, x: Any, y: Any) -> list[Finding]:
     return diagnosis.findings_of(_facts(anatomy, kernel_facts(anatomy), x, y)[0])
 
 
+def measured_findings(
+    model: Any, x: Any, y: Any
+) -> tuple[list[Finding], list[LayerStats]]:
+    """Return what `diagnose` finds in a built model, and what it has measured."""
+    anatomy = _anatomy(model, x)
+    facts, measured = _facts(anatomy, kernel_facts(anatomy), x, y)
+    return diagnosis.findings_of(facts), measured
+
+
 def inspect(model: Any, x: Any = None) -> Inspection:
     """Return all that is known of a model, layer by layer, and what is wrong with it.
 

@@ -28,8 +28,8 @@ EXAMPLES = [
 ON = {
     "architectures": "jax",
     "calibrate": "torch",
-    "convergence": "jax",
     "depth": "jax",
+    "convergence": "jax",
     "diagnosis": "torch",
     "distributed": "jax",
     "draws": "tensorflow",

@@ -14,6 +14,7 @@ _EXAMPLES = """\
 examples:
   keras-initlab inspect model.keras                  layers, signals, findings
   keras-initlab rewrite model.keras -o better.keras  initializers that fit
+  keras-initlab compare model.keras --data train.npz  which initialisation is best
   keras-initlab gains                                the gain of every activation
 """
 _INSPECT = """\
@@ -42,12 +43,30 @@ OUT holds no optimizer and no loss: call compile() on the model before fit().
 
 exit codes: 0 done, 2 bad input
 """
+_COMPARE = """\
+examples:
+  keras-initlab compare model.keras --data train.npz
+  keras-initlab compare model.keras --data train.npz --target 0.95 --seeds 5
+  keras-initlab compare model.keras --data train.npz --candidate he_normal \\
+      --candidate isometric --learning-rate 0.01 --learning-rate 0.1
+  keras-initlab compare model.keras --data train.npz --jobs 4 --runs runs.jsonl \\
+      -o report.html
+
+train.npz is written by numpy.savez("train.npz", x=x, y=y), or with arrays named as the
+model's inputs, and as its outputs. A fifth is held out unless --validation is given.
+
+The weights in MODEL are not used: each run draws its own. Compile the model before it
+is saved, or name a --loss.
+
+exit codes: 0 done, 2 bad input, 130 interrupted: what is done is printed
+"""
 _GAINS = """\
 examples:
   keras-initlab gains              the gain of every Keras activation
   keras-initlab gains gelu tanh    of these two
 """
 SCHEMES = ("auto", "activation", "variance", "isometric")
+CANDIDATES = ("as-built", *SCHEMES, "calibrate")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     _add_inspect(commands)
     _add_rewrite(commands)
+    _add_compare(commands)
     _add_gains(commands)
     return top
 
@@ -156,6 +176,81 @@ def _add_rewrite(commands: Any) -> None:
     )
 
 
+def _add_compare(commands: Any) -> None:
+    command = _command(
+        commands,
+        "compare",
+        "train a saved model under several initialisations",
+        "Train a saved model's architecture under several initialisations, for the "
+        "same epochs on the same data, and say which did best.",
+        _COMPARE,
+        _compare,
+    )
+    _add_model(command)
+    command.add_argument(
+        "--data", metavar="FILE", required=True, help="an .npz of inputs and targets"
+    )
+    command.add_argument(
+        "--validation", metavar="FILE", help="an .npz of the same kind to judge by"
+    )
+    command.add_argument(
+        "--candidate",
+        action="append",
+        metavar="NAME",
+        help="an initializer such as he_normal, a scheme, calibrate, or as-built; may "
+        f"be repeated (default: {', '.join(CANDIDATES)})",
+    )
+    for name, default, text in (
+        ("--epochs", 10, "of each run"),
+        ("--seeds", 3, "how many seeds"),
+        ("--batch-size", 32, "inputs of a step"),
+        ("--jobs", 1, "processes that train side by side"),
+    ):
+        command.add_argument(
+            name,
+            type=_count,
+            default=default,
+            metavar="N",
+            help=f"{text} (default: {default})",
+        )
+    command.add_argument(
+        "--learning-rate",
+        action="append",
+        type=float,
+        metavar="R",
+        help="one to try for each candidate; may be repeated (default: the model's)",
+    )
+    command.add_argument(
+        "--metric", help="what to compare (default: the model's first)"
+    )
+    command.add_argument(
+        "--target", type=float, metavar="V", help="count the epochs to this value of it"
+    )
+    command.add_argument("--loss", help="compile with this loss, a name of Keras's")
+    command.add_argument(
+        "--optimizer", default="adam", help="to go with --loss (default: adam)"
+    )
+    command.add_argument(
+        "--runs",
+        metavar="FILE",
+        help="keep each run in FILE, and do not do again those that are in it",
+    )
+    command.add_argument(
+        "--format",
+        choices=("text", "json", "html"),
+        help="what to print; the default goes by the ending of FILE in -o, else text",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write to FILE, in place of what is there",
+    )
+    command.add_argument(
+        "--width", type=_width, metavar="N", help="characters of a line of text"
+    )
+
+
 def _add_gains(commands: Any) -> None:
     command = _command(
         commands,
@@ -215,6 +310,12 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text!r}")
+    return int(text)
+
+
 def _width(text: str) -> int:
     try:
         width = int(text)
@@ -238,6 +339,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _rewrite(arguments: argparse.Namespace) -> int:
     from keras_initlab.cli.rewriting import run
+
+    return run(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from keras_initlab.cli.comparing import run
 
     return run(arguments)
 

@@ -46,6 +46,26 @@ def load(name: str, model: Any) -> Any:
     return _unchecked(path, arrays)
 
 
+def load_targets(name: str, model: Any) -> Any:
+    """Return the targets in an .npz file: `y`, or an array for each output by its name.
+
+    Raises:
+        BadInput: there are none.
+    """
+    path = Path(name)
+    arrays = _read(path)
+    if "y" in arrays:
+        return arrays["y"]
+    outputs = list(getattr(model, "output_names", None) or [])
+    if len(outputs) > 1 and all(one in arrays for one in outputs):
+        return {one: arrays[one] for one in outputs}
+    raise BadInput(
+        f"--data {path} must hold targets, named 'y' or as the model's outputs"
+        f"{': ' if outputs else ''}{', '.join(map(repr, outputs))}. Received: "
+        f'{_names(arrays)}. Write one with numpy.savez("train.npz", x=x, y=y).'
+    )
+
+
 def _inputs(model: Any) -> Any:
     """Return the tensors that a model takes, as nested as it takes them."""
     for name in ("input", "inputs"):  # a Sequential has the second alone

@@ -18,13 +18,20 @@ from keras_initlab.cli.errors import BadInput, brief
 _SAVE = 'Save one with model.save("model.keras").'
 
 
-def load(name: str, *, unsafe: bool = False, modules: Sequence[str] = ()) -> Any:
+def load(
+    name: str,
+    *,
+    unsafe: bool = False,
+    modules: Sequence[str] = (),
+    compiled: bool = False,
+) -> Any:
     """Return the model in a file.
 
     Args:
         name: the file.
         unsafe: load the code of Lambda layers, too.
         modules: imported first, for the classes that they register.
+        compiled: with its optimizer and loss, which may need classes of their own.
 
     Raises:
         BadInput: the file holds no model that can be loaded.
@@ -34,8 +41,7 @@ def load(name: str, *, unsafe: bool = False, modules: Sequence[str] = ()) -> Any
     for module in modules:
         _import(module)
     try:
-        # Without its optimizer and loss, which may need classes of their own.
-        model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
+        model = keras.saving.load_model(path, compile=compiled, safe_mode=not unsafe)
     except Exception as error:
         raise BadInput(_reason(path, error)) from error
     if not isinstance(model, keras.Model):

@@ -39,7 +39,7 @@ def batch_of(data: Any) -> tuple[Any, Any]:
         return whole, None
     if isinstance(data, dict):
         return {name: _array_of(one) for name, one in data.items()}, None
-    if not _draws_batches(data):
+    if not draws_batches(data):
         return _array_of(data), None
     try:
         with _torch_generator_kept():
@@ -79,7 +79,7 @@ def size_of(x: Any) -> int:
     return min((int(length) for length in lengths if length is not None), default=1)
 
 
-def _draws_batches(data: Any) -> bool:
+def draws_batches(data: Any) -> bool:
     """Whether data have batches of their own, and are no batch themselves."""
     if hasattr(data, "shape") or isinstance(data, str | bytes | Mapping):
         return False

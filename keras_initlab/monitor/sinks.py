@@ -45,7 +45,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_initlab.files import appended, replacing
+from keras_initlab.files import add_text, appended, replacing
 
 __all__ = ["CSV", "JSONLines", "Sink", "TensorBoard"]
 
@@ -78,15 +78,7 @@ class _TextFile:
         return f"{type(self).__name__}({str(self.path)!r}, append={self.append})"
 
     def _add(self, text: str) -> None:
-        # A line that an earlier process could not finish must not swallow this one.
-        _write(self.path, ("" if self._is_whole() else "\n").encode() + text.encode())
-
-    def _is_whole(self) -> bool:
-        if not self.path.exists() or not self.path.stat().st_size:
-            return True
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read() == b"\n"
+        add_text(self.path, text)
 
 
 class JSONLines(_TextFile):

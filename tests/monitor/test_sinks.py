@@ -237,7 +237,7 @@ def test_text_of_an_epoch_is_written_in_one_go(tmp_path, text_sink, monkeypatch)
     def count(path, data):
         written.append(len(data))
 
-    monkeypatch.setattr("keras_initlab.monitor.sinks._write", count)
+    monkeypatch.setattr("keras_initlab.files.appended", count)
     text_sink(tmp_path / "run")(epoch(0, layers=map(str, range(20_000))))
     assert len(written) == 1
     assert written[0] > 200_000

@@ -1,0 +1,198 @@
+"""Candidates: what a model's weights are drawn by, and how they are named."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+
+from keras_initlab.calibration import calibrate
+from keras_initlab.rewrite import SCHEMES, rewrite_initializers
+from keras_initlab.schemes import Scheme, SchemeContext, Selection
+
+Kind = Literal["as built", "scheme", "initializer", "calibrate", "function"]
+
+AS_BUILT, CALIBRATE = "as built", "calibrate"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to draw a model's weights.
+
+    Attributes:
+        label: its name in tables and plots.
+        kind: how `value` is applied.
+        value: a scheme, an initializer, or a function of the model.
+    """
+
+    label: str
+    kind: Kind
+    value: Any = None
+
+    def apply(self, model: Any, seed: int, x: Any) -> Any:
+        """Draw the weights of a built, compiled model; return it, or its successor.
+
+        `x` is a batch of its inputs.
+        """
+        if self.kind == "scheme":
+            rewrite_initializers(model, scheme=self.value, seed=seed, redraw=True)
+        elif self.kind == "initializer":
+            scheme = _OneInitializer(self.value)
+            rewrite_initializers(model, scheme=scheme, seed=seed, redraw=True)
+        elif self.kind == "calibrate":
+            calibrate(model, x, seed=seed)
+        elif self.kind == "function":
+            returned = self.value(model)
+            if isinstance(returned, keras.Model):
+                return returned
+        return model
+
+
+@dataclass(frozen=True)
+class _OneInitializer:
+    """The scheme that draws every kernel by one initializer."""
+
+    initializer: Any
+
+    def choose(self, model: keras.Model, context: SchemeContext) -> Selection:
+        """Return a copy of the initializer, with a seed of its own, for each kernel."""
+        return Selection(
+            [
+                context.choice(kernel, self._seeded(context.seeds.at(index)))
+                for index, kernel in enumerate(context.kernels())
+            ]
+        )
+
+    def _seeded(self, seed: int | None) -> Any:
+        config = self.initializer.get_config()
+        if "seed" in config:
+            config = {**config, "seed": seed}
+        return type(self.initializer).from_config(config)
+
+
+def candidates_of(given: Any) -> list[Candidate]:
+    """Return the candidates that `compare` was given, each under a label of its own.
+
+    Raises:
+        TypeError: one is nothing that weights can be drawn by.
+        ValueError: there is none, a name is unknown, or two have one label.
+    """
+    named: list[tuple[str | None, Any]]
+    if isinstance(given, Mapping):
+        named = [(str(label), one) for label, one in given.items()]
+    elif isinstance(given, str) or not isinstance(given, Iterable):
+        named = [(None, given)]
+    else:
+        named = [(None, one) for one in given]
+    if not named:
+        raise ValueError(
+            "`candidates` must name at least one initialisation. Received: "
+            f"{given!r}. Pass for example ['glorot_uniform', 'initlab>auto']."
+        )
+    candidates = [_candidate(label, one) for label, one in named]
+    labels = [one.label for one in candidates]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            "Each candidate must have a label of its own. Received: two that are "
+            f"called {twice!r}. Pass a dict from labels to candidates."
+        )
+    return candidates
+
+
+def _candidate(label: str | None, given: Any) -> Candidate:
+    kind, value, name = _resolved(given)
+    return Candidate(label or name, kind, value)
+
+
+def _resolved(given: Any) -> tuple[Kind, Any, str]:
+    """Return the kind of a candidate, its value, and its name."""
+    if given is None:
+        return "as built", None, AS_BUILT
+    if isinstance(given, str):
+        return _of_name(given)
+    if isinstance(given, type) and issubclass(given, keras.initializers.Initializer):
+        given = given()
+    if isinstance(given, keras.initializers.Initializer):
+        return "initializer", given, _name_of(given)
+    if isinstance(given, Scheme) and not isinstance(given, type):
+        return "scheme", given, reprlib.repr(given)
+    if callable(given):
+        return "function", given, getattr(given, "__name__", type(given).__name__)
+    raise TypeError(
+        "A candidate must be the name of an initializer or a scheme, 'calibrate', an "
+        "initializer, a scheme, a function of the model, or None. Received: "
+        f"{given!r} of type {type(given).__name__}. Pass for example 'he_normal' or "
+        "il.Variance()."
+    )
+
+
+def _of_name(name: str) -> tuple[Kind, Any, str]:
+    # Names of schemes come first; no initializer of Keras's or ours has one of them.
+    if name.replace("_", " ").replace("-", " ") == AS_BUILT:
+        return "as built", None, AS_BUILT
+    if name == CALIBRATE:
+        return "calibrate", None, name
+    if name in SCHEMES:
+        return "scheme", name, name
+    try:
+        initializer = keras.initializers.get(name)
+    except (ValueError, TypeError):
+        initializer = None
+    if isinstance(initializer, type):
+        initializer = initializer()
+    if not isinstance(initializer, keras.initializers.Initializer):
+        raise ValueError(
+            "A candidate that is a string must name an initializer, a scheme "
+            f"({', '.join(map(repr, SCHEMES))}), {CALIBRATE!r} or {AS_BUILT!r}. "
+            f"Received: {name!r}. "
+            f"{_suggestion(name)}"
+        )
+    return "initializer", initializer, name
+
+
+def _suggestion(name: str) -> str:
+    known = [AS_BUILT, CALIBRATE, *SCHEMES, *_initializer_names()]
+    close = difflib.get_close_matches(name.lower(), known, 1) or [
+        one for one in known if one.partition(">")[2] == name.lower()
+    ]
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return "Pass an initializer, as keras.initializers.HeNormal(), if it has no name."
+
+
+def _initializer_names() -> list[str]:
+    """Return the names by which initializers of Keras's and ours can be called."""
+    classes = (
+        one
+        for one in vars(keras.initializers).values()
+        if isinstance(one, type) and issubclass(one, keras.initializers.Initializer)
+    )
+    theirs = {_snake_case(one.__name__) for one in classes} - {"initializer"}
+    registered = keras.saving.get_custom_objects()
+    ours = {name for name in registered if name.startswith("initlab>")}
+    return sorted(theirs) + sorted(ours)
+
+
+def _snake_case(name: str) -> str:
+    """Return the name of a class as Keras takes it in a string.
+
+    >>> _snake_case("HeNormal")
+    'he_normal'
+    """
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+
+
+def _name_of(initializer: Any) -> str:
+    """Return an initializer as it would be typed, without what is not set."""
+    arguments = {
+        key: value
+        for key, value in initializer.get_config().items()
+        if value is not None and key != "seed"
+    }
+    inside = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return f"{type(initializer).__name__}({inside})"

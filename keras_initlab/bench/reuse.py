@@ -1,0 +1,60 @@
+"""One compiled model for all runs of a comparison that differ in their values alone.
+
+Compiling the training step takes longer than many a run: on TensorFlow and JAX each new
+model has its own. Runs whose candidates only draw weights go through the model of the
+first run, which is given the values of all their variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["forget", "reusable"]
+
+# Of the comparison under way in this process, by its token.
+_compiled: dict[str, Any] = {}
+
+
+def reusable(token: str, model: Any) -> Any:
+    """Return the model to train in place of `model`: itself, or one that equals it.
+
+    Args:
+        token: of the comparison; another one begins anew.
+        model: built and compiled, with the values to start from.
+    """
+    kept = _compiled.get(token)
+    if kept is None:
+        _compiled.clear()
+        _compiled[token] = model
+        return model
+    pairs = _pairs(kept.variables, model.variables)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    slots = _pairs(kept.optimizer.variables, model.optimizer.variables)
+    trainable = [one.trainable for one in kept.variables]
+    if (
+        pairs is None
+        or slots is None
+        or trainable != [one.trainable for one in model.variables]
+    ):
+        return model
+    for target, source in (*pairs, *slots):
+        target.assign(source)
+    return kept
+
+
+def forget() -> None:
+    """Let go of the model of this process."""
+    _compiled.clear()
+
+
+def _pairs(
+    targets: Sequence[Any], sources: Sequence[Any]
+) -> list[tuple[Any, Any]] | None:
+    """Return variables by twos; None if they are not of the same kinds."""
+    kinds = [
+        [(tuple(one.shape), one.dtype) for one in variables]
+        for variables in (targets, sources)
+    ]
+    return list(zip(targets, sources, strict=True)) if kinds[0] == kinds[1] else None

@@ -1,0 +1,134 @@
+"""Which candidates differ by more than seeds do, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from keras_initlab.bench.noise import LEVEL, welch_p_value
+from keras_initlab.bench.records import CandidateResult, Run, Spread
+
+if TYPE_CHECKING:
+    from keras_initlab.bench.comparison import Comparison
+
+# Fewer seeds leave Student's t little to go by.
+FEW = 5
+
+Value = Callable[[Run], float]
+
+
+def sentences(comparison: Comparison) -> tuple[str, ...]:
+    """Return the verdict; see `Comparison.verdict`."""
+    results = comparison.results
+    best = comparison[comparison.best]
+    name = f"val_{comparison.metric}"
+    found = []
+    missing = comparison.planned - len(comparison.runs)
+    if missing:
+        found.append(
+            f"Interrupted: {missing} of {comparison.planned} runs are missing."
+        )
+    found += [_diverged(one) for one in results if one.diverged]
+    if not best.sound:
+        return (*found, "No candidate has a run that did not diverge.")
+    found.append(
+        f"After {_count(comparison.epochs, 'epoch')}, {name} is best with "
+        f"{best.candidate} ({best.final_metric})"
+        + _compared(best, results, lambda run: run.final(name))
+    )
+    if comparison.target is not None:
+        found.append(_speed(comparison))
+    if len(results) > 1 and len(comparison.seeds) < FEW:
+        found.append(_seeds(comparison))
+    return tuple(found)
+
+
+def _seeds(comparison: Comparison) -> str:
+    """Return what few seeds can tell."""
+    if len(comparison.seeds) == 1:
+        return f"One seed does not tell a difference from noise: pass seeds={FEW}."
+    return (
+        f"With {len(comparison.seeds)} seeds only large differences can be told from "
+        f"noise: seeds={FEW} or more tell smaller ones."
+    )
+
+
+def _speed(comparison: Comparison) -> str:
+    """Return the sentence on epochs to the target."""
+    target = comparison.target
+    assert target is not None
+    aim, name = f"{comparison.metric} {target:g}", f"val_{comparison.metric}"
+    reached = {
+        one.candidate: [e for e in one.epochs_to_target if e is not None]
+        for one in comparison.results
+    }
+    some = [one for one in comparison.results if reached[one.candidate]]
+    always = [one for one in some if len(reached[one.candidate]) == len(one.runs)]
+    if not some:
+        return f"No candidate reaches {aim}."
+    if not always:
+        return f"No candidate reaches {aim} with every seed."
+
+    def epochs(run: Run) -> float:
+        needed = run.epochs_to(name, target, comparison.direction)
+        # Never within the budget: at least one epoch more than it.
+        return comparison.epochs + 1 if needed is None else needed
+
+    first = min(always, key=lambda one: Spread.of(reached[one.candidate]).mean)
+    never = [one.candidate for one in comparison.results if one not in some]
+    return (
+        f"{first.candidate} is first to reach {aim}, after "
+        f"{Spread.of(reached[first.candidate])} epochs"
+        + _compared(first, some, epochs, diverged=True)
+        + (f" Never: {_joined(never)}." if never else "")
+    )
+
+
+def _compared(
+    first: CandidateResult,
+    results: Sequence[CandidateResult],
+    value: Value,
+    diverged: bool = False,
+) -> str:
+    """Return the end of a sentence: who does not differ from the first."""
+    others = [one for one in results if one is not first and (diverged or one.sound)]
+    if not others:
+        return "."
+    own = _values(first, value, diverged)
+    pairs = [(own, _values(one, value, diverged)) for one in others]
+    if max(min(len(a), len(b)) for a, b in pairs) < 2:
+        return "."
+    alike = [
+        one.candidate
+        for one, (a, b) in zip(others, pairs, strict=True)
+        if welch_p_value(a, b) >= LEVEL
+    ]
+    if not alike:
+        return ", by more than the noise between seeds."
+    if len(alike) == len(others):
+        return "; no other differs from it by more than the noise between seeds."
+    verb = "does" if len(alike) == 1 else "do"
+    return (
+        f"; {_joined(alike)} {verb} not differ from it by more than the noise between "
+        "seeds."
+    )
+
+
+def _values(result: CandidateResult, value: Value, diverged: bool) -> list[float]:
+    return [value(run) for run in (result.runs if diverged else result.sound)]
+
+
+def _diverged(result: CandidateResult) -> str:
+    return (
+        f"{result.candidate} diverged in {result.diverged} of "
+        f"{_count(len(result.runs), 'run')}."
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _joined(names: Sequence[str]) -> str:
+    *front, last = names
+    return f"{', '.join(front)} and {last}" if front else last
