@@ -11,10 +11,12 @@ import keras
 
 from keras_initlab import activations
 from keras_initlab.initializers import Mirrored, Orthogonal
+from keras_initlab.initializers.mirrored import checked_theta
 from keras_initlab.model.kernels import Kernel
 from keras_initlab.model.roles import NORMALISING
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes.activation import auto_choice
+from keras_initlab.schemes.averages import averaged_kernels
 from keras_initlab.schemes.base import Choice, SchemeContext, Selection
 from keras_initlab.schemes.kernels import fans_of, layout_of, sine_variance
 from keras_initlab.schemes.options import (
@@ -34,18 +36,25 @@ from keras_initlab.schemes.survey import (
     instability,
 )
 
-# The second moment of what kernels of pairs read in networks of so many layers or more,
-# and the most and least that pre-activations may have for it.
-_READ, _DEEP, _MOST, _TINY = 0.05, 50, 1.0, 1e-6
+# The least and most second moment that pre-activations may have.
+_TINY, _MOST = 1e-6, 1.0
+# What kernels of pairs read in networks of so many layers or more, and by how much
+# gradients may grow over the whole depth.
+_READ, _DEEP, _GROWTH = 0.05, 50, 0.2
+# The same where a global average follows, at any depth: of a linear function of the
+# input it would leave the mean pixel alone.
+_READ_AVERAGED, _MOST_AVERAGED, _GROWTH_AVERAGED = 4.0, 16.0, 1.0
+# By what angle outputs leave their pairs there.
+_THETA = 0.3
 # What a cell reads its own state with, at the gain that keeps its length.
 _RECURRENT, _RECURRENT_GAIN = "recurrent_kernel", 1.0
-# By how much gradients may grow over the whole depth.
-_GROWTH = 0.2
 Base = Literal["orthogonal", "delta_orthogonal"]
 
 
 @lru_cache(maxsize=1024)
-def default_q(nonlinearity: activations.Activation, depth: int) -> float:
+def default_q(
+    nonlinearity: activations.Activation, depth: int, *, averaged: bool = False
+) -> float:
     """Return the second moment of pre-activations at which a deep network starts.
 
     ψ being the odd part of φ, which is what kernels of pairs read: 0.05 / ψ'(0)² from
@@ -56,28 +65,36 @@ def default_q(nonlinearity: activations.Activation, depth: int) -> float:
     50 and 200 and ten activations (`examples/benchmarks/depth.py --parts q`); of four
     layers, `examples/benchmarks/architectures.py --parts circles`.
 
+    Convolutions that are averaged over all positions start as bent as they can: with
+    4 / ψ'(0)², and gradients may double. Chosen by validation accuracy, over 16 layers
+    (`examples/benchmarks/depth_averages.py`).
+
     >>> [round(default_q(activations.resolve(name), 50), 4)
     ...     for name in ("relu", "gelu", "tanh", "sigmoid")]
     [0.05, 0.05, 0.0125, 0.2]
     >>> round(default_q(activations.resolve("tanh"), 4), 3)
     0.156
+    >>> round(default_q(activations.resolve("tanh"), 16, averaged=True), 3)
+    0.387
     >>> default_q(activations.resolve("tanh"), 2000) < 0.0125
     True
     """
-    read = _READ * max(1.0, _DEEP / depth)
+    read, most, growth = _READ * max(1.0, _DEEP / depth), _MOST, _GROWTH
+    if averaged:
+        read, most, growth = _READ_AVERAGED, _MOST_AVERAGED, _GROWTH_AVERAGED
     if nonlinearity.function is None or nonlinearity.family == "linear":
-        return min(read, _MOST)
+        return min(read, most)
     odd = activations.odd_part(nonlinearity)
     slope = activations.moments(odd, variance=_TINY).derivative_second_moment
-    q = min(read / max(slope, _TINY), _MOST)
+    q = min(read / max(slope, _TINY), most)
     while q > _TINY:
         at = activations.moments(odd, variance=q)
         if not at.second_moment > 0:
             break  # an even function: nothing reads pairs behind it
-        if depth * (q * at.derivative_second_moment / at.second_moment - 1) <= _GROWTH:
+        if depth * (q * at.derivative_second_moment / at.second_moment - 1) <= growth:
             return float(q)
         q *= 0.9
-    return min(read, _MOST)
+    return min(read, most)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -98,6 +115,9 @@ class Isometric(Options):
             GELU, SiLU and softplus, 0.2 for the sigmoid, 0.0125 for tanh; more for
             fewer layers, and less for very deep networks of those that bend: see
             `schemes.isometric.default_q`.
+        theta: the angle in radians by which outputs leave their pairs, as in
+            `initlab>mirrored`. Left out, 0.3 for convolutions that a global average
+            reads, which are to see their neighbours from the start, and 0 for others.
         residual, mean, variance: as for `Variance`.
 
     Raises:
@@ -112,6 +132,7 @@ class Isometric(Options):
     """
 
     q: float | None = None
+    theta: float | None = None
     residual: Residual = "scaled"
     mean: InputMoment | None = field(default=None, hash=False)  # which may be a dict
     variance: InputMoment | None = field(default=None, hash=False)
@@ -120,10 +141,11 @@ class Isometric(Options):
         q = self.q
         if q is not None:
             q = check_second_moment("q", q, "of pre-activations")
+        theta = None if self.theta is None else checked_theta(self.theta)
         check_word("residual", self.residual, RESIDUALS)
         mean = check_input_moment("mean", self.mean)
         variance = check_input_moment("variance", self.variance, minimum=0.0)
-        self._set(q=q, mean=mean, variance=variance)
+        self._set(q=q, theta=theta, mean=mean, variance=variance)
 
     def choose(self, model: Any, context: SchemeContext) -> Selection:
         """Return a mirrored or orthogonal initializer for each kernel."""
@@ -145,11 +167,16 @@ class Isometric(Options):
         designs = {
             kernel.key: self._design(kernel, survey, base) for kernel in survey.free
         }
+        graph = survey.before.propagation.flat_graph
+        averaged = set() if carried else averaged_kernels(graph, survey.free)
+        for key, design in designs.items():
+            default = _THETA if key in averaged else 0.0
+            design.theta = default if self.theta is None else self.theta
         pairs = {
             key for key, design in designs.items() if design.against_making is None
         }
         while True:
-            self._set_targets(designs, len(pairs), survey)
+            self._set_targets(designs, len(pairs), survey, averaged)
             designer = PairDesigner(designs, pairs)
             after = designer.run(survey)
             if pairs <= designer.read:
@@ -199,13 +226,19 @@ class Isometric(Options):
         )
 
     def _set_targets(
-        self, designs: dict[tuple[int, str], PairDesign], pairs: int, survey: Survey
+        self,
+        designs: dict[tuple[int, str], PairDesign],
+        pairs: int,
+        survey: Survey,
+        averaged: set[tuple[int, str]],
     ) -> None:
         """Give each kernel the second moment that its output shall have."""
         roles = survey.roles
         for key, design in designs.items():
             nonlinearity = survey.context.nonlinearity(design.kernel).resolved
-            target = self.q or default_q(nonlinearity, max(pairs, 1))
+            target = self.q or default_q(
+                nonlinearity, max(pairs, 1), averaged=key in averaged
+            )
             if key in roles.heads:
                 target = HEAD_TARGET
             elif key in roles.branches:
@@ -248,6 +281,7 @@ def _choice(
             inputs=design.reads,
             outputs=makes,
             seed=seed,
+            theta=design.theta if makes else 0.0,
         )
     else:
         after = Orthogonal(gain=gain, seed=seed)

@@ -25,13 +25,19 @@ from keras_initlab.propagation.algebra.elementwise import (
 )
 from keras_initlab.propagation.algebra.hermite import gaussian_grid
 from keras_initlab.propagation.algebra.normalization import ONES, rescaled
-from keras_initlab.propagation.algebra.random_linear import RandomKernel, random_linear
+from keras_initlab.propagation.algebra.random_linear import (
+    RandomKernel,
+    random_linear,
+    response_of,
+)
 from keras_initlab.propagation.algebra.sums import add
+from keras_initlab.propagation.algebra.windows import Window
 from keras_initlab.propagation.signal import (
     Array,
     Function,
     Gradient,
     Mirror,
+    Pull,
     Shape,
     Signal,
 )
@@ -67,6 +73,18 @@ def weighted(
         return random_linear(
             x, kernel, shape=shape, fan=fan, copies=copies, bias=bias, **options
         )
+    if makes and structure.mixing:
+        mixed = _mixed(
+            x,
+            kernel,
+            structure,
+            axes=axes,
+            shape=shape,
+            fan=fan // 2 if reads else fan,
+            copies=copies,
+            **options,
+        )
+        return _shifted(mixed, bias)
     sizes = list(shape)
     if makes:
         sizes[axes[1]] = int(sizes[axes[1]] or 2) // 2
@@ -85,12 +103,77 @@ def weighted(
         half = half.amend(echoes=((x, half.edges.parents[0][1]),))
     if not makes:
         return half
-    pairs = _in_pairs(half, axes[1], frozenset({kernel.key}))
-    if bias is not None and bias.second_moment and pairs.mirror is not None:
-        # It shifts both alike: they mirror no more, but for their difference.
-        mirror = replace(pairs.mirror, base=None)
-        return rescaled(pairs, ONES, bias).amend(mirror=mirror)
-    return pairs
+    return _shifted(_in_pairs(half, axes[1], frozenset({kernel.key})), bias)
+
+
+def _shifted(pairs: Signal, bias: WeightMoments | None) -> Signal:
+    """Return pairs with a bias, if it is not 0."""
+    if bias is None or not bias.second_moment or pairs.mirror is None:
+        return pairs
+    # It shifts both alike: they mirror no more, but for their difference.
+    mirror = replace(pairs.mirror, base=None, back=None)
+    return rescaled(pairs, ONES, bias).amend(mirror=mirror)
+
+
+def _mixed(
+    x: Signal,
+    kernel: RandomKernel,
+    structure: WeightMoments,
+    *,
+    axes: tuple[int, int],
+    shape: Shape,
+    fan: int,
+    copies: float,
+    windows: dict[int, Window] | None = None,
+    kept: dict[int, int] | None = None,
+    **options: Any,
+) -> Signal:
+    """Return pairs of outputs that have a share each that is not the other's.
+
+    The kernel is the sum of two that are independent and read the same: of one the
+    outputs mirror each other, of the other, over all taps, they do not.
+    """
+    reads, share = structure.paired[0], structure.mixing
+    source = difference(x, axes[0]) if reads else x
+    windows = windows or {}
+    spread = {axis: replace(window, centred=False) for axis, window in windows.items()}
+    alike, apart = (response_of(source, fan, w, kept) for w in (windows, spread))
+    moments = kernel.moments((1 - share) * alike + share * apart)
+
+    def part(of: float, sizes: Sequence[int | None], copies: float, **own: Any) -> Any:
+        chosen = WeightMoments(0.0, of * moments.second_moment)
+        entries = RandomKernel(kernel.layer, kernel.weight, lambda response: chosen)
+        made = random_linear(
+            source,
+            entries,
+            shape=tuple(sizes),
+            fan=fan,
+            copies=copies,
+            kept=kept,
+            read=x,
+            **own,
+            **options,
+        )
+        if reads and x.mirror and not x.mirror.whole:
+            made = made.amend(echoes=((x, made.edges.parents[0][1]),))
+        return made
+
+    sizes = list(shape)
+    sizes[axes[1]] = int(sizes[axes[1]] or 2) // 2
+    sources = frozenset({kernel.key})
+    half = part(1 - share, sizes, copies / 2, windows=windows)
+    pairs = _in_pairs(half, axes[1], sources)
+    own = part(share, shape, copies, windows=spread)
+    weights, own = own.edges.weights, own.amend(weights=())
+    assert pairs.mirror is not None
+    odd = add([pairs.mirror.odd, difference(own, axes[1])]).amend(terms={})
+    total = add([pairs.amend(weights=()), own])
+    kernel.seen(total.second)
+    # Gradients that are asked for alone have come to where these pairs are made.
+    mirror = Mirror(odd, axes[1], sources=sources, back=(), own=own)
+    return total.amend(
+        terms={}, weights=weights, lineage=half.origin.lineage, mirror=mirror
+    )
 
 
 def _in_pairs(half: Signal, axis: int, sources: frozenset[tuple[int, str]]) -> Signal:
@@ -238,16 +321,48 @@ def mirror_behind_function(x: Signal, output: Signal) -> Mirror | None:
     pairs = np.stack([2 * (answer.pairs[0] - answer.pairs[1]), np.zeros((2, 2))])
     # What x₀ and x₁ get of their difference's gradient is odd in part, and goes on to
     # their difference; the rest is the same for both.
+    odd, even = _slopes_of_pairs(x, function, across)
+    parents: tuple[tuple[Signal, Pull], ...] = (
+        (mirror.odd, lambda gradient: gradient.times(*odd)),
+    )
+    if mirror.own is not None:
+        parents += ((mirror.own, lambda gradient: gradient.times(*even)),)
+    made_odd = _wholly(output, mirror, pairs).odd.amend(parents=parents)
+    every = [one + other for one, other in zip(odd, even, strict=True)]
+    back = ((x, lambda gradient: gradient.times(*every)),)
+    return Mirror(
+        made_odd,
+        mirror.axis,
+        function=function,
+        sources=mirror.sources,
+        back=back,
+        before=(x, mirror.odd),
+    )
+
+
+def _slopes_of_pairs(
+    x: Signal, function: Function, across: Array
+) -> tuple[list[float], list[float]]:
+    """Return the factors of a gradient's odd part, and of what is alike in both.
+
+    Each for one element, two positions and two inputs; `across` is E[x₀ x₁'].
+    """
     variance = x.variance or 1.0
     slopes = respond(function, x.mean, variance)
-    alike = slopes.slopes_correlated((float(across[0, 0]) - x.mean**2) / variance)
-    odd, even = (
-        (slopes.slope_second + sign * alike) / (2 * variance) for sign in (1, -1)
-    )
-    parents = ((mirror.odd, lambda gradient: gradient.times(odd)),)
-    made_odd = _wholly(output, mirror, pairs).odd.amend(parents=parents)
-    back = ((x, lambda gradient: gradient.times(odd + even)),)
-    return Mirror(made_odd, mirror.axis, sources=mirror.sources, back=back)
+    other = (1, 1) if x.size(x.positions) > 1 else (0, 1)
+    odd, even = [], []
+    for kind in ((0, 0), (1, 0), other):
+        level = x.unevenness or 1.0 if kind[0] else 1.0
+        own, its = (
+            slopes.slopes_correlated(
+                float(np.clip((pairs[kind] / level - x.mean**2) / variance, -1.0, 1.0))
+            )
+            for pairs in (x.pairs[0], across)
+        )
+        own = slopes.slope_second if kind == (0, 0) else own
+        odd.append((own + its) / (2 * variance))
+        even.append((own - its) / (2 * variance))
+    return odd, even
 
 
 def _wholly(output: Signal, mirror: Mirror, pairs: Array) -> Mirror:
@@ -274,7 +389,8 @@ def moved_mirror(mirror: Mirror, axis: int, move: Move) -> Mirror:
         base = move(mirror.base)
         return Mirror(affine(base, 2.0), axis, base, None, mirror.sources)
     odd = move(mirror.odd)
-    return Mirror(odd, axis, sources=mirror.sources, whole=mirror.whole)
+    own = None if mirror.own is None else move(mirror.own)
+    return Mirror(odd, axis, sources=mirror.sources, whole=mirror.whole, own=own)
 
 
 def sum_of_mirrors(inputs: Sequence[Signal], factors: Sequence[float]) -> Mirror | None:
@@ -315,17 +431,29 @@ def mirror_of_maximum(x: Signal, output: Signal, size: float) -> Mirror | None:
         size: positions of a window.
     """
     mirror = x.mirror
-    if mirror is None or mirror.base is None or not mirror.base.second > 0:
+    if mirror is None:
+        return None
+    law, shared = mirror.base, -1.0  # of z and -z
+    if law is None and (mirror.own is not None or mirror.before is not None):
+        law, differences = mirror.before or (x, mirror.odd)
+        shared = 1 - differences.second / (2 * law.variance or 1.0)
+    if law is None or not law.variance > 0:
         return None
     axis = mirror.axis if len(output.shape) == len(x.shape) else 1
-    count, base = int(min(size, 256)), mirror.base
-    spread = base.second
-    common = min(max(float(base.pairs[0, 1, 0]) / spread, 0.0), 1.0)
-    draws = np.random.default_rng(0).standard_normal((_WINDOWS, count + 1))
-    z = math.sqrt(common) * draws[:, :1] + math.sqrt(1 - common) * draws[:, 1:]
-    z = z * math.sqrt(spread)
+    count = int(min(size, 256))
+    common = float(law.pairs[0, 1, 0] - law.mean**2) / law.variance
+    common = min(max(common, 0.0), 1.0)
+    generator = np.random.default_rng(0)
+
+    def positions(second: float) -> Array:
+        draws = generator.standard_normal((_WINDOWS, count + 1))
+        z = math.sqrt(common) * draws[:, :1] + math.sqrt(1 - common) * draws[:, 1:]
+        return np.asarray(z * math.sqrt(second))
+
+    odd = positions(law.variance * (1 - shared) / 2)
+    even = law.mean + positions(law.variance * (1 + shared) / 2)
     value = (lambda v: v) if mirror.function is None else mirror.function.value
-    first, second = (np.asarray(value(side)).max(axis=1) for side in (z, -z))
+    first, second = (np.asarray(value(z)).max(axis=1) for z in (even + odd, even - odd))
     apart = np.mean((first - second) ** 2)
     level = float(apart / np.mean((first**2 + second**2) / 2))
     pairs = mirror.odd.pairs / (mirror.odd.second or 1.0) * level * output.second
