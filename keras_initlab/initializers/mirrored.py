@@ -54,9 +54,10 @@ class Mirrored(LayerInitializer):
 
         cos θ · W + sin θ · V
 
-    where V reads inputs as W does, has outputs of its own, is orthogonal over all taps
-    of a convolution and of the same mean square. Then neither the average over
-    positions nor the two of a pair tell the same of every input.
+    where V is of the same mean square, orthogonal, over all taps of a convolution, and
+    has no pairs; behind pairs it sums to 0 over the inputs of each tap, so that it
+    reads what units differ by and not their mean. Then the network bends from the
+    start, and sees its neighbours.
 
     A network's first kernel has the output side alone (`inputs=False`), its last one
     the input side alone (`outputs=False`).
@@ -160,8 +161,9 @@ class Mirrored(LayerInitializer):
         kernel = orthogonal(paired, centred, second)
         if self.mixing:
             taps = math.prod(shape[axis] for axis in layout.field) if centred else 1
-            reading = paired[:-1]  # the last is that of the outputs
-            own = orthogonal(reading, False, second / taps)
+            own = orthogonal((), False, second / taps)
+            if self.inputs:
+                own = _less_their_mean(own, layout.inputs)
             kernel = math.cos(self.theta) * kernel + math.sin(self.theta) * own
         return draws.to_tensor(kernel, dtype)
 
@@ -210,6 +212,13 @@ class Mirrored(LayerInitializer):
 
 def _halved(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n // 2 if axis in axes else n for axis, n in enumerate(shape))
+
+
+def _less_their_mean(kernel: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+    """Return a kernel that sums to 0 over its inputs, of the mean square it had."""
+    number = math.prod(kernel.shape[axis] for axis in axes)
+    scale = kernel.dtype.type(math.sqrt(number / (number - 1)))
+    return np.asarray(scale * (kernel - kernel.mean(axis=axes, keepdims=True)))
 
 
 def _in_pairs(kernel: NDArray[Any], axis: int) -> NDArray[Any]:

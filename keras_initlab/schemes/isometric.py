@@ -16,7 +16,12 @@ from keras_initlab.model.kernels import Kernel
 from keras_initlab.model.roles import NORMALISING
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes.activation import auto_choice
-from keras_initlab.schemes.averages import averaged_kernels
+from keras_initlab.schemes.averages import (
+    averaged_kernels,
+    averaged_q,
+    averaged_theta,
+    within_growth,
+)
 from keras_initlab.schemes.base import Choice, SchemeContext, Selection
 from keras_initlab.schemes.kernels import fans_of, layout_of, sine_variance
 from keras_initlab.schemes.options import (
@@ -41,20 +46,13 @@ _TINY, _MOST = 1e-6, 1.0
 # What kernels of pairs read in networks of so many layers or more, and by how much
 # gradients may grow over the whole depth.
 _READ, _DEEP, _GROWTH = 0.05, 50, 0.2
-# The same where a global average follows, at any depth: of a linear function of the
-# input it would leave the mean pixel alone.
-_READ_AVERAGED, _MOST_AVERAGED, _GROWTH_AVERAGED = 4.0, 16.0, 1.0
-# By what angle outputs leave their pairs there.
-_THETA = 0.3
 # What a cell reads its own state with, at the gain that keeps its length.
 _RECURRENT, _RECURRENT_GAIN = "recurrent_kernel", 1.0
 Base = Literal["orthogonal", "delta_orthogonal"]
 
 
 @lru_cache(maxsize=1024)
-def default_q(
-    nonlinearity: activations.Activation, depth: int, *, averaged: bool = False
-) -> float:
+def default_q(nonlinearity: activations.Activation, depth: int) -> float:
     """Return the second moment of pre-activations at which a deep network starts.
 
     ψ being the odd part of φ, which is what kernels of pairs read: 0.05 / ψ'(0)² from
@@ -65,36 +63,21 @@ def default_q(
     50 and 200 and ten activations (`examples/benchmarks/depth.py --parts q`); of four
     layers, `examples/benchmarks/architectures.py --parts circles`.
 
-    Convolutions that are averaged over all positions start as bent as they can: with
-    4 / ψ'(0)², and gradients may double. Chosen by validation accuracy, over 16 layers
-    (`examples/benchmarks/depth_averages.py`).
-
     >>> [round(default_q(activations.resolve(name), 50), 4)
     ...     for name in ("relu", "gelu", "tanh", "sigmoid")]
     [0.05, 0.05, 0.0125, 0.2]
     >>> round(default_q(activations.resolve("tanh"), 4), 3)
     0.156
-    >>> round(default_q(activations.resolve("tanh"), 16, averaged=True), 3)
-    0.387
     >>> default_q(activations.resolve("tanh"), 2000) < 0.0125
     True
     """
-    read, most, growth = _READ * max(1.0, _DEEP / depth), _MOST, _GROWTH
-    if averaged:
-        read, most, growth = _READ_AVERAGED, _MOST_AVERAGED, _GROWTH_AVERAGED
+    read = _READ * max(1.0, _DEEP / depth)
     if nonlinearity.function is None or nonlinearity.family == "linear":
-        return min(read, most)
+        return min(read, _MOST)
     odd = activations.odd_part(nonlinearity)
     slope = activations.moments(odd, variance=_TINY).derivative_second_moment
-    q = min(read / max(slope, _TINY), most)
-    while q > _TINY:
-        at = activations.moments(odd, variance=q)
-        if not at.second_moment > 0:
-            break  # an even function: nothing reads pairs behind it
-        if depth * (q * at.derivative_second_moment / at.second_moment - 1) <= growth:
-            return float(q)
-        q *= 0.9
-    return min(read, most)
+    q = min(read / max(slope, _TINY), _MOST)
+    return within_growth(odd, q, depth, _GROWTH) or min(read, _MOST)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -116,8 +99,8 @@ class Isometric(Options):
             fewer layers, and less for very deep networks of those that bend: see
             `schemes.isometric.default_q`.
         theta: the angle in radians by which outputs leave their pairs, as in
-            `initlab>mirrored`. Left out, 0.3 for convolutions that a global average
-            reads, which are to see their neighbours from the start, and 0 for others.
+            `initlab>mirrored`. Left out, 0, but for convolutions that a global average
+            reads: see `schemes.averages`, for their q as well.
         residual, mean, variance: as for `Variance`.
 
     Raises:
@@ -169,9 +152,6 @@ class Isometric(Options):
         }
         graph = survey.before.propagation.flat_graph
         averaged = set() if carried else averaged_kernels(graph, survey.free)
-        for key, design in designs.items():
-            default = _THETA if key in averaged else 0.0
-            design.theta = default if self.theta is None else self.theta
         pairs = {
             key for key, design in designs.items() if design.against_making is None
         }
@@ -232,13 +212,17 @@ class Isometric(Options):
         survey: Survey,
         averaged: set[tuple[int, str]],
     ) -> None:
-        """Give each kernel the second moment that its output shall have."""
+        """Give each kernel its output's second moment, and the angle of its pairs."""
         roles = survey.roles
         for key, design in designs.items():
             nonlinearity = survey.context.nonlinearity(design.kernel).resolved
-            target = self.q or default_q(
-                nonlinearity, max(pairs, 1), averaged=key in averaged
-            )
+            depth = max(pairs, 1)
+            if key in averaged:
+                q, theta = averaged_q(nonlinearity, depth), averaged_theta(depth)
+            else:
+                q, theta = default_q(nonlinearity, depth), 0.0
+            design.theta = theta if self.theta is None else self.theta
+            target = self.q or q
             if key in roles.heads:
                 target = HEAD_TARGET
             elif key in roles.branches:

@@ -167,19 +167,22 @@ def test_neither_side_is_the_base():
 @pytest.mark.parametrize("base", ["delta_orthogonal", "orthogonal"])
 @pytest.mark.parametrize("inputs", [True, False])
 def test_an_angle_between_pairs_and_outputs_of_their_own(base, inputs):
-    """cos θ · mirrored + sin θ · independent, of one mean square, over all taps."""
+    """cos θ · mirrored + sin θ · independent, of one mean square, over all taps.
+
+    Behind pairs the second sums to 0 over the inputs of each tap.
+    """
     options = {"base": base, "inputs": inputs, "gain": 1.3}
     shape = (3, 3, 32, 64)
     exact, mixed = drawn(shape, **options), drawn(shape, theta=0.6, **options)
     rest = (mixed - np.cos(0.6) * exact) / np.sin(0.6)
     assert not is_paired(mixed, 3)
-    reads = np.allclose(rest[:, :, 0::2], -rest[:, :, 1::2], atol=1e-6)
-    assert reads is inputs
+    sums = np.abs(rest.sum(axis=2)).max() < 1e-4
+    assert bool(sums) is inputs
     # Both have the mean square of an entry, and outputs' shares are independent.
-    assert np.mean(rest**2) == pytest.approx(np.mean(exact**2), rel=1e-4)
+    assert np.mean(rest**2) == pytest.approx(np.mean(exact**2), rel=0.01)
     columns = rest.reshape(-1, 64)
     cosines = columns.T @ columns / np.sum(columns**2, axis=0)
-    assert np.abs(cosines - np.eye(64)).max() < 1e-4
+    assert np.abs(cosines - np.eye(64)).max() < (0.1 if inputs else 1e-4)
     # In the sum two of a pair have the correlation −cos² θ.
     both = mixed.reshape(-1, 32, 2)
     correlation = np.mean(both[..., 0] * both[..., 1]) / np.mean(mixed**2)

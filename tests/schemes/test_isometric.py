@@ -7,6 +7,7 @@ import keras_initlab as il
 from keras_initlab import activations
 from keras_initlab.activations import properties, quadrature
 from keras_initlab.activations.table import NAMED
+from keras_initlab.schemes.averages import averaged_q, averaged_theta
 from keras_initlab.schemes.isometric import default_q
 from tests.helpers import as_numpy, run_python
 
@@ -331,8 +332,8 @@ def test_before_an_average_outputs_leave_their_pairs():
     """With a larger q, and every output's second moment what the plan says."""
     model = maps("softplus")
     rows = rewrite(model)
-    assert angles(rows) == [0.3, 0.3, 0.3, 0.3, 0.0]
-    q = default_q(activations.resolve("softplus"), 4, averaged=True)
+    assert angles(rows) == [averaged_theta(4)] * 4 + [0.0]
+    q = averaged_q(activations.resolve("softplus"), 4)
     assert q > default_q(activations.resolve("softplus"), 4)
     x = np.random.default_rng(0).standard_normal((256, 8, 8, 3)).astype("float32")
     for layer in model.layers[:4]:
@@ -352,6 +353,23 @@ def test_where_positions_are_told_apart_pairs_stay_exact():
         assert not any(angles(rewrite(model)))
         q = rewrite(maps("relu", head=layers.Flatten()))["c1"].target
         assert q == default_q(activations.resolve("relu"), 4)
+
+
+def test_the_angle_and_q_before_an_average_by_depth():
+    """The whole network bends alike at every depth; gradients grow alike."""
+    depths = (1, 4, 16, 50, 1000)
+    thetas = [averaged_theta(depth) for depth in depths]
+    assert thetas == sorted(thetas, reverse=True)
+    assert thetas[0] <= np.pi / 4
+    for depth in depths[1:]:
+        assert depth * np.sin(averaged_theta(depth)) ** 2 == pytest.approx(2.0)
+        for name in ("relu", "gelu", "softplus", "elu", "tanh", "sigmoid"):
+            q = averaged_q(activations.resolve(name), depth)
+            assert q >= default_q(activations.resolve(name), max(depth, 50)), name
+            at = activations.moments(activations.odd_part(name), variance=q)
+            growth = q * at.derivative_second_moment / at.second_moment
+            assert growth**depth < 2.75, name
+    assert averaged_q(activations.resolve(keras.ops.square), 10) > 0
 
 
 def test_an_angle_of_ones_own():
@@ -385,7 +403,7 @@ def test_pairs_by_an_angle_are_read_behind_every_pooling():
         (True, True),
         (True, False),
     ]
-    assert angles(rows) == [0.3, 0.3, 0.3, 0.0]
+    assert angles(rows) == [averaged_theta(3)] * 3 + [0.0]
 
 
 def test_an_average_by_an_operation():
@@ -393,7 +411,7 @@ def test_an_average_by_an_operation():
     y = layers.Conv2D(16, 3, padding="same", activation="relu", name="one")(x)
     y = layers.Conv2D(16, 3, padding="same", activation="relu", name="two")(y)
     model = keras.Model(x, layers.Dense(4, name="head")(keras.ops.mean(y, axis=(1, 2))))
-    assert rewrite(model)["one"].after.theta == 0.3
+    assert rewrite(model)["one"].after.theta == averaged_theta(2)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def weighted(
             structure,
             axes=axes,
             shape=shape,
-            fan=fan // 2 if reads else fan,
+            fan=fan,
             copies=copies,
             **options,
         )
@@ -130,40 +130,49 @@ def _mixed(
 ) -> Signal:
     """Return pairs of outputs that have a share each that is not the other's.
 
-    The kernel is the sum of two that are independent and read the same: of one the
-    outputs mirror each other, of the other, over all taps, they do not.
+    The kernel is the sum of two that are independent: one of pairs, and one without,
+    over all taps, that reads what units behind pairs differ by.
     """
     reads, share = structure.paired[0], structure.mixing
     source = difference(x, axes[0]) if reads else x
+    apart = deviation(x) if reads else x
+    half_fan = fan // 2 if reads else fan
     windows = windows or {}
     spread = {axis: replace(window, centred=False) for axis, window in windows.items()}
-    alike, apart = (response_of(source, fan, w, kept) for w in (windows, spread))
-    moments = kernel.moments((1 - share) * alike + share * apart)
+    moments = kernel.moments(
+        (1 - share) * response_of(source, half_fan, windows, kept)
+        + share * response_of(apart, fan, spread, kept)
+    )
 
-    def part(of: float, sizes: Sequence[int | None], copies: float, **own: Any) -> Any:
+    def part(of: float) -> RandomKernel:
         chosen = WeightMoments(0.0, of * moments.second_moment)
-        entries = RandomKernel(kernel.layer, kernel.weight, lambda response: chosen)
-        made = random_linear(
-            source,
-            entries,
-            shape=tuple(sizes),
-            fan=fan,
-            copies=copies,
-            kept=kept,
-            read=x,
-            **own,
-            **options,
-        )
-        if reads and x.mirror and not x.mirror.whole:
-            made = made.amend(echoes=((x, made.edges.parents[0][1]),))
-        return made
+        return RandomKernel(kernel.layer, kernel.weight, lambda response: chosen)
 
     sizes = list(shape)
     sizes[axes[1]] = int(sizes[axes[1]] or 2) // 2
     sources = frozenset({kernel.key})
-    half = part(1 - share, sizes, copies / 2, windows=windows)
+    options = {**options, "kept": kept, "read": x}
+    half = random_linear(
+        source,
+        part(1 - share),
+        shape=tuple(sizes),
+        fan=half_fan,
+        copies=copies / 2,
+        windows=windows,
+        **options,
+    )
+    if reads and x.mirror and not x.mirror.whole:
+        half = half.amend(echoes=((x, half.edges.parents[0][1]),))
     pairs = _in_pairs(half, axes[1], sources)
-    own = part(share, shape, copies, windows=spread)
+    own = random_linear(
+        apart,
+        part(share),
+        shape=shape,
+        fan=fan,
+        copies=copies,
+        windows=spread,
+        **options,
+    )
     weights, own = own.edges.weights, own.amend(weights=())
     assert pairs.mirror is not None
     odd = add([pairs.mirror.odd, difference(own, axes[1])]).amend(terms={})
@@ -209,6 +218,22 @@ def difference(x: Signal, axis: int) -> Signal:
         pairs=np.stack([2 * (x.pairs[0] - x.pairs[1]), np.zeros((2, 2))]),
         near={a: 2 * (values - apart) for a, values in x.near.items()},
         profile={a: v for a, v in x.profile.items() if a != axis},
+        parents=((x, lambda gradient: gradient),),
+    )
+
+
+def deviation(x: Signal) -> Signal:
+    """Return what a kernel that sums to 0 over its inputs reads: units less their mean.
+
+    Such entries are correlated a little, which makes up for what the mean takes off.
+    """
+    apart = float(x.pairs[1, 1, 0])
+    return x.evolve(
+        mean=0.0,
+        pairs=np.stack([x.pairs[0] - x.pairs[1], np.zeros((2, 2))]),
+        near={axis: values - apart for axis, values in x.near.items()},
+        profile=x.profile,
+        lineage=x.origin.lineage,
         parents=((x, lambda gradient: gradient),),
     )
 
@@ -303,15 +328,12 @@ def mirror_behind_function(x: Signal, output: Signal) -> Mirror | None:
     The two of a pair are taken for Gaussian; how much they have in common follows from
     their difference.
     """
-    function, mirror = output.origin.function, x.mirror
-    if (
-        function is None
-        or function.cases
-        or output.origin.base is None
-        or mirror is None
-    ):
+    function, base = output.origin.function, output.origin.base
+    if function is None or function.cases or base is None or x.origin.parts:
         return None
-    if output.origin.base.serial != x.serial or x.origin.parts:
+    x = x if base.serial == x.serial else base  # of which x is a function
+    mirror = x.mirror
+    if mirror is None or mirror.function is not None:
         return None
     # E[x₀ x₁'] = E[x₀ x₀'] − E[(x₀ − x₁)(x₀' − x₁')] / 2, for each kind of pair.
     across = x.pairs[0] - mirror.odd.pairs[0] / 2

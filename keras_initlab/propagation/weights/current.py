@@ -91,18 +91,21 @@ def _as_mixed(
     if not isinstance(initializer, Mirrored) or not initializer.mixing:
         return moments
     layout = fans.kernel_layout(layer, weight, array.shape)
-    axis = layout.unit_axes[1]
-    if moments.paired != (initializer.inputs, False) or axis is None:
-        return moments
-    values = np.moveaxis(array, axis, 0)
-    squares = float(np.square(values, dtype=np.float64).sum())
-    shared = np.square(values[0::2] + values[1::2], dtype=np.float64).sum()
-    share = float(shared) / (squares or 1.0)
+    share = _share_apart(array, layout.unit_axes[1])
     if abs(share - initializer.mixing) > _ROOM * initializer.mixing:
         return moments
     centred = initializer.is_centred(array.shape, layout)
     paired = (initializer.inputs, True)
     return replace(moments, centred=centred, paired=paired, mixing=share)
+
+
+def _share_apart(array: NDArray[Any], axis: int | None) -> float:
+    """Return the share of the mean square that neighbours do not have in common."""
+    if axis is None or array.shape[axis] % 2:
+        return 1.0
+    values = np.moveaxis(array, axis, 0)
+    apart = np.square(values[0::2] + values[1::2], dtype=np.float64).sum()
+    return float(apart / (np.square(values, dtype=np.float64).sum() or 1.0))
 
 
 def _is_paired(
