@@ -54,6 +54,7 @@ class SchemeOptions(TypedDict, total=False):
     mean: InputMoment | None
     variance: InputMoment | None
     q: float | None
+    theta: float | None
 
 
 def rewrite_initializers(
@@ -113,8 +114,8 @@ def rewrite_initializers(
             a warning.
         **options: of the scheme that is given by its name:
             `scheme="variance", target=2.0` is `scheme=Variance(target=2.0)`.
-            `target`, `head` and `criterion` belong to `Variance`, `q` to `Isometric`,
-            `residual`, `mean` and `variance` to both.
+            `target`, `head` and `criterion` belong to `Variance`, `q` and `theta` to
+            `Isometric`, `residual`, `mean` and `variance` to both.
 
     Returns:
         A `Plan` with a row for each kernel; print it. Weights that an own layer of the

@@ -38,8 +38,8 @@ RATIO_AIM = (0.8, 1.25)
 class Results:
     """Cells by part and name, in memory and, with a folder, in a file."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.path = None if folder is None else folder / FILE
+    def __init__(self, folder: Path | None, file: str = FILE) -> None:
+        self.path = None if folder is None else folder / file
         self.content: dict[str, Any] = {"protocol": {}, "versions": {}, "cells": {}}
         if self.path is not None and self.path.exists():
             self.content = json.loads(self.path.read_text())

@@ -58,7 +58,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 
 class Digits(NamedTuple):
-    """Scikit-learn's digits, standardised by what the network trains on."""
+    """Scikit-learn's digits: what the network trains on, and what is held out."""
 
     x: Any
     y: Any
@@ -90,8 +90,7 @@ class Outcome(NamedTuple):
     epochs: int
 
 
-@functools.cache
-def digits(validate: bool) -> Digits:
+def split_digits(validate: bool) -> Digits:
     """Return the split: the test set held out, or a fifth of the training part.
 
     1437 to 360, stratified; the validation split takes 20 % of the 1437, so that
@@ -105,6 +104,13 @@ def digits(validate: bool) -> Digits:
         x, test_x, y, test_y = train_test_split(
             x, y, test_size=0.2, stratify=y, random_state=0
         )
+    return Digits(x, y, test_x, test_y)
+
+
+@functools.cache
+def digits(validate: bool) -> Digits:
+    """Return the split, each pixel standardised by what the network trains on."""
+    x, y, test_x, test_y = split_digits(validate)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     deviation[deviation == 0] = 1  # pixels that are always 0
     inputs = [((part - mean) / deviation).astype("float32") for part in (x, test_x)]

@@ -50,6 +50,15 @@ class Mirrored(LayerInitializer):
     and gradients at any depth. The two of a pair see different gradients, and part
     ways at the first step. Biases have to start at 0.
 
+    With an angle θ the two of a pair of outputs differ by more than their sign:
+
+        cos θ · W + sin θ · V
+
+    where V is of the same mean square, orthogonal, over all taps of a convolution, and
+    has no pairs; behind pairs it sums to 0 over the inputs of each tap, so that it
+    reads what units differ by and not their mean. Then the network bends from the
+    start, and sees its neighbours.
+
     A network's first kernel has the output side alone (`inputs=False`), its last one
     the input side alone (`outputs=False`).
     `rewrite_initializers(model, scheme="isometric")` finds out which is which.
@@ -62,6 +71,8 @@ class Mirrored(LayerInitializer):
             centre and zero around it, which keeps lengths exactly; or "orthogonal",
             over all taps. Without a receptive field they are the same.
         inputs, outputs: which sides come in pairs. With neither it is W₀ itself.
+        theta: the angle θ in radians, from 0 to π / 2; without pairs of outputs it
+            changes nothing.
         seed: an int gives each weight of a model its own repeatable draw; None draws
             afresh at each build.
 
@@ -69,9 +80,10 @@ class Mirrored(LayerInitializer):
         ValueError: a side that is to come in pairs and has an odd number of units (of
             each group of a convolution), or none along its last axis; a gain that is
             not positive and finite, an unknown activation, one without an odd part
-            (such as z²), an unknown base, or a weight that is a vector.
-        TypeError: a seed that is no int, a flag that is no bool, a gain or q that is
-            none of the above.
+            (such as z²), an unknown base, a theta outside its range, or a weight that
+            is a vector.
+        TypeError: a seed that is no int, a flag that is no bool, a gain, q or theta
+            that is none of the above.
 
     >>> import numpy as np
     >>> w = keras.ops.convert_to_numpy(Mirrored(seed=0)((6, 4)))
@@ -94,6 +106,7 @@ class Mirrored(LayerInitializer):
         inputs: bool = True,
         outputs: bool = True,
         seed: int | None = None,
+        theta: float = 0.0,
     ) -> None:
         self.q = _checked_q(q)
         self._gain = _checked_gain(gain, self.q)
@@ -102,6 +115,7 @@ class Mirrored(LayerInitializer):
         self.inputs = _checked_flag("inputs", inputs)
         self.outputs = _checked_flag("outputs", outputs)
         self.seed = checked_seed(seed)
+        self.theta = checked_theta(theta)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as they were given."""
@@ -112,6 +126,7 @@ class Mirrored(LayerInitializer):
             "inputs": self.inputs,
             "outputs": self.outputs,
             "seed": self.seed,
+            "theta": self.theta,
         }
 
     def values(
@@ -124,24 +139,38 @@ class Mirrored(LayerInitializer):
         checked_matrix("mirrored", shape)
         layout = layout_of(shape, construction)
         paired = self.paired_axes(shape, layout)
-        half = tuple(n // 2 if axis in paired else n for axis, n in enumerate(shape))
-        wide = draws.wide(dtype)
+        wide, random = draws.wide(dtype), generator(self.seed, construction)
         centred = self.is_centred(shape, layout)
-        count, rows, columns = layout.stack(half, with_field=not centred)
-        matrices = haar_stack(
-            count, rows, columns, generator(self.seed, construction), wide
-        )
-        # Mean square of an entry: 1 / the longer side.
-        scale = math.sqrt(self.second_moment(shape, layout) * max(rows, columns))
-        matrices = matrices * wide(scale)
-        kernel = (
-            at_centre(matrices, layout, half)
-            if centred
-            else layout.unstack(matrices, half)
-        )
-        for axis in paired:
-            kernel = _in_pairs(kernel, axis)
+        second = self.second_moment(shape, layout)
+
+        def orthogonal(paired: tuple[int, ...], centred: bool, second: float) -> Any:
+            half = _halved(shape, paired)
+            count, rows, columns = layout.stack(half, with_field=not centred)
+            matrices = haar_stack(count, rows, columns, random, wide)
+            # Mean square of an entry: 1 / the longer side.
+            matrices = matrices * wide(math.sqrt(second * max(rows, columns)))
+            kernel = (
+                at_centre(matrices, layout, half)
+                if centred
+                else layout.unstack(matrices, half)
+            )
+            for axis in paired:
+                kernel = _in_pairs(kernel, axis)
+            return kernel
+
+        kernel = orthogonal(paired, centred, second)
+        if self.mixing:
+            taps = math.prod(shape[axis] for axis in layout.field) if centred else 1
+            own = orthogonal((), False, second / taps)
+            if self.inputs:
+                own = _less_their_mean(own, layout.inputs)
+            kernel = math.cos(self.theta) * kernel + math.sin(self.theta) * own
         return draws.to_tensor(kernel, dtype)
+
+    @property
+    def mixing(self) -> float:
+        """The share of an output's mean square that its pair does not have: sin² θ."""
+        return math.sin(self.theta) ** 2 if self.outputs else 0.0
 
     def is_centred(self, shape: tuple[int, ...], layout: fans.KernelLayout) -> bool:
         """Say whether all but the centre tap of a kernel is zero."""
@@ -150,8 +179,7 @@ class Mirrored(LayerInitializer):
 
     def second_moment(self, shape: tuple[int, ...], layout: fans.KernelLayout) -> float:
         """Return the mean square of the entries that are not zero by design."""
-        paired = self.paired_axes(shape, layout)
-        half = tuple(n // 2 if axis in paired else n for axis, n in enumerate(shape))
+        half = _halved(shape, self.paired_axes(shape, layout))
         if self.is_centred(shape, layout):
             return self._gain**2 / layout.stack(half, with_field=False)[1]
         return self._gain**2 / layout.fans(half).fan_in
@@ -180,6 +208,17 @@ class Mirrored(LayerInitializer):
                 )
             found.append(axis % len(shape))
         return tuple(found)
+
+
+def _halved(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n // 2 if axis in axes else n for axis, n in enumerate(shape))
+
+
+def _less_their_mean(kernel: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+    """Return a kernel that sums to 0 over its inputs, of the mean square it had."""
+    number = math.prod(kernel.shape[axis] for axis in axes)
+    scale = kernel.dtype.type(math.sqrt(number / (number - 1)))
+    return np.asarray(scale * (kernel - kernel.mean(axis=axes, keepdims=True)))
 
 
 def _in_pairs(kernel: NDArray[Any], axis: int) -> NDArray[Any]:
@@ -214,6 +253,28 @@ def _checked_q(q: Any) -> float:
         raise ValueError(
             "`q`, the second moment of pre-activations, must be positive and finite. "
             f"Received: q={q!r}. Leave it out for {Q}."
+        )
+    return number
+
+
+def checked_theta(theta: Any) -> float:
+    """Return the angle between pairs that mirror each other and outputs that do not.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not between 0 and π / 2.
+    """
+    number = as_number(theta)
+    if number is None:
+        raise TypeError(
+            "`theta`, the angle by which outputs leave their pairs, must be a number. "
+            f"Received: theta={theta!r} of type {type(theta).__name__}. Leave it out "
+            "for 0, exact pairs."
+        )
+    if not 0 <= number <= math.pi / 2:
+        raise ValueError(
+            "`theta`, the angle by which outputs leave their pairs, must be between 0 "
+            f"and π / 2 (radians). Received: theta={theta!r}. Use 0 for exact pairs."
         )
     return number
 

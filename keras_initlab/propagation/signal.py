@@ -123,6 +123,9 @@ class Mirror:
         sources: the kernels that made the pairs, by the id of their layer and name.
         whole: whether the gradient at `odd` finds its way to the tensor itself.
         back: where gradients go that are asked for alone, if not to `parents`.
+        own: the share of the tensor that the two of a pair do not have in common; the
+            tensor itself, the share included, is Gaussian.
+        before: such a tensor and its differences, where this is a function of it.
     """
 
     odd: Signal
@@ -132,13 +135,16 @@ class Mirror:
     sources: frozenset[tuple[int, str]] = frozenset()
     whole: bool = False
     back: tuple[tuple[Signal, Pull], ...] | None = None
+    own: Signal | None = None
+    before: tuple[Signal, Signal] | None = None
 
     def with_units(self, units: tuple[int, ...]) -> Mirror | None:
         """Return the mirror of a tensor that is seen with other axes as its units."""
         if self.axis not in units:
             return None
         base = None if self.base is None else self.base.with_units(units)
-        return replace(self, odd=self.odd.with_units(units), base=base)
+        own = None if self.own is None else self.own.with_units(units)
+        return replace(self, odd=self.odd.with_units(units), base=base, own=own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -394,6 +400,7 @@ class Signal(Moments):
                 mirror,
                 odd=mirror.odd.with_shape(_at(shape, mirror.axis, mirror.odd)),
                 base=None if mirror.base is None else mirror.base.with_shape(shape),
+                own=None if mirror.own is None else mirror.own.with_shape(shape),
             )
         joint = origin.joint
         return self.evolve(

@@ -11,10 +11,17 @@ import keras
 
 from keras_initlab import activations
 from keras_initlab.initializers import Mirrored, Orthogonal
+from keras_initlab.initializers.mirrored import checked_theta
 from keras_initlab.model.kernels import Kernel
 from keras_initlab.model.roles import NORMALISING
 from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes.activation import auto_choice
+from keras_initlab.schemes.averages import (
+    averaged_kernels,
+    averaged_q,
+    averaged_theta,
+    within_growth,
+)
 from keras_initlab.schemes.base import Choice, SchemeContext, Selection
 from keras_initlab.schemes.kernels import fans_of, layout_of, sine_variance
 from keras_initlab.schemes.options import (
@@ -34,13 +41,13 @@ from keras_initlab.schemes.survey import (
     instability,
 )
 
-# The second moment of what kernels of pairs read in networks of so many layers or more,
-# and the most and least that pre-activations may have for it.
-_READ, _DEEP, _MOST, _TINY = 0.05, 50, 1.0, 1e-6
+# The least and most second moment that pre-activations may have.
+_TINY, _MOST = 1e-6, 1.0
+# What kernels of pairs read in networks of so many layers or more, and by how much
+# gradients may grow over the whole depth.
+_READ, _DEEP, _GROWTH = 0.05, 50, 0.2
 # What a cell reads its own state with, at the gain that keeps its length.
 _RECURRENT, _RECURRENT_GAIN = "recurrent_kernel", 1.0
-# By how much gradients may grow over the whole depth.
-_GROWTH = 0.2
 Base = Literal["orthogonal", "delta_orthogonal"]
 
 
@@ -70,14 +77,7 @@ def default_q(nonlinearity: activations.Activation, depth: int) -> float:
     odd = activations.odd_part(nonlinearity)
     slope = activations.moments(odd, variance=_TINY).derivative_second_moment
     q = min(read / max(slope, _TINY), _MOST)
-    while q > _TINY:
-        at = activations.moments(odd, variance=q)
-        if not at.second_moment > 0:
-            break  # an even function: nothing reads pairs behind it
-        if depth * (q * at.derivative_second_moment / at.second_moment - 1) <= _GROWTH:
-            return float(q)
-        q *= 0.9
-    return min(read, _MOST)
+    return within_growth(odd, q, depth, _GROWTH) or min(read, _MOST)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -98,6 +98,9 @@ class Isometric(Options):
             GELU, SiLU and softplus, 0.2 for the sigmoid, 0.0125 for tanh; more for
             fewer layers, and less for very deep networks of those that bend: see
             `schemes.isometric.default_q`.
+        theta: the angle in radians by which outputs leave their pairs, as in
+            `initlab>mirrored`. Left out, 0, but for convolutions that a global average
+            reads: see `schemes.averages`, for their q as well.
         residual, mean, variance: as for `Variance`.
 
     Raises:
@@ -112,6 +115,7 @@ class Isometric(Options):
     """
 
     q: float | None = None
+    theta: float | None = None
     residual: Residual = "scaled"
     mean: InputMoment | None = field(default=None, hash=False)  # which may be a dict
     variance: InputMoment | None = field(default=None, hash=False)
@@ -120,10 +124,11 @@ class Isometric(Options):
         q = self.q
         if q is not None:
             q = check_second_moment("q", q, "of pre-activations")
+        theta = None if self.theta is None else checked_theta(self.theta)
         check_word("residual", self.residual, RESIDUALS)
         mean = check_input_moment("mean", self.mean)
         variance = check_input_moment("variance", self.variance, minimum=0.0)
-        self._set(q=q, mean=mean, variance=variance)
+        self._set(q=q, theta=theta, mean=mean, variance=variance)
 
     def choose(self, model: Any, context: SchemeContext) -> Selection:
         """Return a mirrored or orthogonal initializer for each kernel."""
@@ -145,11 +150,13 @@ class Isometric(Options):
         designs = {
             kernel.key: self._design(kernel, survey, base) for kernel in survey.free
         }
+        graph = survey.before.propagation.flat_graph
+        averaged = set() if carried else averaged_kernels(graph, survey.free)
         pairs = {
             key for key, design in designs.items() if design.against_making is None
         }
         while True:
-            self._set_targets(designs, len(pairs), survey)
+            self._set_targets(designs, len(pairs), survey, averaged)
             designer = PairDesigner(designs, pairs)
             after = designer.run(survey)
             if pairs <= designer.read:
@@ -199,13 +206,23 @@ class Isometric(Options):
         )
 
     def _set_targets(
-        self, designs: dict[tuple[int, str], PairDesign], pairs: int, survey: Survey
+        self,
+        designs: dict[tuple[int, str], PairDesign],
+        pairs: int,
+        survey: Survey,
+        averaged: set[tuple[int, str]],
     ) -> None:
-        """Give each kernel the second moment that its output shall have."""
+        """Give each kernel its output's second moment, and the angle of its pairs."""
         roles = survey.roles
         for key, design in designs.items():
             nonlinearity = survey.context.nonlinearity(design.kernel).resolved
-            target = self.q or default_q(nonlinearity, max(pairs, 1))
+            depth = max(pairs, 1)
+            if key in averaged:
+                q, theta = averaged_q(nonlinearity, depth), averaged_theta(depth)
+            else:
+                q, theta = default_q(nonlinearity, depth), 0.0
+            design.theta = theta if self.theta is None else self.theta
+            target = self.q or q
             if key in roles.heads:
                 target = HEAD_TARGET
             elif key in roles.branches:
@@ -248,6 +265,7 @@ def _choice(
             inputs=design.reads,
             outputs=makes,
             seed=seed,
+            theta=design.theta if makes else 0.0,
         )
     else:
         after = Orthogonal(gain=gain, seed=seed)

@@ -278,3 +278,9 @@ def auto_for(follows: Followed, known: fans.Fans | None, seed: int | None) -> An
         # A function that Keras cannot name in a file: its gain can be.
         rule = follows.rule
     return Scaled(gain=rule.gain, mode=rule.mode, seed=seed)
+
+
+def has_field(kernel: Kernel) -> bool:
+    """Say whether a kernel slides over positions, with more than one tap."""
+    shape = tuple(kernel.variable.shape)
+    return bool(math.prod(shape[axis] for axis in layout_of(kernel).field) > 1)

@@ -13,7 +13,7 @@ from keras_initlab.model.kernels import Kernel
 from keras_initlab.propagation.propagate import Forward
 from keras_initlab.propagation.signal import Signal
 from keras_initlab.propagation.weights import WeightMoments
-from keras_initlab.schemes.kernels import layout_of
+from keras_initlab.schemes.kernels import has_field, layout_of
 from keras_initlab.schemes.survey import Design, Survey
 
 # How often the mean of what reaches shared kernels is taken anew, at most.
@@ -45,6 +45,7 @@ class PairDesign(Design):
         meets_pairs: whether pairs reach it.
         mean_response: what an output sums over, where a shared kernel's calls have
             been averaged.
+        theta: the angle by which its outputs leave their pairs; see `initlab>mirrored`.
     """
 
     base: Literal["orthogonal", "delta_orthogonal"]
@@ -54,6 +55,7 @@ class PairDesign(Design):
     reads: bool = False
     meets_pairs: bool = False
     mean_response: float | None = None
+    theta: float = 0.0
 
 
 @dataclass(eq=False)
@@ -117,8 +119,11 @@ class PairDesigner:
             self.read |= mirror.sources
         makes = design.kernel.key in self.pairs
         paired = design.reads or makes
-        centred = paired and _has_field(design.kernel) and design.base != "orthogonal"
-        return WeightMoments(0.0, 1.0, centred, paired=(design.reads, makes))
+        centred = paired and has_field(design.kernel) and design.base != "orthogonal"
+        mixing = math.sin(design.theta) ** 2 if makes else 0.0
+        return WeightMoments(
+            0.0, 1.0, centred, paired=(design.reads, makes), mixing=mixing
+        )
 
     def __call__(
         self, layer: Any, weight: str, response: float, current: WeightMoments
@@ -173,8 +178,3 @@ def _unit_axis(layer: Any, signal: Signal) -> int:
     if getattr(layer, "data_format", None) == "channels_first":
         return 1
     return len(signal.shape) - 1
-
-
-def _has_field(kernel: Kernel) -> bool:
-    shape = tuple(kernel.variable.shape)
-    return bool(math.prod(shape[axis] for axis in layout_of(kernel).field) > 1)

@@ -47,6 +47,7 @@ ARGUMENTS = {
         "inputs": True,
         "outputs": False,
         "seed": 3,
+        "theta": 0.3,
     },
     "initlab>sparse": {"sparsity": 0.5, "gain": "relu", "seed": 3},
     "initlab>identity": {"gain": 1.5},

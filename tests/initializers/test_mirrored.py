@@ -131,6 +131,9 @@ def test_gain_of_an_activation_is_that_of_its_odd_part():
         (lambda: il.Mirrored(base="delta"), ValueError, "'delta_orthogonal'"),
         (lambda: il.Mirrored(inputs=1), TypeError, "Received: inputs=1"),
         (lambda: il.Mirrored(seed=1.5), TypeError, "`seed` must be"),
+        (lambda: il.Mirrored(theta=-0.1), ValueError, "Received: theta=-0.1"),
+        (lambda: il.Mirrored(theta=1.6), ValueError, "between 0 and π / 2"),
+        (lambda: il.Mirrored(theta="0.3"), TypeError, "Received: theta='0.3'"),
         (
             lambda: built(
                 layers.Conv2D(6, 3, groups=2, kernel_initializer="initlab>mirrored"),
@@ -159,3 +162,37 @@ def test_errors(make, error, message):
 def test_neither_side_is_the_base():
     kernel = drawn((6, 6), inputs=False, outputs=False)
     np.testing.assert_allclose(kernel.T @ kernel, np.eye(6), atol=1e-5)
+
+
+@pytest.mark.parametrize("base", ["delta_orthogonal", "orthogonal"])
+@pytest.mark.parametrize("inputs", [True, False])
+def test_an_angle_between_pairs_and_outputs_of_their_own(base, inputs):
+    """cos θ · mirrored + sin θ · independent, of one mean square, over all taps.
+
+    Behind pairs the second sums to 0 over the inputs of each tap.
+    """
+    options = {"base": base, "inputs": inputs, "gain": 1.3}
+    shape = (3, 3, 32, 64)
+    exact, mixed = drawn(shape, **options), drawn(shape, theta=0.6, **options)
+    rest = (mixed - np.cos(0.6) * exact) / np.sin(0.6)
+    assert not is_paired(mixed, 3)
+    sums = np.abs(rest.sum(axis=2)).max() < 1e-4
+    assert bool(sums) is inputs
+    # Both have the mean square of an entry, and outputs' shares are independent.
+    assert np.mean(rest**2) == pytest.approx(np.mean(exact**2), rel=0.01)
+    columns = rest.reshape(-1, 64)
+    cosines = columns.T @ columns / np.sum(columns**2, axis=0)
+    assert np.abs(cosines - np.eye(64)).max() < (0.1 if inputs else 1e-4)
+    # In the sum two of a pair have the correlation −cos² θ.
+    both = mixed.reshape(-1, 32, 2)
+    correlation = np.mean(both[..., 0] * both[..., 1]) / np.mean(mixed**2)
+    assert correlation == pytest.approx(-(np.cos(0.6) ** 2), abs=0.03)
+    assert np.mean(mixed**2) == pytest.approx(np.mean(exact**2), rel=0.03)
+
+
+def test_an_angle_of_zero_or_without_pairs_of_outputs_changes_nothing():
+    for options in ({"theta": 0.0}, {"theta": 0.5, "outputs": False}):
+        outputs = options.get("outputs", True)
+        np.testing.assert_array_equal(
+            drawn((3, 3, 8, 8), **options), drawn((3, 3, 8, 8), outputs=outputs)
+        )

@@ -117,7 +117,36 @@ def joined_maps():
     return keras.Model(x, conv(8, outputs=False)(y))
 
 
+def mixed(activation, theta=0.6):
+    """Maps whose outputs leave their pairs by an angle, averaged at the end."""
+    return chain(
+        conv(32, activation, inputs=False, theta=theta),
+        conv(32, activation, theta=theta),
+        conv(32, activation, theta=theta, base="orthogonal"),
+        L.GlobalAveragePooling2D(),
+        last(),
+        shape=(8, 8, 16),
+    )
+
+
 CASES = {
+    "by an angle, tanh": lambda: mixed("tanh"),
+    "by an angle, softplus": lambda: mixed("softplus"),
+    "by a right angle": lambda: mixed("gelu", np.pi / 2),
+    "by an angle, dense": lambda: chain(
+        first(64, "gelu", theta=0.6), *(dense(64, "gelu", theta=0.6) for _ in range(3)),
+        L.Dense(32, "relu"), last(),
+    ),
+    "by an angle, pooled": lambda: chain(
+        conv(32, inputs=False, theta=0.6), L.AveragePooling2D(2), L.ReLU(),
+        conv(32, "relu", theta=0.6), L.MaxPooling2D(2), L.Flatten(), last(),
+        shape=(8, 8, 16),
+    ),
+    "by an angle, a bias that is not 0": lambda: chain(
+        L.Dense(128, "relu", kernel_initializer=il.Mirrored(inputs=False, theta=0.6),
+                bias_initializer="initlab>bias_constant"),
+        last(),
+    ),
     **{
         name: lambda name=name: chain(
             first(64, name, 0.5), *(dense(64, name) for _ in range(4)), last()

@@ -25,13 +25,19 @@ from keras_initlab.propagation.algebra.elementwise import (
 )
 from keras_initlab.propagation.algebra.hermite import gaussian_grid
 from keras_initlab.propagation.algebra.normalization import ONES, rescaled
-from keras_initlab.propagation.algebra.random_linear import RandomKernel, random_linear
+from keras_initlab.propagation.algebra.random_linear import (
+    RandomKernel,
+    random_linear,
+    response_of,
+)
 from keras_initlab.propagation.algebra.sums import add
+from keras_initlab.propagation.algebra.windows import Window
 from keras_initlab.propagation.signal import (
     Array,
     Function,
     Gradient,
     Mirror,
+    Pull,
     Shape,
     Signal,
 )
@@ -67,6 +73,18 @@ def weighted(
         return random_linear(
             x, kernel, shape=shape, fan=fan, copies=copies, bias=bias, **options
         )
+    if makes and structure.mixing:
+        mixed = _mixed(
+            x,
+            kernel,
+            structure,
+            axes=axes,
+            shape=shape,
+            fan=fan,
+            copies=copies,
+            **options,
+        )
+        return _shifted(mixed, bias)
     sizes = list(shape)
     if makes:
         sizes[axes[1]] = int(sizes[axes[1]] or 2) // 2
@@ -85,12 +103,86 @@ def weighted(
         half = half.amend(echoes=((x, half.edges.parents[0][1]),))
     if not makes:
         return half
-    pairs = _in_pairs(half, axes[1], frozenset({kernel.key}))
-    if bias is not None and bias.second_moment and pairs.mirror is not None:
-        # It shifts both alike: they mirror no more, but for their difference.
-        mirror = replace(pairs.mirror, base=None)
-        return rescaled(pairs, ONES, bias).amend(mirror=mirror)
-    return pairs
+    return _shifted(_in_pairs(half, axes[1], frozenset({kernel.key})), bias)
+
+
+def _shifted(pairs: Signal, bias: WeightMoments | None) -> Signal:
+    """Return pairs with a bias, if it is not 0."""
+    if bias is None or not bias.second_moment or pairs.mirror is None:
+        return pairs
+    # It shifts both alike: they mirror no more, but for their difference.
+    mirror = replace(pairs.mirror, base=None, back=None)
+    return rescaled(pairs, ONES, bias).amend(mirror=mirror)
+
+
+def _mixed(
+    x: Signal,
+    kernel: RandomKernel,
+    structure: WeightMoments,
+    *,
+    axes: tuple[int, int],
+    shape: Shape,
+    fan: int,
+    copies: float,
+    windows: dict[int, Window] | None = None,
+    kept: dict[int, int] | None = None,
+    **options: Any,
+) -> Signal:
+    """Return pairs of outputs that have a share each that is not the other's.
+
+    The kernel is the sum of two that are independent: one of pairs, and one without,
+    over all taps, that reads what units behind pairs differ by.
+    """
+    reads, share = structure.paired[0], structure.mixing
+    source = difference(x, axes[0]) if reads else x
+    apart = deviation(x) if reads else x
+    half_fan = fan // 2 if reads else fan
+    windows = windows or {}
+    spread = {axis: replace(window, centred=False) for axis, window in windows.items()}
+    moments = kernel.moments(
+        (1 - share) * response_of(source, half_fan, windows, kept)
+        + share * response_of(apart, fan, spread, kept)
+    )
+
+    def part(of: float) -> RandomKernel:
+        chosen = WeightMoments(0.0, of * moments.second_moment)
+        return RandomKernel(kernel.layer, kernel.weight, lambda response: chosen)
+
+    sizes = list(shape)
+    sizes[axes[1]] = int(sizes[axes[1]] or 2) // 2
+    sources = frozenset({kernel.key})
+    options = {**options, "kept": kept, "read": x}
+    half = random_linear(
+        source,
+        part(1 - share),
+        shape=tuple(sizes),
+        fan=half_fan,
+        copies=copies / 2,
+        windows=windows,
+        **options,
+    )
+    if reads and x.mirror and not x.mirror.whole:
+        half = half.amend(echoes=((x, half.edges.parents[0][1]),))
+    pairs = _in_pairs(half, axes[1], sources)
+    own = random_linear(
+        apart,
+        part(share),
+        shape=shape,
+        fan=fan,
+        copies=copies,
+        windows=spread,
+        **options,
+    )
+    weights, own = own.edges.weights, own.amend(weights=())
+    assert pairs.mirror is not None
+    odd = add([pairs.mirror.odd, difference(own, axes[1])]).amend(terms={})
+    total = add([pairs.amend(weights=()), own])
+    kernel.seen(total.second)
+    # Gradients that are asked for alone have come to where these pairs are made.
+    mirror = Mirror(odd, axes[1], sources=sources, back=(), own=own)
+    return total.amend(
+        terms={}, weights=weights, lineage=half.origin.lineage, mirror=mirror
+    )
 
 
 def _in_pairs(half: Signal, axis: int, sources: frozenset[tuple[int, str]]) -> Signal:
@@ -126,6 +218,22 @@ def difference(x: Signal, axis: int) -> Signal:
         pairs=np.stack([2 * (x.pairs[0] - x.pairs[1]), np.zeros((2, 2))]),
         near={a: 2 * (values - apart) for a, values in x.near.items()},
         profile={a: v for a, v in x.profile.items() if a != axis},
+        parents=((x, lambda gradient: gradient),),
+    )
+
+
+def deviation(x: Signal) -> Signal:
+    """Return what a kernel that sums to 0 over its inputs reads: units less their mean.
+
+    Such entries are correlated a little, which makes up for what the mean takes off.
+    """
+    apart = float(x.pairs[1, 1, 0])
+    return x.evolve(
+        mean=0.0,
+        pairs=np.stack([x.pairs[0] - x.pairs[1], np.zeros((2, 2))]),
+        near={axis: values - apart for axis, values in x.near.items()},
+        profile=x.profile,
+        lineage=x.origin.lineage,
         parents=((x, lambda gradient: gradient),),
     )
 
@@ -220,15 +328,12 @@ def mirror_behind_function(x: Signal, output: Signal) -> Mirror | None:
     The two of a pair are taken for Gaussian; how much they have in common follows from
     their difference.
     """
-    function, mirror = output.origin.function, x.mirror
-    if (
-        function is None
-        or function.cases
-        or output.origin.base is None
-        or mirror is None
-    ):
+    function, base = output.origin.function, output.origin.base
+    if function is None or function.cases or base is None or x.origin.parts:
         return None
-    if output.origin.base.serial != x.serial or x.origin.parts:
+    x = x if base.serial == x.serial else base  # of which x is a function
+    mirror = x.mirror
+    if mirror is None or mirror.function is not None:
         return None
     # E[x₀ x₁'] = E[x₀ x₀'] − E[(x₀ − x₁)(x₀' − x₁')] / 2, for each kind of pair.
     across = x.pairs[0] - mirror.odd.pairs[0] / 2
@@ -238,16 +343,48 @@ def mirror_behind_function(x: Signal, output: Signal) -> Mirror | None:
     pairs = np.stack([2 * (answer.pairs[0] - answer.pairs[1]), np.zeros((2, 2))])
     # What x₀ and x₁ get of their difference's gradient is odd in part, and goes on to
     # their difference; the rest is the same for both.
+    odd, even = _slopes_of_pairs(x, function, across)
+    parents: tuple[tuple[Signal, Pull], ...] = (
+        (mirror.odd, lambda gradient: gradient.times(*odd)),
+    )
+    if mirror.own is not None:
+        parents += ((mirror.own, lambda gradient: gradient.times(*even)),)
+    made_odd = _wholly(output, mirror, pairs).odd.amend(parents=parents)
+    every = [one + other for one, other in zip(odd, even, strict=True)]
+    back = ((x, lambda gradient: gradient.times(*every)),)
+    return Mirror(
+        made_odd,
+        mirror.axis,
+        function=function,
+        sources=mirror.sources,
+        back=back,
+        before=(x, mirror.odd),
+    )
+
+
+def _slopes_of_pairs(
+    x: Signal, function: Function, across: Array
+) -> tuple[list[float], list[float]]:
+    """Return the factors of a gradient's odd part, and of what is alike in both.
+
+    Each for one element, two positions and two inputs; `across` is E[x₀ x₁'].
+    """
     variance = x.variance or 1.0
     slopes = respond(function, x.mean, variance)
-    alike = slopes.slopes_correlated((float(across[0, 0]) - x.mean**2) / variance)
-    odd, even = (
-        (slopes.slope_second + sign * alike) / (2 * variance) for sign in (1, -1)
-    )
-    parents = ((mirror.odd, lambda gradient: gradient.times(odd)),)
-    made_odd = _wholly(output, mirror, pairs).odd.amend(parents=parents)
-    back = ((x, lambda gradient: gradient.times(odd + even)),)
-    return Mirror(made_odd, mirror.axis, sources=mirror.sources, back=back)
+    other = (1, 1) if x.size(x.positions) > 1 else (0, 1)
+    odd, even = [], []
+    for kind in ((0, 0), (1, 0), other):
+        level = x.unevenness or 1.0 if kind[0] else 1.0
+        own, its = (
+            slopes.slopes_correlated(
+                float(np.clip((pairs[kind] / level - x.mean**2) / variance, -1.0, 1.0))
+            )
+            for pairs in (x.pairs[0], across)
+        )
+        own = slopes.slope_second if kind == (0, 0) else own
+        odd.append((own + its) / (2 * variance))
+        even.append((own - its) / (2 * variance))
+    return odd, even
 
 
 def _wholly(output: Signal, mirror: Mirror, pairs: Array) -> Mirror:
@@ -274,7 +411,8 @@ def moved_mirror(mirror: Mirror, axis: int, move: Move) -> Mirror:
         base = move(mirror.base)
         return Mirror(affine(base, 2.0), axis, base, None, mirror.sources)
     odd = move(mirror.odd)
-    return Mirror(odd, axis, sources=mirror.sources, whole=mirror.whole)
+    own = None if mirror.own is None else move(mirror.own)
+    return Mirror(odd, axis, sources=mirror.sources, whole=mirror.whole, own=own)
 
 
 def sum_of_mirrors(inputs: Sequence[Signal], factors: Sequence[float]) -> Mirror | None:
@@ -315,17 +453,29 @@ def mirror_of_maximum(x: Signal, output: Signal, size: float) -> Mirror | None:
         size: positions of a window.
     """
     mirror = x.mirror
-    if mirror is None or mirror.base is None or not mirror.base.second > 0:
+    if mirror is None:
+        return None
+    law, shared = mirror.base, -1.0  # of z and -z
+    if law is None and (mirror.own is not None or mirror.before is not None):
+        law, differences = mirror.before or (x, mirror.odd)
+        shared = 1 - differences.second / (2 * law.variance or 1.0)
+    if law is None or not law.variance > 0:
         return None
     axis = mirror.axis if len(output.shape) == len(x.shape) else 1
-    count, base = int(min(size, 256)), mirror.base
-    spread = base.second
-    common = min(max(float(base.pairs[0, 1, 0]) / spread, 0.0), 1.0)
-    draws = np.random.default_rng(0).standard_normal((_WINDOWS, count + 1))
-    z = math.sqrt(common) * draws[:, :1] + math.sqrt(1 - common) * draws[:, 1:]
-    z = z * math.sqrt(spread)
+    count = int(min(size, 256))
+    common = float(law.pairs[0, 1, 0] - law.mean**2) / law.variance
+    common = min(max(common, 0.0), 1.0)
+    generator = np.random.default_rng(0)
+
+    def positions(second: float) -> Array:
+        draws = generator.standard_normal((_WINDOWS, count + 1))
+        z = math.sqrt(common) * draws[:, :1] + math.sqrt(1 - common) * draws[:, 1:]
+        return np.asarray(z * math.sqrt(second))
+
+    odd = positions(law.variance * (1 - shared) / 2)
+    even = law.mean + positions(law.variance * (1 + shared) / 2)
     value = (lambda v: v) if mirror.function is None else mirror.function.value
-    first, second = (np.asarray(value(side)).max(axis=1) for side in (z, -z))
+    first, second = (np.asarray(value(z)).max(axis=1) for z in (even + odd, even - odd))
     apart = np.mean((first - second) ** 2)
     level = float(apart / np.mean((first**2 + second**2) / 2))
     pairs = mirror.odd.pairs / (mirror.odd.second or 1.0) * level * output.second

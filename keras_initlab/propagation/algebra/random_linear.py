@@ -128,6 +128,24 @@ def random_linear(
     )
 
 
+def response_of(
+    signal: Signal,
+    fan: int,
+    windows: dict[int, Window],
+    kept: dict[int, int] | None = None,
+) -> float:
+    """Return the second moment behind a kernel whose entries have second moment 1.
+
+    Args:
+        signal, fan, windows, kept: as in `random_linear`.
+    """
+    if kept is None:
+        kept = {axis: axis for axis in signal.positions}
+    field = math.prod(window.size for window in windows.values())
+    diagonal, _, _ = _seen(signal, windows, kept)
+    return float(signal.pairs[0, 0, 0] * fan * field * diagonal)
+
+
 def _of_centred_entries(
     signal: Signal, factor: float, diagonal: float, across: float
 ) -> Array:

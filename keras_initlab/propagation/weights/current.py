@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -10,11 +11,15 @@ import numpy as np
 from keras.layers import Layer
 from numpy.typing import NDArray
 
+from keras_initlab.initializers import Mirrored
 from keras_initlab.model import fans
 from keras_initlab.propagation.weights.moments import WeightMoments
 
 # Entries that are widened to float64 at a time: half a megabyte stays in cache.
 _PIECE = 2**16
+# By how much the share that outputs in pairs do not have in common may miss that of
+# their initializer, relative to it.
+_ROOM = 0.5
 
 
 def current_moments(
@@ -46,7 +51,8 @@ def current_moments(
         second_moment = mean**2 + spread / array.size
     centred = _is_centred(array, layer, weight)
     paired = _is_paired(array, layer, weight)
-    return WeightMoments(float(mean), float(second_moment), centred, paired=paired)
+    moments = WeightMoments(float(mean), float(second_moment), centred, paired=paired)
+    return _as_mixed(moments, array, layer, weight)
 
 
 def _pieces(flat: NDArray[Any]) -> Iterator[tuple[int, float, float]]:
@@ -69,6 +75,37 @@ def _is_centred(array: NDArray[Any], layer: Layer | None, weight: str | None) ->
         # Of an even size the one before the middle, as `initlab>` initializers have it.
         centre[axis] = (array.shape[axis] - 1) // 2
     return bool(0 < np.count_nonzero(array[tuple(centre)]) == np.count_nonzero(array))
+
+
+def _as_mixed(
+    moments: WeightMoments,
+    array: NDArray[Any],
+    layer: Layer | None,
+    weight: str | None,
+) -> WeightMoments:
+    """Return the moments of a kernel whose outputs come in pairs by an angle.
+
+    Values alone do not tell: the layer's initializer does, and they are held to it.
+    """
+    initializer = getattr(layer, f"{weight}_initializer", None)
+    if not isinstance(initializer, Mirrored) or not initializer.mixing:
+        return moments
+    layout = fans.kernel_layout(layer, weight, array.shape)
+    share = _share_apart(array, layout.unit_axes[1])
+    if abs(share - initializer.mixing) > _ROOM * initializer.mixing:
+        return moments
+    centred = initializer.is_centred(array.shape, layout)
+    paired = (initializer.inputs, True)
+    return replace(moments, centred=centred, paired=paired, mixing=share)
+
+
+def _share_apart(array: NDArray[Any], axis: int | None) -> float:
+    """Return the share of the mean square that neighbours do not have in common."""
+    if axis is None or array.shape[axis] % 2:
+        return 1.0
+    values = np.moveaxis(array, axis, 0)
+    apart = np.square(values[0::2] + values[1::2], dtype=np.float64).sum()
+    return float(apart / (np.square(values, dtype=np.float64).sum() or 1.0))
 
 
 def _is_paired(

@@ -256,8 +256,9 @@ def _mirrored(
     paired = (initializer.inputs, initializer.outputs)
     if initializer.is_centred(shape, layout):
         moments = _at_centre(0.0, second, layout, shape)
-        return replace(moments, paired=paired)
-    return WeightMoments(0.0, second, paired=paired)
+    else:
+        moments = WeightMoments(0.0, second)
+    return replace(moments, paired=paired, mixing=initializer.mixing)
 
 
 def _at_centre(

@@ -17,6 +17,9 @@ class WeightMoments:
         sampled: no rule is known for the initializer: moments of one draw.
         paired: whether neighbours on its input side, and on its output side, have
             opposite signs; see `initlab>mirrored`.
+        mixing: where outputs come in pairs, the share of their second moment that the
+            two of a pair do not have in common; it comes from all taps, `centred` or
+            not.
     """
 
     mean: float
@@ -24,6 +27,7 @@ class WeightMoments:
     centred: bool = False
     sampled: bool = False
     paired: tuple[bool, bool] = field(default=(False, False), repr=False)
+    mixing: float = field(default=0.0, repr=False)
 
     @property
     def variance(self) -> float:

@@ -322,6 +322,13 @@ OTHERS = {
         dense(60, 96, kernel_initializer=il.Mirrored(1.3, inputs=False, seed=1)),
         "kernel",
     ),
+    "mirrored, at the centre, by an angle": lambda: (
+        built(
+            layers.Conv2D(96, 3, kernel_initializer=il.Mirrored(1.3, theta=1, seed=1)),
+            (None, 8, 8, 60),
+        ),
+        "kernel",
+    ),
     "delta orthogonal, groups": lambda: (
         built(
             layers.Conv2D(

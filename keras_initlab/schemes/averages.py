@@ -1,0 +1,127 @@
+"""Convolutions whose outputs are averaged over all positions before the head.
+
+A linear network would hand such a head the mean pixel alone, and every tap the same
+gradient. So these start as bent, and as wide awake to their neighbours, as their depth
+allows: the angle of their pairs and their second moment are larger. Both were chosen
+by validation accuracy: `examples/benchmarks/depth_averages.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import keras
+
+from keras_initlab import activations
+from keras_initlab.model.graph import Graph
+from keras_initlab.model.kernels import Kernel
+from keras_initlab.schemes.kernels import has_field
+
+_AVERAGES = tuple(
+    getattr(keras.layers, f"GlobalAveragePooling{rank}D") for rank in (1, 2, 3)
+)
+# Behind these each position has weights of its own.
+_PLACES = (keras.layers.Flatten, keras.layers.Reshape)
+
+# Of how many layers of kernels without pairs the whole network has the bend, and the
+# most that pairs lose in one layer.
+_LAYERS, _MOST_MIXING = 2.0, 0.5
+# The share of an activation's variance that is even and what kernels of pairs read at
+# least and at most; gradients may grow by so much over the whole depth.
+_EVEN, _LEAST, _MOST, _GROWTH = 0.15, 0.25, 4.0, 1.0
+_TINY = 1e-6
+
+
+def averaged_theta(depth: int) -> float:
+    """Return the angle by which outputs leave their pairs, in so many layers.
+
+    sin² θ is 2 / depth, at most 1/2: over any depth the network bends alike.
+
+    >>> [round(averaged_theta(depth), 2) for depth in (4, 16, 50)]
+    [0.79, 0.36, 0.2]
+
+    Source: Li, Nica & Roy 2022, section 3, for activations shaped by 1 / √depth.
+    """
+    return math.asin(math.sqrt(min(_LAYERS / depth, _MOST_MIXING)))
+
+
+@lru_cache(maxsize=1024)
+def averaged_q(nonlinearity: activations.Activation, depth: int) -> float:
+    """Return the second moment of pre-activations of layers that are averaged.
+
+    The least at which 15 % of φ's variance is its even part's, as far as it has
+    one; between 0.25 and 4 / ψ'(0)², ψ being the odd part; and less where gradients
+    would grow more than (1 + 1 / depth)ᵈᵉᵖᵗʰ over the whole depth.
+
+    >>> [round(averaged_q(activations.resolve(name), 16), 2)
+    ...     for name in ("relu", "gelu", "softplus", "tanh", "sigmoid")]
+    [0.25, 0.25, 3.61, 0.39, 1.58]
+    """
+    if nonlinearity.function is None or nonlinearity.family == "linear":
+        return 1.0
+    odd = activations.odd_part(nonlinearity)
+    slope = activations.moments(odd, variance=_TINY).derivative_second_moment
+    slope = max(slope, _TINY)
+    q, most = _LEAST / slope, _MOST / slope
+    while q < most and not _even_share(nonlinearity, odd, q) > _EVEN:
+        q *= 1.1
+    return within_growth(odd, min(q, most), depth, _GROWTH) or 1.0
+
+
+def within_growth(
+    odd: activations.Activation, q: float, depth: int, growth: float
+) -> float | None:
+    """Return q, or less where gradients would grow by more over the whole depth.
+
+    None for an odd part that is 0: nothing reads pairs behind an even function.
+    """
+    while q > _TINY:
+        at = activations.moments(odd, variance=q)
+        if not at.second_moment > 0:
+            return None
+        if depth * (q * at.derivative_second_moment / at.second_moment - 1) <= growth:
+            return float(q)
+        q *= 0.9
+    return None
+
+
+def _even_share(
+    nonlinearity: activations.Activation, odd: activations.Activation, q: float
+) -> float:
+    """Return the share of φ's variance that its even part has."""
+    whole = activations.moments(nonlinearity, variance=q)
+    variance = whole.second_moment - whole.mean**2
+    half = activations.moments(odd, variance=q).second_moment / 4
+    return 1 - half / variance if variance > 0 else 0.0
+
+
+def averaged_kernels(graph: Graph, kernels: list[Kernel]) -> set[tuple[int, str]]:
+    """Return the convolutions' kernels that a mean over all positions reads.
+
+    Where a Flatten comes between, positions are told apart by the weights behind it.
+    """
+    averaged: set[int] = set()
+    layers: set[int] = set()
+    for call in reversed(graph.calls):
+        if _is_average(call.operation):
+            averaged.update(call.inputs)
+        elif averaged.intersection(call.outputs):
+            layers.add(id(call.operation))
+            if not isinstance(call.operation, _PLACES):
+                averaged.update(call.inputs)
+    return {
+        kernel.key
+        for kernel in kernels
+        if id(kernel.layer) in layers and has_field(kernel)
+    }
+
+
+def _is_average(operation: Any) -> bool:
+    if isinstance(operation, _AVERAGES):
+        return True
+    # keras.ops.mean over all axes but the batch and the channels.
+    axes = getattr(operation, "axis", None)
+    is_mean = type(operation).__name__ == "Mean"
+    return is_mean and isinstance(axes, list | tuple) and set(axes) == {1, 2}
