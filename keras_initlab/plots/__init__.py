@@ -5,6 +5,15 @@ from keras_initlab.plots.depth import by_depth
 from keras_initlab.plots.export import svg
 from keras_initlab.plots.heatmap import variance_heatmap
 from keras_initlab.plots.histogram import histograms
+from keras_initlab.plots.rewrite import before_after
 from keras_initlab.plots.update_ratio import updates
 
-__all__ = ["by_depth", "histograms", "log10", "svg", "updates", "variance_heatmap"]
+__all__ = [
+    "before_after",
+    "by_depth",
+    "histograms",
+    "log10",
+    "svg",
+    "updates",
+    "variance_heatmap",
+]
