@@ -10,11 +10,11 @@ from typing import Any, TypedDict, Unpack
 import keras
 
 from keras_initlab.initializers import Auto
-from keras_initlab.model.construction import Construction, constructing
 from keras_initlab.model.containers import is_container, parts_of
 from keras_initlab.model.keras_internals import PASSED_ON_INITIALIZER
 from keras_initlab.model.kernels import kernels_of, unlisted_weights
 from keras_initlab.plan import Plan, UnlistedWeight
+from keras_initlab.plan_signals import PlanSignals, draw
 from keras_initlab.schemes import (
     Activation,
     Choice,
@@ -147,12 +147,15 @@ def rewrite_initializers(
         if not redraw:
             _warn_if_trained(model, selection.choices)
         _apply(selection.choices, seeds)
+    changed = [choice for choice in selection.choices if choice.row.changed]
+    moments = (getattr(chooser, name, None) for name in ("mean", "variance"))
     return Plan(
         [choice.row for choice in selection.choices],
         model=model.name,
         applied=not dry_run,
         assumptions=selection.assumptions,
         unlisted=_unlisted(model, selection),
+        signals=PlanSignals(model, changed, *moments),
     )
 
 
@@ -299,12 +302,7 @@ def _apply(choices: Sequence[Choice], seeds: Seeds) -> None:
     for index, choice in enumerate(changed):
         kernel, after = choice.kernel, choice.row.after
         if kernel.variable is not None:
-            construction = Construction(
-                kernel.layer, kernel.weight, kernel.parents, (index,)
-            )
-            with constructing(construction):
-                value = after(kernel.variable.shape, kernel.variable.dtype)
-            kernel.variable.assign(value)
+            kernel.variable.assign(draw(choice, index, after))
         if kernel.attribute is not None:  # an own layer may keep no initializer
             setattr(kernel.layer, kernel.attribute, after)
     _pass_on(choices, seeds)

@@ -78,7 +78,8 @@ class Course:
         stats: Sequence[Stats | None],
         label: str,
         color: str,
-        **style: str,
+        style: str = "-",
+        marker: str = "o",
     ) -> Course:
         """Return the course of one figure."""
         values = [getattr(layer, field, None) for layer in stats]
@@ -87,7 +88,8 @@ class Course:
             np.array([x is not None for x in values]),
             label,
             color,
-            **style,
+            style,
+            marker,
         )
 
     @property

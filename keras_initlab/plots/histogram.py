@@ -18,7 +18,12 @@ STRIP, TALLEST, FLOOR = 0.42, 0.85, 0.45
 BINS, CELLS = 81, 121
 # Room for the ends of a row's range beside its bars, as a share of their width.
 ROOM = 0.18
-END = {"fontsize": canvas.LABEL, "color": canvas.QUIET}
+END = {
+    "va": "center",
+    "textcoords": "offset points",
+    "fontsize": canvas.LABEL,
+    "color": canvas.QUIET,
+}
 ZERO = {"color": "0.1", "linewidth": 0.8, "linestyle": ":", "zorder": 3}
 
 
@@ -104,9 +109,9 @@ def _strips(axes: Any, layers: list[Sample], color: str) -> None:
         zero = np.interp(0.0, edges, places, left=np.nan, right=np.nan)
         axes.plot([zero, zero], [floor, floor - TALLEST], **ZERO)
         if separate:
-            for place, end, side in ((0, edges[0], "right"), (1, edges[-1], "left")):
-                text = f" {end:.2g} "
-                axes.text(place, i, text, ha=side, va="center", **END)
+            for place, side, gap in ((0, "right", -3), (1, "left", 3)):
+                end = edges[-place]
+                axes.annotate(f"{end:.2g}", (place, i), xytext=(gap, 0), ha=side, **END)
     if separate:
         axes.set_xlim(-ROOM, 1 + ROOM)
         axes.set_xticks([])

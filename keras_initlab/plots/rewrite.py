@@ -46,14 +46,13 @@ def before_after(
     names = [stats.layer for stats in after]
     figure, (axes,) = open_panels(figure, names, 1)
     lines = [
-        _course(names, before, "before, predicted", canvas.PREDICTED, style="--"),
-        _course(names, after, "after, predicted", canvas.OUTPUT),
+        _course(names, before, "before, predicted", canvas.PREDICTED, "--", "_"),
+        _course(names, after, "after, predicted", canvas.OUTPUT, "-", "_"),
     ]
     if measured is not None:
-        dots = {"style": "", "marker": "o"}
         lines += [
-            _course(names, measured[0], "before, measured", canvas.PREDICTED, **dots),
-            _course(names, measured[1], "after, measured", canvas.OUTPUT, **dots),
+            _course(names, measured[0], "before, measured", canvas.PREDICTED, "", "o"),
+            _course(names, measured[1], "after, measured", canvas.OUTPUT, "", "o"),
         ]
     draw(axes, lines, head_of(after))
     axes.set_title("Variance of each layer's output, before training", **TITLE)
@@ -63,10 +62,14 @@ def before_after(
 
 
 def _course(
-    names: Sequence[str], stats: Sequence[Stats], label: str, color: str, **style: str
+    names: Sequence[str],
+    stats: Sequence[Stats],
+    label: str,
+    color: str,
+    style: str,
+    marker: str,
 ) -> Course:
     """Return the course of the variance over layers of these names."""
     by_name = {one.layer: one for one in stats}
-    style = {"marker": "_", **style}
     matched = [by_name.get(name) for name in names]
-    return Course.of("variance", matched, label, color, **style)
+    return Course.of("variance", matched, label, color, style, marker)

@@ -59,8 +59,12 @@ def test_a_network_of_one_small_variance_is_white():
 
 @pytest.mark.parametrize(
     ("settings", "white"),
-    [({}, -1), ({"relative": False}, 0), ({"decades": 6}, 0)]
-    + [({"decades": 6, "relative": True}, -1)],
+    [
+        ({}, -1),
+        ({"relative": False}, 0),
+        ({"decades": 6}, 0),
+        ({"decades": 6, "relative": True}, -1),
+    ],
     ids=str,
 )
 def test_what_is_white(settings, white):

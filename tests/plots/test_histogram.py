@@ -65,8 +65,8 @@ def test_layers_far_apart_have_ranges_of_their_own_with_their_ends():
     (axes,) = drawn(histograms(samples))
     assert axes.get_xlabel() == "value, each layer on a range of its own"
     assert not axes.get_xticks().size
-    assert [text.strip() for text in texts(axes)[1:3]] == ["-1", "1"]
-    assert [text.strip() for text in texts(axes)[4:]] == ["0.001", "0.003"]
+    assert texts(axes)[1:3] == ["-1", "1"]
+    assert texts(axes)[4:] == ["0.001", "0.003"]
 
 
 def test_gradients_stand_in_a_second_column_beside_their_layers():
