@@ -18,6 +18,7 @@ from keras_initlab.model import nonlinearity
 from keras_initlab.model.layers import main_weight, places
 from keras_initlab.monitor import options
 from keras_initlab.monitor.judge import Judge
+from keras_initlab.monitor.live import Live
 from keras_initlab.stats import LayerStats, possible
 from keras_initlab.tables import render_table
 
@@ -81,6 +82,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             warning only warns; "ignore"; or call a function with the `Finding`. Each
             fault is told once for each fit, and kept in `findings`. What is only worth
             knowing ("info") is kept there and not told.
+        live: show the variance while `fit` runs: in a notebook a figure, redrawn after
+            each epoch, elsewhere a line of text for each.
 
     Attributes:
         every, window: as given; `window` is None where it is the epoch.
@@ -120,6 +123,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         log: str = "summary",
         sinks: Sequence[Callable[[list[dict[str, Any]]], Any]] = (),
         on_finding: str | Callable[[diagnosis.Finding], Any] = "warn",
+        live: bool = False,
     ) -> None:
         super().__init__()
         self.every = options.every_of(every)
@@ -128,6 +132,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._sinks = options.sinks_of(sinks)
         self._on_finding = options.finding_handler(on_finding)
         self._layers = layers
+        self._live = Live() if live else None
         self.window = options.window_of(window)
         self._schedule = taps.Schedule(self.every, self.window)
         self._request = taps.Request(
@@ -156,6 +161,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._detach()
         self._tap = tap
         self._forget()
+        if self._live is not None:
+            self._live.begin()
         self._look_for_layers()
         if self._tap.is_chief:
             self._tell_sinks("open")
@@ -170,6 +177,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Begin a new window."""
+        if self._live is not None:
+            self._live.show(self)
         if self._tap is not None:
             self._epoch = epoch
             self._tap.begin_epoch()
@@ -206,12 +215,16 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 sink(new)
             if self.samples:
                 self._tell_sinks("samples", epoch, self.samples, self.gradient_samples)
+        if self._live is not None:
+            self._live.is_due = bool(new) and self._tap.is_chief
         if self.stats:
             self._tell(epoch, self._judged([_stats_of(row) for row in first], loss))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leave the model as it was."""
         self._detach()
+        if self._live is not None:
+            self._live.show(self)
 
     def plot(self, kind: str = "variance", figure: Any = None, **settings: Any) -> Any:
         """Return a matplotlib figure.

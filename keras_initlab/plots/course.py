@@ -51,8 +51,8 @@ def head_of(stats: Sequence[Stats]) -> int:
     weights, it is the last one.
 
     >>> from keras_initlab.stats import LayerStats
-    >>> head_of([LayerStats("a", weight="kernel"), LayerStats("relu"),
-    ...     LayerStats("b", weight="kernel"), LayerStats("softmax")])
+    >>> head_of([LayerStats(name, weight=weight, source="measured") for name, weight in
+    ...     [("a", "kernel"), ("relu", None), ("b", "kernel"), ("softmax", None)]])
     2
     """
     weighted = [i for i, one in enumerate(stats) if one.weight is not None]
