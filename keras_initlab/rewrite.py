@@ -25,9 +25,15 @@ from keras_initlab.schemes import (
     Variance,
 )
 from keras_initlab.schemes.kernels import Seeds, skipped_layers
-from keras_initlab.schemes.options import Criterion, InputMoment, Residual
+from keras_initlab.schemes.options import (
+    Criterion,
+    InputMoment,
+    Residual,
+    SchemeName,
+)
 from keras_initlab.schemes.parts import select
 from keras_initlab.schemes.trained import what_was_learned
+from keras_initlab.words import did_you_mean
 
 _BY_NAME: dict[str, type[Activation | Variance | Isometric]] = {
     "activation": Activation,
@@ -50,7 +56,7 @@ class SchemeOptions(TypedDict, total=False):
 
 def rewrite_initializers(
     model: keras.Model,
-    scheme: str | Scheme = "activation",
+    scheme: SchemeName | Scheme = "activation",
     seed: int | None = None,
     *,
     skip: str | keras.layers.Layer | Iterable[Any] | None = None,
@@ -171,7 +177,8 @@ def _scheme_of(scheme: Any, options: dict[str, Any]) -> Scheme:
         if scheme not in _BY_NAME:
             raise ValueError(
                 f"`scheme` must be {' or '.join(map(repr, SCHEMES))}. "
-                f"Received: scheme={scheme!r}. Leave it out for the default."
+                f"Received: scheme={scheme!r}.{did_you_mean(scheme, SCHEMES)} Leave it "
+                "out for the default."
             )
         own = {
             name: value
@@ -209,7 +216,8 @@ def _belongs(name: str, value: Any, scheme: str) -> bool:
     if not defaults:
         raise TypeError(
             f"An option must be one of {', '.join(SchemeOptions.__annotations__)}. "
-            f"Received: {name}={value!r}. Leave it out."
+            f"Received: {name}={value!r}."
+            f"{did_you_mean(name, SchemeOptions.__annotations__)} Leave it out."
         )
     if scheme in defaults:
         return True

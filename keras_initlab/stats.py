@@ -7,6 +7,8 @@ import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 Source = Literal["predicted", "measured", "monitored"]
 Shape = tuple[int | None, ...]
 
@@ -61,6 +63,12 @@ class LayerStats:
     # Keyword-only, so that it can follow the optional fields without a default:
     # a record that does not say where it comes from would be a lie in waiting.
     source: Source = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        # NumPy's numbers print as np.float64(1.0), and JSON does not know float32.
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
 
 
 _POSITIVE, _SHARE = (0.0, math.inf), (0.0, 1.0)

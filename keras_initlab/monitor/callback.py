@@ -7,8 +7,8 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
-from typing import Any
+from dataclasses import asdict, fields, replace
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -25,7 +25,6 @@ from keras_initlab.tables import render_table
 # Columns of epochs in the printed table, before the middle ones are left out.
 SHOWN_EPOCHS = 8
 
-PLOTS = ("variance", "depth", "histograms", "updates")
 _FIELDS = {field.name for field in fields(LayerStats)}
 
 
@@ -93,7 +92,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         records: a flat dict for each window and layer, for `pandas.DataFrame(records)`.
         epochs: the windows' epochs, counted from 0 as Keras's `History` does.
         steps: the windows' first steps, within their epochs.
-        findings: what went wrong, with the epoch it began in.
+        findings: what went wrong, a `Finding` with the `epoch` it began in for each.
         samples, gradient_samples: by layer, with `histograms=True`.
 
     Raises:
@@ -118,11 +117,11 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         gradients: bool = False,
         statistics: Sequence[str | Callable[[Any], Any]] | None = None,
         layers: Any = None,
-        window: int | str = "epoch",
+        window: int | Literal["epoch"] = "epoch",
         histograms: bool = False,
-        log: str = "summary",
+        log: options.Log = "summary",
         sinks: Sequence[Callable[[list[dict[str, Any]]], Any]] = (),
-        on_finding: str | Callable[[diagnosis.Finding], Any] = "warn",
+        on_finding: options.OnFinding | Callable[[diagnosis.Finding], Any] = "warn",
         live: bool = False,
     ) -> None:
         super().__init__()
@@ -226,7 +225,12 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._live is not None:
             self._live.show(self)
 
-    def plot(self, kind: str = "variance", figure: Any = None, **settings: Any) -> Any:
+    def plot(
+        self,
+        kind: options.PlotKind = "variance",
+        figure: Any = None,
+        **settings: Any,
+    ) -> Any:
         """Return a matplotlib figure.
 
         Args:
@@ -240,7 +244,9 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 as tall as the layers need.
             settings: of "variance": `decades`, how far the colours reach from a
                 variance of 1, up and down, in powers of ten (give one to compare
-                figures); of "depth": `predicted`, a list of `LayerStats`.
+                figures), and `relative`: True, the default without `decades`, makes
+                the variance of the first layer white, False a variance of 1; of
+                "depth": `predicted`, a list of `LayerStats`.
 
         Raises:
             ImportError: matplotlib is missing.
@@ -248,7 +254,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """
         from keras_initlab.monitor import plotting
 
-        options.one_of("kind", kind, PLOTS)
+        options.one_of("kind", kind, options.PLOTS)
         if not self.history:
             raise ValueError(
                 "There is nothing to plot: no epoch has been monitored. Call "
@@ -283,7 +289,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self.records: list[dict[str, Any]] = []
         self.epochs: list[int] = []
         self.steps: list[int] = []
-        self.findings: list[tuple[int, diagnosis.Finding]] = []
+        self.findings: list[diagnosis.Finding] = []
         self.samples: dict[str, np.ndarray] = {}
         self.gradient_samples: dict[str, np.ndarray] = {}
 
@@ -383,7 +389,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self, epoch: int, findings: Sequence[diagnosis.Finding], failed: bool = False
     ) -> None:
         for finding in findings:
-            self.findings.append((epoch, finding))
+            finding = replace(finding, epoch=epoch)
+            self.findings.append(finding)
             # What is only worth knowing is there to be read.
             if finding.severity != "info":
                 self._act_on(epoch, finding, failed)
