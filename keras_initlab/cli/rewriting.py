@@ -26,6 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
                 scheme=arguments.scheme,
                 seed=arguments.seed,
                 skip=arguments.skip or None,
+                only_defaults=arguments.only_defaults,
+                redraw=arguments.redraw,
                 dry_run=arguments.dry_run,
             )
         except Exception as error:
