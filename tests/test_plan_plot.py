@@ -10,6 +10,8 @@ from keras import layers
 import keras_initlab as il
 from keras_initlab.plan import Plan
 
+pytestmark = pytest.mark.torch
+
 DEPTH = 12
 
 

@@ -62,6 +62,7 @@ def test_a_terminal_gets_a_line_an_epoch_behind_the_progress_bar(capsys):
         assert "2/2" in printed[i - 1]
 
 
+@pytest.mark.torch
 def test_a_notebook_has_one_picture_redrawn_at_each_epoch(notebook, capsys):
     fit()
     assert [how for how, *_ in notebook] == ["display", "update", "update"]
@@ -72,6 +73,7 @@ def test_a_notebook_has_one_picture_redrawn_at_each_epoch(notebook, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.torch
 def test_another_fit_has_a_picture_of_its_own(notebook):
     monitor = fit(epochs=1)
     monitor.model.fit(np.ones((8, 8)), np.ones((8, 4)), verbose=0, callbacks=[monitor])
