@@ -78,11 +78,7 @@ def _plain(value: Any) -> Any:
     """Return a value as JSON can hold it; NumPy's numbers become Python's."""
     if value is None or isinstance(value, str | bool):
         return value
-    if isinstance(value, Finding):
-        known = dict(vars(value))
-        del known["epoch"]  # a monitor's, and an inspection is none
-        return _plain(known)
-    if isinstance(value, LayerStats):
+    if isinstance(value, LayerStats | Finding):
         return _plain(vars(value))
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
