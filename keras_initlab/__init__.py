@@ -28,6 +28,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from keras_initlab._version import __version__
+from keras_initlab.words import did_you_mean
 
 if TYPE_CHECKING:
     from keras_initlab.bench import Comparison, compare
@@ -157,12 +158,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = did_you_mean(name, __all__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint}")
     return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted(__all__)
 
 
 def _is_command() -> bool:

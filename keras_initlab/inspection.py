@@ -36,7 +36,7 @@ from keras_initlab.diagnosis import (
 )
 from keras_initlab.diagnosis.checks.inputs import is_constant
 from keras_initlab.measurement import measure
-from keras_initlab.model.batch import batch_of, size_of, values_of
+from keras_initlab.model.batch import batch_of, check_keys, size_of, values_of
 from keras_initlab.model.containers import (
     Part,
     is_container,
@@ -253,7 +253,9 @@ def _batch_of(model: Any, x: Any) -> tuple[Any, Any]:
     if x is None:
         return None, None
     refuse_to_call(model, "Pass one of these with its batch, or leave `x` out.")
-    return batch_of(x)
+    inputs, targets = batch_of(x)
+    check_keys(model, inputs)
+    return inputs, targets
 
 
 def _build(model: Any, x: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_initlab.model import nonlinearity
-from keras_initlab.model.batch import inputs_of
+from keras_initlab.model.batch import check_keys, inputs_of
 from keras_initlab.model.containers import refuse_to_call
 from keras_initlab.model.layers import main_weight, places
 from keras_initlab.stats import LayerStats, Stats, possible
@@ -107,6 +107,7 @@ def measure(
     """
     _check_model(model)
     x = inputs_of(x)
+    check_keys(model, x)
     batch = _batch_size(x)
     # A stream of its own: with the plain seed, an `x` that was drawn from
     # default_rng(0) would be its own gradient.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import keras
 
-from keras_initlab import markup, numerals
+from keras_initlab import markup, numerals, plots
+from keras_initlab.stats import LayerStats
 from keras_initlab.tables import Justify, render_table
 
 # How many weights that were left alone for one reason are named in print.
@@ -75,10 +76,21 @@ class UnlistedWeight:
         return f"{self.layer}/{self.weight}"
 
 
+class Signals(Protocol):
+    """Where a plan has the signals from that it draws."""
+
+    def predicted(self) -> tuple[list[LayerStats], list[LayerStats]]:
+        """Return the prediction before and after the rewrite."""
+
+    def measured(self, x: Any) -> tuple[list[LayerStats], list[LayerStats]]:
+        """Return what is measured on a batch before and after it."""
+
+
 class Plan(Sequence[PlanRow]):
     """The rows of a rewrite, in the order of the model's layers.
 
-    `print(plan)` shows them as a table, `plan.records` as a list of flat dicts.
+    `print(plan)` shows them as a table, `plan.plot()` as a figure of the signal before
+    and after, `plan.records` as a list of flat dicts.
     `plan.assumptions` are the sentences under the table: what a prediction rests on;
     `plan.measured` those on what a batch says of the inputs, `plan.inputs` the same as
     flat dicts.
@@ -95,6 +107,7 @@ class Plan(Sequence[PlanRow]):
         unlisted: Sequence[UnlistedWeight] = (),
         measured: Sequence[str] = (),
         inputs: Sequence[dict[str, Any]] = (),
+        signals: Signals | None = None,
     ) -> None:
         self.rows = tuple(rows)
         self.model = model
@@ -103,6 +116,7 @@ class Plan(Sequence[PlanRow]):
         self.unlisted = tuple(unlisted)
         self.measured = tuple(measured)
         self.inputs = tuple(inputs)
+        self._signals = signals
 
     @overload
     def __getitem__(self, index: int) -> PlanRow: ...
@@ -121,6 +135,32 @@ class Plan(Sequence[PlanRow]):
             {**vars(row), "before": describe(row.before), "after": describe(row.after)}
             for row in self.rows
         ]
+
+    def plot(self, x: Any = None, figure: Any = None) -> Any:
+        """Return a figure of each layer's variance before and after the rewrite.
+
+        Lines are predicted, as `propagate` does. With `x` dots are measured on it, each
+        with a draw of the initializers, whatever the model has learned since; it has
+        its own weights again afterwards. Weights that the plan leaves alone count with
+        the values that they have.
+
+        Args:
+            x: a batch, as `measure` takes it; None leaves out the dots.
+            figure: a matplotlib Figure or SubFigure to draw on; None makes a new one.
+
+        Raises:
+            ImportError: matplotlib is missing.
+            ValueError: the model is not built, or the plan was not made by
+                `rewrite_initializers`.
+        """
+        if self._signals is None:
+            raise ValueError(
+                "A plan draws the signals of the model that it was made for. Received: "
+                f"a plan for {self.model!r} without one. Use the plan that "
+                "il.rewrite_initializers returns."
+            )
+        measured = None if x is None else self._signals.measured(x)
+        return plots.before_after(self._signals.predicted(), measured, figure)
 
     def __str__(self) -> str:
         headings, rows = self._table()

@@ -11,12 +11,12 @@ import keras
 
 from keras_initlab.initializers import Auto
 from keras_initlab.model.batch import inputs_of
-from keras_initlab.model.construction import Construction, constructing
 from keras_initlab.model.containers import is_container, parts_of, refuse_to_call
 from keras_initlab.model.keras_internals import PASSED_ON_INITIALIZER
 from keras_initlab.model.kernels import kernels_of, unlisted_weights
 from keras_initlab.model.origins import remember
 from keras_initlab.plan import Plan, UnlistedWeight
+from keras_initlab.plan_signals import PlanSignals, draw
 from keras_initlab.propagation.batch_moments import given_by
 from keras_initlab.propagation.given import Given
 from keras_initlab.propagation.propagate import input_shapes, run_forward
@@ -31,9 +31,15 @@ from keras_initlab.schemes import (
     Variance,
 )
 from keras_initlab.schemes.kernels import Seeds, skipped_layers
-from keras_initlab.schemes.options import Criterion, InputMoment, Residual
+from keras_initlab.schemes.options import (
+    Criterion,
+    InputMoment,
+    Residual,
+    SchemeName,
+)
 from keras_initlab.schemes.parts import select
 from keras_initlab.schemes.trained import what_was_learned
+from keras_initlab.words import did_you_mean
 
 _BY_NAME: dict[str, type[Activation | Variance | Isometric | AutoScheme]] = {
     "activation": Activation,
@@ -59,7 +65,7 @@ class SchemeOptions(TypedDict, total=False):
 
 def rewrite_initializers(
     model: keras.Model,
-    scheme: str | Scheme = "activation",
+    scheme: SchemeName | Scheme = "activation",
     seed: int | None = None,
     *,
     x: Any = None,
@@ -169,6 +175,8 @@ def rewrite_initializers(
         if not redraw:
             _warn_if_trained(model, selection.choices)
         _apply(selection.choices, seeds)
+    changed = [choice for choice in selection.choices if choice.row.changed]
+    mean, variance = (getattr(chooser, name, None) for name in ("mean", "variance"))
     return Plan(
         [choice.row for choice in selection.choices],
         model=model.name,
@@ -177,6 +185,7 @@ def rewrite_initializers(
         unlisted=_unlisted(model, selection),
         measured=() if given is None else given.lines,
         inputs=() if given is None else given.records,
+        signals=PlanSignals(model, changed, mean, variance, given),
     )
 
 
@@ -212,7 +221,8 @@ def _scheme_of(scheme: Any, options: dict[str, Any]) -> Scheme:
         if scheme not in _BY_NAME:
             raise ValueError(
                 f"`scheme` must be {' or '.join(map(repr, SCHEMES))}. "
-                f"Received: scheme={scheme!r}. Leave it out for the default."
+                f"Received: scheme={scheme!r}.{did_you_mean(scheme, SCHEMES)} Leave it "
+                "out for the default."
             )
         own = {
             name: value
@@ -250,7 +260,8 @@ def _belongs(name: str, value: Any, scheme: str) -> bool:
     if not defaults:
         raise TypeError(
             f"An option must be one of {', '.join(SchemeOptions.__annotations__)}. "
-            f"Received: {name}={value!r}. Leave it out."
+            f"Received: {name}={value!r}."
+            f"{did_you_mean(name, SchemeOptions.__annotations__)} Leave it out."
         )
     if scheme in defaults:
         return True
@@ -343,12 +354,7 @@ def _apply(choices: Sequence[Choice], seeds: Seeds) -> None:
     for index, choice in enumerate(changed):
         kernel, after = choice.kernel, choice.row.after
         if kernel.variable is not None:
-            construction = Construction(
-                kernel.layer, kernel.weight, kernel.parents, (index,)
-            )
-            with constructing(construction):
-                value = after(kernel.variable.shape, kernel.variable.dtype)
-            kernel.variable.assign(value)
+            kernel.variable.assign(draw(choice, index, after))
         if kernel.attribute is not None:  # an own layer may keep no initializer
             setattr(kernel.layer, kernel.attribute, after)
         if kernel.is_own:

@@ -7,6 +7,8 @@ import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from keras_initlab import markup, numerals
 
 Source = Literal["predicted", "measured", "monitored"]
@@ -63,6 +65,12 @@ class LayerStats:
     # Keyword-only, so that it can follow the optional fields without a default:
     # a record that does not say where it comes from would be a lie in waiting.
     source: Source = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        # NumPy's numbers print as np.float64(1.0), and JSON does not know float32.
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
 
 
 # What a notebook shows of each: the head of its column, and what it says.

@@ -20,17 +20,15 @@ def test_every_public_name_exists_and_is_documented(name):
         assert inspect.getdoc(value)
 
 
-def test_all_is_sorted_and_complete():
-    public = {
-        name
-        for name in dir(il)
-        if not name.startswith("_") and not inspect.ismodule(getattr(il, name))
-    }
-    # What any module may hold from __future__ and typing is not the package's.
-    assert public - {"annotations", "TYPE_CHECKING", "Any"} == set(il.__all__) - {
-        "__version__"
-    }
-    assert sorted(il.__all__) == list(il.__all__)
+def test_dir_shows_what_is_public_and_nothing_else():
+    assert dir(il) == sorted(il.__all__) == list(il.__all__)
+    assert set(il._LATER) == set(il.__all__) - {"__version__"}
+
+
+def test_a_name_that_is_not_there_names_the_nearest():
+    with pytest.raises(AttributeError, match="Did you mean 'VarianceMonitor'"):
+        il.VarianceMonitr  # noqa: B018
+    assert not hasattr(il, "__wrapped__")
 
 
 def test_import_contracts():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -31,6 +30,7 @@ from keras_initlab.activations.table import (
     elu,
     leaky_relu,
 )
+from keras_initlab.words import did_you_mean
 
 Array = NDArray[np.float64]
 
@@ -272,12 +272,11 @@ def _from_name(name: str) -> Activation:
         function = keras.saving.get_registered_object(name)
     if function is not None:
         return resolve(function() if isinstance(function, type) else function)
-    close = difflib.get_close_matches(name.lower(), NAMED, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(
         f"An activation's name is expected to be one of {', '.join(sorted(NAMED))}, or "
-        f"registered with Keras. Received: {name!r}.{hint} Pass the function itself, "
-        "or register it with keras.saving.register_keras_serializable."
+        f"registered with Keras. Received: {name!r}.{did_you_mean(name, NAMED)} Pass "
+        "the function itself, or register it with "
+        "keras.saving.register_keras_serializable."
     )
 
 

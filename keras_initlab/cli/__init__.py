@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 from keras_initlab.cli.arguments import parser
 from keras_initlab.cli.errors import BadInput
+from keras_initlab.cli.output import no_native_logs
 
 __all__ = ["main"]
 
@@ -37,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             top.print_help()
             code = 0
         else:
-            code = arguments.run(arguments)
+            # Who asks for a traceback may want what TensorFlow says, too.
+            shown = arguments.traceback
+            with contextlib.nullcontext() if shown else no_native_logs():
+                code = arguments.run(arguments)
         sys.stdout.flush()
     except BadInput as error:
         if arguments.traceback:

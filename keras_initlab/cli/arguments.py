@@ -169,6 +169,18 @@ def _add_rewrite(commands: Any) -> None:
         help="a layer to leave alone, by name or path; may be repeated",
     )
     command.add_argument(
+        "--only-defaults",
+        action=argparse.BooleanOptionalAction,
+        help="leave alone every kernel that was given another initializer than its "
+        "layer's default; with --no-, rewrite also what is left alone otherwise: "
+        "initializers that neither Keras nor keras-initlab ships, and small heads",
+    )
+    command.add_argument(
+        "--redraw",
+        action="store_true",
+        help="draw the weights of a trained model anew without a warning",
+    )
+    command.add_argument(
         "--dry-run", action="store_true", help="print the plan and save nothing"
     )
     command.add_argument(

@@ -30,6 +30,9 @@ _ENDINGS = {
     ".json": "json",
     ".md": "markdown",
     ".markdown": "markdown",
+    ".txt": "text",
+    ".log": "text",
+    "": "text",
 }
 
 
@@ -39,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     if output is not None:
         check_place(output)
         _check_apart(output, arguments.model)
+        _check_ending(output, arguments.format)
     with quiet():
         inspection = _inspection(arguments)
     text = _formatted(inspection, arguments, output)
@@ -70,7 +74,7 @@ def _formatted(
 ) -> str:
     form = arguments.format
     if form is None:
-        form = _ENDINGS.get(output.suffix.lower(), "text") if output else "text"
+        form = _ENDINGS[output.suffix.lower()] if output else "text"
     if form == "json":
         return inspection.json()
     if form == "html":
@@ -89,6 +93,22 @@ def _fails(inspection: Inspection, level: str) -> bool:
         return False
     counted = SEVERITIES[: SEVERITIES.index(level) + 1]
     return any(finding.severity in counted for finding in inspection.findings)
+
+
+def _check_ending(output: Path, form: str | None) -> None:
+    """Refuse a name that says one thing and a report that is another."""
+    ending = output.suffix.lower()
+    told = _ENDINGS.get(ending)
+    if form is None and told is None:
+        raise BadInput(
+            f"{output} would hold no {ending} file. End FILE in one of "
+            f"{', '.join(filter(None, _ENDINGS))}, or say in --format what to write."
+        )
+    if form is not None and told not in (None, "text", form):
+        raise BadInput(
+            f"{output} would hold {form}, not {told}. Let --format and the ending of "
+            "FILE agree, or leave one out."
+        )
 
 
 def _check_apart(output: Path, model: str) -> None:

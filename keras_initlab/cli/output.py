@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from keras_initlab.cli.errors import BadInput
 from keras_initlab.files import replacing
@@ -66,6 +67,42 @@ def quiet() -> Iterator[None]:
     )
     for message in messages:
         print(f"keras-initlab: warning: {printable(message)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def no_native_logs() -> Iterator[None]:
+    """Drop what code that is not Python's writes to the standard error.
+
+    TensorFlow logs eight lines while it is imported, whatever its settings. What Python
+    writes to `sys.stderr` still arrives.
+    """
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed, so that nothing arrives anyway
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    own = sys.stderr
+    try:
+        if _writes_to(own, 2):
+            own.flush()
+            # Never closed: handlers of loggers made meanwhile may hold on to it.
+            copy, encoding = os.dup(kept), own.encoding
+            sys.stderr = open(copy, "w", 1, encoding, "backslashreplace")  # noqa: SIM115
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        sys.stderr = own
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _writes_to(stream: TextIO | None, descriptor: int) -> bool:
+    try:
+        return stream is not None and stream.fileno() == descriptor
+    except (OSError, ValueError):  # a test's, which is no file
+        return False
 
 
 def colorful() -> bool:

@@ -28,6 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
                 seed=arguments.seed,
                 x=x,
                 skip=arguments.skip or None,
+                only_defaults=arguments.only_defaults,
+                redraw=arguments.redraw,
                 dry_run=arguments.dry_run,
             )
         except Exception as error:

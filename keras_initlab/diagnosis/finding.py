@@ -22,6 +22,7 @@ class Finding:
         evidence: the numbers, in a sentence.
         remedy: what to do.
         consequences: findings that follow from this one, and go with it.
+        epoch: in which a monitor saw it begin; None where nothing was trained.
 
     >>> print(Finding("nonfinite", "error", "dense", "3 elements are NaN.", "Clip."))
     nonfinite in dense: 3 elements are NaN. Clip.
@@ -33,6 +34,7 @@ class Finding:
     evidence: str
     remedy: str
     consequences: tuple[Finding, ...] = ()
+    epoch: int | None = None
 
     def __str__(self) -> str:
         text = f"{self.code} in {self.layer}: {self.evidence} {self.remedy}"

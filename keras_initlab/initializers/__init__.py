@@ -12,6 +12,7 @@ from keras_initlab.initializers.classic import (
 )
 from keras_initlab.initializers.identity import Identity
 from keras_initlab.initializers.mirrored import Mirrored
+from keras_initlab.initializers.misspelled import refuse
 from keras_initlab.initializers.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_initlab.initializers.scaled import Scaled
 from keras_initlab.initializers.sparse import Sparse
@@ -34,3 +35,5 @@ __all__ = [
     "Scaled",
     "Sparse",
 ]
+
+refuse([globals()[name] for name in __all__])

@@ -15,6 +15,7 @@ from keras_initlab import activations
 from keras_initlab.initializers import draws
 from keras_initlab.model import fans
 from keras_initlab.model.construction import Construction, under_construction
+from keras_initlab.words import did_you_mean
 
 PACKAGE = "initlab"
 
@@ -185,7 +186,8 @@ def checked_choice(name: str, value: Any, choices: tuple[str, ...]) -> Any:
     if value not in choices:
         raise ValueError(
             f"`{name}` must be one of {', '.join(map(repr, choices))}. "
-            f"Received: {name}={value!r}. Leave it out for the default."
+            f"Received: {name}={value!r}.{did_you_mean(value, choices)} Leave it out "
+            "for the default."
         )
     return value
 

@@ -10,6 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_initlab.model.graph import has_graph
+from keras_initlab.words import did_you_mean
+
 
 def inputs_of(data: Any) -> Any:
     """Return one batch of inputs, as `model(x)` takes them; see `batch_of`.
@@ -59,6 +62,30 @@ def batch_of(data: Any) -> tuple[Any, Any]:
     if targets is None:
         return inputs, None
     return inputs, keras.tree.map_structure(_own_tensor, targets)
+
+
+def check_keys(model: Any, x: Any) -> None:
+    """Refuse a dict of inputs that lacks one of a functional model's.
+
+    Raises:
+        ValueError: a key is missing.
+    """
+    if not isinstance(x, Mapping) or not has_graph(model):
+        return
+    inputs = model.inputs if isinstance(model, keras.Sequential) else model.input
+    names = (
+        [*inputs] if isinstance(inputs, Mapping) else [one.name for one in model.inputs]
+    )
+    missing = [name for name in names if name not in x]
+    if missing:
+        unused = [key for key in x if key not in names]
+        raise ValueError(
+            f"A dict of inputs for {model.name!r} must have the keys "
+            f"{', '.join(map(repr, names))}. Received: one with "
+            f"{', '.join(map(repr, x)) or 'none'}, without {missing[0]!r}."
+            f"{did_you_mean(missing[0], unused).replace('Did you mean', 'Is it')} "
+            f"Pass an array under each key."
+        )
 
 
 def values_of(leaf: Any) -> np.ndarray[Any, Any]:

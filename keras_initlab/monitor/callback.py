@@ -7,8 +7,8 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
-from typing import Any
+from dataclasses import asdict, fields, replace
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -18,9 +18,10 @@ from keras_initlab.model import nonlinearity
 from keras_initlab.model.layers import main_weight, places
 from keras_initlab.monitor import options, table
 from keras_initlab.monitor.judge import Judge
+from keras_initlab.monitor.live import Live
+from keras_initlab.report import Findings
 from keras_initlab.stats import LayerStats, Stats, possible
 
-PLOTS = ("variance", "depth", "histograms", "updates")
 _FIELDS = {field.name for field in fields(LayerStats)}
 
 
@@ -77,6 +78,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             warning only warns; "ignore"; or call a function with the `Finding`. Each
             fault is told once for each fit, and kept in `findings`. What is only worth
             knowing ("info") is kept there and not told.
+        live: show the variance while `fit` runs: in a notebook a figure, redrawn after
+            each epoch, elsewhere a line of text for each.
 
     Attributes:
         every, window: as given; `window` is None where it is the epoch.
@@ -86,7 +89,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         records: a flat dict for each window and layer, for `pandas.DataFrame(records)`.
         epochs: the windows' epochs, counted from 0 as Keras's `History` does.
         steps: the windows' first steps, within their epochs.
-        findings: what went wrong, with the epoch it began in.
+        findings: what went wrong, a `Finding` with the `epoch` it began in for each.
         samples, gradient_samples: by layer, with `histograms=True`.
 
     Raises:
@@ -111,11 +114,12 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         gradients: bool = False,
         statistics: Sequence[str | Callable[[Any], Any]] | None = None,
         layers: Any = None,
-        window: int | str = "epoch",
+        window: int | Literal["epoch"] = "epoch",
         histograms: bool = False,
-        log: str = "summary",
+        log: options.Log = "summary",
         sinks: Sequence[Callable[[list[dict[str, Any]]], Any]] = (),
-        on_finding: str | Callable[[diagnosis.Finding], Any] = "warn",
+        on_finding: options.OnFinding | Callable[[diagnosis.Finding], Any] = "warn",
+        live: bool = False,
     ) -> None:
         super().__init__()
         self.every = options.every_of(every)
@@ -124,6 +128,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._sinks = options.sinks_of(sinks)
         self._on_finding = options.finding_handler(on_finding)
         self._layers = layers
+        self._live = Live() if live else None
         self.window = options.window_of(window)
         self._schedule = taps.Schedule(self.every, self.window)
         self._request = taps.Request(
@@ -152,6 +157,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._detach()
         self._tap = tap
         self._forget()
+        if self._live is not None:
+            self._live.begin()
         self._look_for_layers()
         if self._tap.is_chief:
             self._tell_sinks("open")
@@ -166,6 +173,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Begin a new window."""
+        if self._live is not None:
+            self._live.show(self)
         if self._tap is not None:
             self._epoch = epoch
             self._tap.begin_epoch()
@@ -202,14 +211,23 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 sink(new)
             if self.samples:
                 self._tell_sinks("samples", epoch, self.samples, self.gradient_samples)
+        if self._live is not None:
+            self._live.is_due = bool(new) and self._tap.is_chief
         if self.stats:
             self._tell(epoch, self._judged([_stats_of(row) for row in first], loss))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leave the model as it was."""
         self._detach()
+        if self._live is not None:
+            self._live.show(self)
 
-    def plot(self, kind: str = "variance", figure: Any = None, **settings: Any) -> Any:
+    def plot(
+        self,
+        kind: options.PlotKind = "variance",
+        figure: Any = None,
+        **settings: Any,
+    ) -> Any:
         """Return a matplotlib figure.
 
         Args:
@@ -223,7 +241,9 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 as tall as the layers need.
             settings: of "variance": `decades`, how far the colours reach from a
                 variance of 1, up and down, in powers of ten (give one to compare
-                figures); of "depth": `predicted`, a list of `LayerStats`.
+                figures), and `relative`: True, the default without `decades`, makes
+                the variance of the first layer white, False a variance of 1; of
+                "depth": `predicted`, a list of `LayerStats`.
 
         Raises:
             ImportError: matplotlib is missing.
@@ -231,7 +251,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """
         from keras_initlab.monitor import plotting
 
-        options.one_of("kind", kind, PLOTS)
+        options.one_of("kind", kind, options.PLOTS)
         if not self.history:
             raise ValueError(
                 "There is nothing to plot: no epoch has been monitored. Call "
@@ -257,7 +277,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self.records: list[dict[str, Any]] = []
         self.epochs: list[int] = []
         self.steps: list[int] = []
-        self.findings: list[tuple[int, diagnosis.Finding]] = []
+        self.findings = Findings()
         self.samples: dict[str, np.ndarray] = {}
         self.gradient_samples: dict[str, np.ndarray] = {}
 
@@ -357,7 +377,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self, epoch: int, findings: Sequence[diagnosis.Finding], failed: bool = False
     ) -> None:
         for finding in findings:
-            self.findings.append((epoch, finding))
+            finding = replace(finding, epoch=epoch)
+            self.findings.append(finding)
             # What is only worth knowing is there to be read.
             if finding.severity != "info":
                 self._act_on(epoch, finding, failed)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
 
 from keras_initlab.taps.request import BACKWARD, FORWARD
+from keras_initlab.words import did_you_mean
 
 Custom = tuple[tuple[str, Callable[[Any], Any]], ...]
 
-LOGS = ("none", "summary", "layers")
-ON_FINDING = ("ignore", "warn", "stop", "raise")
+Log = Literal["none", "summary", "layers"]
+OnFinding = Literal["ignore", "warn", "stop", "raise"]
+PlotKind = Literal["variance", "depth", "histograms", "updates"]
+LOGS: tuple[str, ...] = get_args(Log)
+ON_FINDING: tuple[str, ...] = get_args(OnFinding)
+PLOTS: tuple[str, ...] = get_args(PlotKind)
 
 
 def positive_int(name: str, value: Any, meaning: str, advice: str) -> int:
@@ -65,7 +69,8 @@ def one_of(name: str, value: Any, choices: tuple[str, ...], more: str = "") -> s
     if value not in choices:
         names = ", ".join(f'"{choice}"' for choice in choices)
         kind = ValueError if isinstance(value, str) else TypeError
-        raise kind(f"`{name}` must be one of {names}{more}. Received: {value!r}.")
+        hint = did_you_mean(value, choices)
+        raise kind(f"`{name}` must be one of {names}{more}. Received: {value!r}.{hint}")
     return str(value)
 
 
@@ -107,8 +112,7 @@ def _checked_name(name: Any) -> str:
             f"{name!r} of type {type(name).__name__}. Names are: {', '.join(every)}."
         )
     if name not in every:
-        close = difflib.get_close_matches(name, every, 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, every)
         raise ValueError(
             "`statistics` must hold names of statistics. Received: "
             f"{name!r}.{hint} Names are: {', '.join(every)}."

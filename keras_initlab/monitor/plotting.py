@@ -9,9 +9,10 @@ from keras_initlab.propagation import propagate
 
 if TYPE_CHECKING:
     from keras_initlab.monitor.callback import VarianceMonitor
+    from keras_initlab.monitor.options import PlotKind
 
 
-def draw(monitor: VarianceMonitor, kind: str, figure: Any, **settings: Any) -> Any:
+def draw(monitor: VarianceMonitor, kind: PlotKind, figure: Any, **settings: Any) -> Any:
     """Return a figure of the given kind, of a monitor that has measurements."""
     from keras_initlab import plots
 

@@ -35,7 +35,7 @@ def as_html(monitor: VarianceMonitor) -> str:
     headings, rows = _table(monitor)
     parts = [
         markup.title(_title(monitor)),
-        *cards(finding for _, finding in monitor.findings),
+        *cards(monitor.findings),
         *markup.table(headings, map(markup.Row, rows)),
     ]
     return markup.fragment(markup.report(parts))

@@ -6,9 +6,11 @@ from keras_initlab.plots.depth import by_depth
 from keras_initlab.plots.export import svg
 from keras_initlab.plots.heatmap import variance_heatmap
 from keras_initlab.plots.histogram import histograms
+from keras_initlab.plots.rewrite import before_after
 from keras_initlab.plots.update_ratio import updates
 
 __all__ = [
+    "before_after",
     "by_depth",
     "compared_curves",
     "compared_depth",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_initlab.plots import canvas
-from keras_initlab.plots.depth import PANEL, Stats
+from keras_initlab.plots.course import PANEL, Stats
 
 # Okabe and Ito's colours; of more candidates the line changes, too.
 COLORS = (

@@ -9,6 +9,9 @@ import numpy as np
 
 from keras_initlab.plots import canvas
 
+# Decades that the colours reach above and below white at least: a factor of 10 is pale.
+LEAST = 2.0
+
 
 def variance_heatmap(
     history: Mapping[str, Sequence[float]],
@@ -16,19 +19,25 @@ def variance_heatmap(
     figure: Any = None,
     decades: float | None = None,
     *,
+    relative: bool | None = None,
     starts: Sequence[float] | None = None,
     xlabel: str = "epoch",
 ) -> Any:
     """Return a figure of log10 of the variance, layers down and epochs across.
 
-    White is a variance of 1, blue a vanishing and red an exploding signal. Grey has no
-    logarithm (0, NaN, infinite, or not measured in that epoch).
+    White is the variance of the first layer in the first epoch, blue a signal that
+    vanishes over depth or epochs, and red one that explodes. Grey has no logarithm (0,
+    NaN, infinite, or not measured in that epoch).
 
     Args:
         history: variances by layer, one per epoch.
         epochs: the epochs' numbers, without gaps. Ignored if `starts` is given.
         figure: a matplotlib Figure or SubFigure to draw on; None makes a new one.
-        decades: how far the colours reach above and below 0; None for the data's range.
+        decades: how far the colours reach above and below white; None for the data's
+            range, and at least 2.
+        relative: True makes the first layer's variance white, False a variance of 1.
+            None is True, and False where `decades` is given: then figures of different
+            networks have one scale.
         starts: where each window begins on the x axis, ascending, for windows other
             than whole epochs. For windows of a number of steps: epoch + step / steps
             per epoch. A column reaches to the next, or has the usual width before a
@@ -47,8 +56,11 @@ def variance_heatmap(
     layers = len(history)
     axes = figure.add_subplot()
     colors = mpl.colormaps["RdBu_r"].with_extremes(bad=canvas.UNKNOWN)
-    reach = decades or max(1.0, float(np.max(np.abs(values.filled(0.0)), initial=0.0)))
-    norm = CenteredNorm(0.0, reach)
+    white = _first(values) if relative or (relative is None and not decades) else 0.0
+    spread = np.abs(values - white).filled(0.0)
+    norm = CenteredNorm(
+        white, decades or max(LEAST, float(np.max(spread, initial=0.0)))
+    )
     if starts is None:
         image = axes.imshow(
             values,
@@ -78,9 +90,19 @@ def variance_heatmap(
     axes.set_title("Variance of each layer's output", loc="left", fontsize=canvas.TITLE)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, pad=0.02)
-    bar.set_label("log10 variance")
+    origin = "the first layer's" if white else "1"
+    bar.set_label(f"log10 variance\nwhite: {origin}", fontsize=canvas.LABEL)
     bar.outline.set_visible(False)
     return figure
+
+
+def _first(values: Any) -> float:
+    """Return the first value in the first epoch that has one, 0 where none has."""
+    for epoch in values.T:
+        known = epoch.compressed()
+        if len(known):
+            return float(known[0])
+    return 0.0
 
 
 def _columns(starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,10 +16,14 @@ FEW = 24
 STRIP, TALLEST, FLOOR = 0.42, 0.85, 0.45
 # Bins of a histogram, and of a heat map's row.
 BINS, CELLS = 81, 121
-# The distance between ticks of the heat map, as a share of the axis.
-ROOM = 0.12
-BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.7}
-END = {"va": "bottom", "bbox": BOX}
+# Room for the ends of a row's range beside its bars, as a share of their width.
+ROOM = 0.18
+END = {
+    "va": "center",
+    "textcoords": "offset points",
+    "fontsize": canvas.LABEL,
+    "color": canvas.QUIET,
+}
 ZERO = {"color": "0.1", "linewidth": 0.8, "linestyle": ":", "zorder": 3}
 
 
@@ -105,11 +109,11 @@ def _strips(axes: Any, layers: list[Sample], color: str) -> None:
         zero = np.interp(0.0, edges, places, left=np.nan, right=np.nan)
         axes.plot([zero, zero], [floor, floor - TALLEST], **ZERO)
         if separate:
-            low, high = f"{edges[0]:.3g}", f"{edges[-1]:.3g}"
-            canvas.note(axes, 0.0, floor, low, offset=(1, 2), **END)
-            canvas.note(axes, 1.0, floor, high, offset=(-1, 2), ha="right", **END)
+            for place, side, gap in ((0, "right", -3), (1, "left", 3)):
+                end = edges[-place]
+                axes.annotate(f"{end:.2g}", (place, i), xytext=(gap, 0), ha=side, **END)
     if separate:
-        axes.set_xlim(0, 1)
+        axes.set_xlim(-ROOM, 1 + ROOM)
         axes.set_xticks([])
         axes.set_xlabel("value, each layer on a range of its own")
     else:
@@ -120,34 +124,29 @@ def _strips(axes: Any, layers: list[Sample], color: str) -> None:
 
 
 def _densities(figure: Any, columns: list[list[Sample]]) -> list[Any]:
-    """Draw heat maps, with a strip for the share of zeros where there are any."""
+    """Draw heat maps, with strips for the rows' ranges and the shares of zeros."""
     import matplotlib as mpl
 
+    separate = [smallest_size(layers) is not None for layers in columns]
     striped = [
         any(layer.zeros or layer.nonfinite for layer in layers) for layers in columns
     ]
-    widths = [width for strip in striped for width in ([1.0, 0.12] if strip else [1.0])]
+    widths = [
+        width
+        for own, strip in zip(separate, striped, strict=True)
+        for width in (1.0, *([0.25] if own else []), *([0.12] if strip else []))
+    ]
     panels = figure.subplots(
         1, len(widths), sharey=True, squeeze=False, width_ratios=widths
     )[0]
     colors = mpl.colormaps["Blues"].with_extremes(bad=canvas.UNKNOWN)
     maps, free = [], iter(panels)
-    for layers, strip in zip(columns, striped, strict=True):
+    for layers, own, strip in zip(columns, separate, striped, strict=True):
         axes = next(free)
         maps.append(axes)
-        edges = _value_axis(axes, layers)
-        rows = np.ma.array([layer.shares(edges) for layer in layers])
-        rows[[not layer.values.size for layer in layers]] = np.ma.masked
-        image = axes.pcolormesh(
-            edges,
-            np.arange(len(layers) + 1) - 0.5,
-            rows,
-            cmap=colors,
-            vmin=0,
-            vmax=1,
-            rasterized=True,
-        )
-        axes.spines[:].set_visible(False)
+        image = _heat_map(axes, layers, own, colors)
+        if own:
+            _strip_of_ranges(next(free), layers)
         if strip:
             _strip_of_shares(next(free), layers)
     bar = figure.colorbar(image, ax=list(panels), pad=0.02, aspect=40)
@@ -156,35 +155,52 @@ def _densities(figure: Any, columns: list[list[Sample]]) -> list[Any]:
     return maps
 
 
-def _value_axis(axes: Any, layers: list[Sample]) -> np.ndarray:
-    """Give the axes a scale that shows all layers; return the edges of bins."""
-    size = smallest_size(layers)
-    if size is not None:
-        axes.set_xscale("asinh", linear_width=size)
-    scale = axes.xaxis.get_transform()
-    edges = edges_for(layers, CELLS, scale)
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_xlabel("value")
-    if size is not None:
-        ticks = _powers_of_ten(edges, scale, size)
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
-    return edges
+def _heat_map(axes: Any, layers: list[Sample], separate: bool, colors: Any) -> Any:
+    """Draw the layers' histograms as rows of a heat map, on one range or their own."""
+    shared = edges_for(layers, CELLS)
+    count = len(shared) - 1
+    ranges = [one.around_zero(count) if separate else shared for one in layers]
+    places = np.linspace(0, 1, count + 1) if separate else shared
+    rows = np.ma.array(
+        [layer.shares(edges) for layer, edges in zip(layers, ranges, strict=True)]
+    )
+    rows[[not layer.values.size for layer in layers]] = np.ma.masked
+    image = axes.pcolormesh(
+        places,
+        np.arange(len(layers) + 1) - 0.5,
+        rows,
+        cmap=colors,
+        vmin=0,
+        vmax=1,
+        rasterized=True,
+    )
+    axes.set_xlim(places[0], places[-1])
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("value, each layer on a range of its own" if separate else "value")
+    if separate:
+        axes.set_xticks([])
+        zeros = [np.interp(0.0, edges, places) for edges in ranges]
+        axes.plot(zeros, np.arange(len(layers)), **ZERO)
+    return image
 
 
-def _powers_of_ten(edges: np.ndarray, scale: Any, size: float) -> list[float]:
-    """Return 0 and the positive and negative powers of ten that fit, largest first."""
-    highest = np.floor(np.log10(np.abs(edges).max()))
-    powers = 10.0 ** np.arange(highest, np.floor(np.log10(size)), -1)
-    low, high = scale.transform(edges[[0, -1]])
-    ticks: list[float] = []
-    places: list[float] = []
-    for tick in [0.0, *(sign * power for power in powers for sign in (1, -1))]:
-        place = (scale.transform(tick) - low) / (high - low)
-        if 0 <= place <= 1 and all(abs(place - taken) > ROOM for taken in places):
-            ticks.append(float(tick))
-            places.append(place)
-    return ticks
+def _strip_of_ranges(axes: Any, layers: list[Sample]) -> None:
+    """Draw how far each layer's row reaches from 0, on a logarithmic scale."""
+    from matplotlib.ticker import NullLocator
+
+    reaches = np.array([one.reach if one.values.size else np.nan for one in layers])
+    reaches = np.where(reaches > 0, reaches, np.nan)
+    axes.plot(reaches, np.arange(len(layers)), color=canvas.OUTPUT, linewidth=1.2)
+    axes.set_xscale("log")
+    # Whole decades, so that there are two ticks that can be read.
+    low = 10.0 ** np.floor(np.log10(np.nanmin(reaches)))
+    high = 10.0 ** np.ceil(np.log10(np.nanmax(reaches)))
+    axes.set_xlim(low, high)
+    axes.set_xticks([low, high])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("range, ±", fontsize=canvas.LABEL)
+    axes.tick_params(labelsize=canvas.LABEL, left=False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _strip_of_shares(axes: Any, layers: list[Sample]) -> None:
@@ -208,7 +224,7 @@ def _strip_of_shares(axes: Any, layers: list[Sample]) -> None:
             )
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 1], ["0", "1"])
-    axes.set_xlabel("share")
+    axes.set_xlabel("share", fontsize=canvas.LABEL)
     axes.tick_params(labelsize=canvas.LABEL, left=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(

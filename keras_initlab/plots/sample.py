@@ -74,6 +74,18 @@ class Sample:
         """How far 90 % of the values reach from 0."""
         return float(np.quantile(np.abs(self.values), 0.9))
 
+    @property
+    def reach(self) -> float:
+        """How far 99 % of the values reach from 0."""
+        return float(np.quantile(np.abs(self.values), 0.99, method="higher"))
+
+    def around_zero(self, count: int) -> np.ndarray:
+        """Return edges of bins as far as `reach`, to the sides on which values are."""
+        reach = (self.reach if self.values.size else 0.0) or 1.0
+        negative = bool(np.any(self.values < 0))
+        positive = not negative or bool(np.any(self.values > 0))
+        return np.linspace(-reach * negative, reach * positive, count + 1)
+
     def shares(self, edges: np.ndarray) -> np.ndarray:
         """Return the counts of the bins, as shares of that of the fullest bin."""
         counts = np.histogram(self.values, edges)[0].astype(float)
@@ -87,8 +99,8 @@ def smallest_size(samples: Sequence[Sample]) -> float | None:
     return min(sizes) if sizes and max(sizes) > ALIKE * min(sizes) else None
 
 
-def edges_for(samples: Sequence[Sample], most: int, scale: Any = None) -> np.ndarray:
-    """Return edges of bins for all samples, equally spaced on a matplotlib scale.
+def edges_for(samples: Sequence[Sample], most: int) -> np.ndarray:
+    """Return equally spaced edges of bins for all samples.
 
     More values get more bins, up to `most`. Zeros are in range, though not counted.
     """
@@ -105,13 +117,7 @@ def edges_for(samples: Sequence[Sample], most: int, scale: Any = None) -> np.nda
         low, high = low - half, high + half
     usual = float(np.median([x.size for x in arrays])) if arrays else 0.0
     count = int(np.clip(1.5 * np.sqrt(usual), 15, most))
-    if scale is None:
-        return np.linspace(low, high, count + 1)
-    start, end = scale.transform(np.array([low, high]))
-    edges = np.asarray(scale.inverted().transform(np.linspace(start, end, count + 1)))
-    # Exactly, without rounding: a saturated layer's values lie on the last edge.
-    edges[[0, -1]] = low, high
-    return edges
+    return np.linspace(low, high, count + 1)
 
 
 def _percent(share: float) -> str:

@@ -9,8 +9,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from keras_initlab.words import did_you_mean
+
 Residual = Literal["scaled", "zero", "keep"]
 Criterion = Literal["forward", "balanced"]
+SchemeName = Literal["activation", "variance", "isometric", "auto"]
 RESIDUALS: tuple[str, ...] = get_args(Residual)
 CRITERIA: tuple[str, ...] = get_args(Criterion)
 
@@ -53,7 +56,8 @@ def check_word(name: str, value: Any, words: tuple[str, ...]) -> None:
     if value not in words:
         raise ValueError(
             f"`{name}` must be {' or '.join(map(repr, words))}. "
-            f"Received: {name}={value!r}. Leave it out for {words[0]!r}."
+            f"Received: {name}={value!r}.{did_you_mean(value, words)} Leave it out for "
+            f"{words[0]!r}."
         )
 
 

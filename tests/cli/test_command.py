@@ -8,6 +8,7 @@ import pytest
 import keras_initlab
 from keras_initlab import rewrite
 from keras_initlab.cli import arguments, main
+from keras_initlab.cli.output import no_native_logs
 from tests.helpers import run_python
 
 
@@ -108,7 +109,37 @@ def test_import_registers_and_adds_no_backend_of_its_own():
     assert printed == ["[]", "Auto"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["inspect", "--help"], ["--version"]])
+@pytest.mark.tensorflow
+def test_nothing_of_tensorflows_is_on_the_standard_error():
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_initlab", "gains", "relu", "rellu"],
+        # As in a terminal: nothing is set.
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+        capture_output=True,
+        text=True,
+    )
+    [line] = done.stderr.splitlines()
+    assert line.startswith("keras-initlab: ")
+    assert done.returncode == 2
+
+
+def test_what_python_writes_there_still_arrives_and_c_does_not(capfd):
+    with no_native_logs():
+        print("python", file=sys.stderr)
+        os.write(2, b"native\n")
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "python\nafterwards\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--version"],
+        *([name, "--help"] for name in ("inspect", "rewrite", "gains")),
+    ],
+    ids=" ".join,
+)
 def test_help_and_version_wait_for_no_keras(arguments):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "keras_initlab", *arguments],

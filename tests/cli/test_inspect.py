@@ -160,3 +160,24 @@ def test_what_cannot_be_inspected(model, inspected, monkeypatch, refused, capsys
     assert len(line) < 400
     assert main(["inspect", "model.keras", "--traceback"]) == 2
     assert "RuntimeError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-o", "report.pdf"], "would hold no .pdf file"),
+        (["-o", "report.PNG"], "would hold no .png file"),
+        (["-o", "a.json", "--format", "html"], "would hold html, not json"),
+        (["-o", "a.html", "--format", "text"], "would hold text, not html"),
+    ],
+)
+def test_a_name_that_says_something_else_is_refused(arguments, words, refused, model):
+    assert words in refused("inspect", "model.keras", *arguments)
+    assert os.listdir() == ["model.keras"]
+
+
+def test_what_is_asked_for_is_written_under_any_other_ending(model, inspected):
+    arguments = ["-o", "report.out", "--format", "json"]
+    assert main(["inspect", "model.keras", *arguments]) == 0
+    with open("report.out", encoding="utf-8") as file:
+        assert json.load(file) == inspections.small().to_dict()

@@ -53,6 +53,39 @@ def test_data(model, batch, capsys, refused):
     assert "is 0 at 'in'" in line
 
 
+@pytest.mark.parametrize(
+    "options", [[], ["--only-defaults"], ["--no-only-defaults"]], ids=str
+)
+def test_what_somebody_has_chosen(options):
+    inputs = keras.Input((8,))
+    chosen = keras.layers.Dense(
+        8, "relu", kernel_initializer="lecun_normal", name="chosen"
+    )
+    # A head that is far smaller than usual is left alone unless asked.
+    small = keras.initializers.RandomNormal(stddev=1e-4)
+    head = keras.layers.Dense(3, kernel_initializer=small, name="head")
+    keras.Model(inputs, head(chosen(inputs))).save("model.keras")
+    assert main(["rewrite", "model.keras", "-o", "new.keras", *options]) == 0
+    layers = keras.saving.load_model("new.keras").layers[1:]
+    names = [layer.kernel_initializer.__class__.__name__ for layer in layers]
+    expected = "LecunNormal" if options == ["--only-defaults"] else "Auto"
+    assert names[0] == expected
+    assert (names[1] == "Auto") == (options == ["--no-only-defaults"])
+
+
+@pytest.mark.parametrize("options", [[], ["--redraw"]], ids=str)
+def test_what_a_model_has_learned_is_drawn_over_with_a_warning_unless_meant(
+    options, model, capsys
+):
+    for layer in model.layers:
+        layer.bias.assign(layer.bias + 0.3)
+    model.save("model.keras")
+    assert main(["rewrite", "model.keras", "-o", "new.keras", *options]) == 0
+    assert ("what they have learned is lost" in capsys.readouterr().err) != bool(
+        options
+    )
+
+
 def test_a_dry_run_saves_nothing(model, capsys):
     assert main(["rewrite", "model.keras", "-o", "new.keras", "--dry-run"]) == 0
     out = capsys.readouterr().out

@@ -73,7 +73,7 @@ def found(case: Case) -> list[Any]:
         return list(il.diagnose(model, batch(x), y_shown))
     monitor = il.VarianceMonitor(every=1, gradients=True, on_finding="ignore")
     fit(model, x, y, case.epochs, [monitor])
-    told = [finding for _, finding in monitor.findings]
+    told = [*monitor.findings]
     return told + list(il.diagnose(model, batch(x), y_shown))
 
 

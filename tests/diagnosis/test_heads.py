@@ -210,7 +210,7 @@ def test_the_monitor_names_a_head_too():
     model = network(layers.Softmax(), loss=SPARSE, activation="softmax")
     monitor = il.VarianceMonitor(1, on_finding="ignore")
     model.fit(inputs(), CLASSES, epochs=1, verbose=0, callbacks=[monitor])
-    assert monitor.findings[0][1].code == "head-loss-mismatch"
+    assert monitor.findings[0].code == "head-loss-mismatch"
 
 
 def test_targets_go_with_a_model():

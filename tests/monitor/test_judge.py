@@ -5,6 +5,7 @@ model do some of the trainings, PyTorch all.
 """
 
 import warnings
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -69,9 +70,7 @@ def watched(model, *callbacks, epochs=1, gradients=False, **settings):
 
 
 def codes(monitor):
-    return [
-        (epoch, one.code, one.severity, one.layer) for epoch, one in monitor.findings
-    ]
+    return [(one.epoch, one.code, one.severity, one.layer) for one in monitor.findings]
 
 
 # What it may lead to ------------------------------------------------------------------
@@ -107,7 +106,7 @@ def test_an_error_stops_or_raises(what):
     assert epochs == (3 if what == "stop" else 5)
     assert len(told) == (what in ("warn", "stop"))
     assert all(one.startswith("Epoch 2: nonfinite in first: ") for one in told)
-    assert called == ([monitor.findings[0][1]] if what == "call" else [])
+    assert called == ([monitor.findings[0]] if what == "call" else [])
 
 
 @pytest.mark.parametrize("what", HANDLERS)
@@ -118,7 +117,7 @@ def test_a_warning_only_warns(what):
     assert codes(monitor) == [TWINS]
     assert epochs == 2
     assert len(told) == (what in ("warn", "stop", "raise"))
-    assert "5 of its 16 units" in monitor.findings[0][1].evidence
+    assert "5 of its 16 units" in monitor.findings[0].evidence
     assert [one.code for one in called] == ["symmetric-units"] * (what == "call")
 
 
@@ -134,7 +133,7 @@ def test_what_is_only_worth_knowing_is_kept_and_not_told(monkeypatch, what):
     called = []
     handler = called.append if what == "call" else what
     monitor, epochs, told = watched(net(), epochs=3, on_finding=handler)
-    assert monitor.findings == [(0, note)]
+    assert monitor.findings == [replace(note, epoch=0)]
     assert (epochs, told, called) == (3, [], [])
 
 
@@ -166,7 +165,7 @@ def test_findings_are_told_once_with_the_epoch_in_which_they_began():
 def test_vanishing_is_told_once(gradients):
     monitor, _, told = watched(frozen(vanishing()), epochs=3, gradients=gradients)
     assert [one[:3] for one in codes(monitor)] == [(0, "initializer-mismatch", "error")]
-    follows = [one.code for one in monitor.findings[0][1].consequences]
+    follows = [one.code for one in monitor.findings[0].consequences]
     backward = ["no-gradient", "vanishing-gradient"] if gradients else []
     assert follows == ["vanishing-signal", *backward]
     assert sum("vanishing-signal" in one for one in told) == 1
@@ -237,7 +236,7 @@ def test_a_model_that_is_not_built_is_judged_as_well():
 def test_what_was_sound_at_the_first_step_was_broken_by_the_steps():
     model = net("relu", rate=3.0)
     monitor, *_ = watched(model, epochs=4, gradients=True)
-    cause = monitor.findings[0][1]
+    cause = monitor.findings[0]
     assert cause.code in ("update-too-large", "exploding-signal", "nonfinite")
     for finding in (cause, *cause.consequences):
         assert "learning rate" in finding.remedy
@@ -249,8 +248,8 @@ def test_targets_that_are_nan_are_told_at_the_first_step():
     y = np.where(np.arange(len(y))[:, None] == 3, np.nan, y)
     monitor = il.VarianceMonitor(1, gradients=True, on_finding="ignore")
     fit(model, x, y, [monitor], epochs=1)
-    [(epoch, finding), *_] = monitor.findings
-    assert (epoch, finding.code) == (0, "nonfinite")
+    [finding, *_] = monitor.findings
+    assert (finding.epoch, finding.code) == (0, "nonfinite")
     assert "All outputs are finite, and the gradients are NaN" in finding.evidence
     assert "np.isfinite(y)" in finding.remedy
 
@@ -271,8 +270,8 @@ def test_weights_that_begin_at_0_make_no_large_steps():
 @pytest.mark.torch
 def test_steps_that_creep():
     monitor, *_ = watched(net(rate=1e-6), epochs=4, gradients=True)
-    [(epoch, finding)] = monitor.findings
-    assert (epoch, finding.code) == (2, "update-too-small")
+    [finding] = monitor.findings
+    assert (finding.epoch, finding.code) == (2, "update-too-small")
     assert "larger learning rate" in finding.remedy
 
 

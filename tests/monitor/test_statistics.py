@@ -253,7 +253,7 @@ def test_nonfinite_values_are_counted():
     fit(frozen(model), x, y, [monitor])
     assert monitor.stats[0].nonfinite == 2
     assert math.isnan(monitor.stats[0].variance)
-    assert monitor.findings[0][1].code == "nonfinite"
+    assert monitor.findings[0].code == "nonfinite"
 
 
 def test_functions_of_the_output():

@@ -92,6 +92,33 @@ def test_values_without_a_logarithm_are_gaps_with_a_mark_at_the_edge():
     assert 0 < high < 1
 
 
+@pytest.mark.parametrize(("head", "arrow"), [(1e-9, "↓"), (1e9, "↑")])
+def test_the_head_lies_off_the_scale_where_it_would_flatten_all_else(head, arrow):
+    variances = [0.1 + 0.01 * i for i in range(8)]
+    layers = [
+        LayerStats(f"d{i}", weight="kernel", variance=v, source="monitored")
+        for i, v in enumerate([*variances, head])
+    ]
+    softmax = LayerStats("softmax", variance=head, source="monitored")
+    figure = by_depth([*layers, softmax])
+    figure.savefig(io.BytesIO())
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    assert high - low == pytest.approx(1.0)
+    assert low < -1 < high
+    assert [text.get_text() for text in axes.texts] == [f"{np.log10(head):.1f} {arrow}"]
+    # The line leads there: it is off the scale, not left out.
+    assert line(axes, "monitored")[-1] == pytest.approx(np.log10(head))
+
+
+def test_a_fading_signal_is_not_taken_for_the_heads():
+    fading = stats("monitored", [10.0**-i for i in range(9)])
+    (axes,) = by_depth(fading).axes
+    low, high = axes.get_ylim()
+    assert low < -8 < 0 < high
+    assert not axes.texts
+
+
 def test_nothing_with_a_logarithm():
     figure = by_depth(stats("monitored", [np.nan, 0.0]))
     figure.savefig(io.BytesIO())

@@ -44,6 +44,38 @@ def test_two_histories_on_one_figure_and_one_scale():
         assert (norm.vmin, norm.vmax) == (-6, 6)
 
 
+def colors(figure):
+    """Return the colours of the cells, rounded."""
+    image = figure.axes[0].images[0]
+    return np.round(image.cmap(image.norm(image.get_array())), 2)[..., :3]
+
+
+def test_a_network_of_one_small_variance_is_white():
+    steady = {f"dense_{i}": [0.013, 0.014] for i in range(50)}
+    assert colors(variance_heatmap(steady, [0, 1])).min() > 0.9
+    faded = colors(variance_heatmap(steady, [0, 1], relative=False))
+    assert faded[..., 0].max() < 0.2  # all blue
+
+
+@pytest.mark.parametrize(
+    ("settings", "white"),
+    [
+        ({}, -1),
+        ({"relative": False}, 0),
+        ({"decades": 6}, 0),
+        ({"decades": 6, "relative": True}, -1),
+    ],
+    ids=str,
+)
+def test_what_is_white(settings, white):
+    figure = variance_heatmap({"z": [0.0, 5.0], "a": [0.1, 9.0]}, [0, 1], **settings)
+    norm = figure.axes[0].images[0].norm
+    assert norm.vcenter == pytest.approx(white)
+    assert norm.vmax - norm.vcenter == pytest.approx(settings.get("decades", 2))
+    origin = "the first layer's" if white else "1"
+    assert figure.axes[1].get_ylabel() == f"log10 variance\nwhite: {origin}"
+
+
 def test_a_value_without_a_logarithm_is_masked():
     figure = variance_heatmap({"a": [0.0, np.nan, np.inf, 10.0]}, range(4))
     figure.savefig(io.BytesIO())

@@ -103,17 +103,44 @@ def test_many_layers_are_rows_of_a_heat_map():
     assert heat.get_xscale() == "linear"
 
 
-def test_many_layers_far_apart_are_on_a_logarithmic_scale_with_room_for_ticks():
-    heat, _ = drawn(histograms(normal(60, scale=0.8)))
-    assert heat.get_xscale() == "asinh"
-    ticks = [label.get_text() for label in heat.get_xticklabels()]
-    assert {"0", "1", "-1"} <= set(ticks)
-    labels = sorted(heat.get_xticklabels(), key=lambda one: one.get_position()[0])
-    boxes = [label.get_window_extent() for label in labels]
-    assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+def test_many_layers_far_apart_have_rows_of_their_own_ranges():
+    signed = {name: x - x.mean() for name, x in normal(60, scale=0.8).items()}
+    heat, strip, _ = drawn(histograms(signed))
     cells = heat.collections[0].get_array()
     filled = np.mean(cells > 0.1, axis=1)
-    assert filled[0] > 2 * filled[-1]
+    # However small its values, a row is as full as the first.
+    assert filled.min() > 0.5 * filled[0]
+    assert heat.get_xlabel() == "value, each layer on a range of its own"
+    assert not heat.get_xticks().size
+    # 0 is in the middle of each row; how far it reaches stands beside it.
+    np.testing.assert_allclose(heat.lines[0].get_xdata(), 0.5)
+    reach = [np.quantile(np.abs(x), 0.99, method="higher") for x in signed.values()]
+    np.testing.assert_allclose(strip.lines[0].get_xdata(), reach)
+    assert strip.get_xscale() == "log"
+    low, high = strip.get_xlim()
+    assert low <= min(reach) < max(reach) <= high
+    boxes = [label.get_window_extent() for label in strip.get_xticklabels()]
+    assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+
+
+def test_a_row_of_positive_values_begins_at_0():
+    positive = {name: np.abs(x) for name, x in normal(30, scale=0.5).items()}
+    heat, *_ = drawn(histograms(positive))
+    np.testing.assert_allclose(heat.lines[0].get_xdata(), 0)
+
+
+def test_the_ends_of_ranges_stand_beside_the_bars():
+    samples = {
+        f"layer_{i}": 10.0**-i * RNG.uniform(-1.234567, 1, size=500) for i in range(6)
+    }
+    for axes in drawn(histograms(samples, samples)):
+        bars = [patch.get_window_extent() for patch in axes.patches]
+        ends = [text for text in axes.texts if not text.get_text().startswith("mean")]
+        assert len(ends) == 12
+        for end in ends:
+            box = end.get_window_extent()
+            assert not any(box.overlaps(bar) for bar in bars)
+            assert axes.bbox.x0 - 1 <= box.x0 < box.x1 <= axes.bbox.x1 + 1
 
 
 def test_heat_map_keeps_zeros_and_nan_apart():

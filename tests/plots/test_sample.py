@@ -79,11 +79,21 @@ def test_more_values_have_more_bins():
     assert counts == [16, 31, 51]
 
 
-def test_edges_are_even_on_a_scale_and_keep_the_ends():
-    from matplotlib.scale import AsinhTransform
-
-    scale = AsinhTransform(1e-3)
-    edges = edges_for([Sample.of(np.clip(NORMAL, -1, 1))], 50, scale)
-    assert (edges[0], edges[-1]) == (-1, 1)
-    steps = np.diff(scale.transform(edges))
-    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+def test_edges_around_zero_reach_to_the_sides_on_which_values_are():
+    ends = {
+        name: Sample.of(values).around_zero(4)[[0, -1]].tolist()
+        for name, values in {
+            "both": [-1.0, 3.0],
+            "positive": [0.0, 1.0, 2.0],
+            "negative": [-2.0, -1.0],
+            "zeros": [0.0, 0.0],
+            "nothing": None,
+        }.items()
+    }
+    assert ends == {
+        "both": [-3, 3],
+        "positive": [0, 2],
+        "negative": [-2, 0],
+        "zeros": [0, 1],
+        "nothing": [0, 1],
+    }
