@@ -16,7 +16,7 @@ from keras_initlab.schemes.base import SchemeContext
 from keras_initlab.schemes.chosen import reason_to_keep_head
 from keras_initlab.schemes.kernels import Seeds, sine_variance
 from keras_initlab.schemes.small_starts import small_starts_to_keep
-from keras_initlab.schemes.survey import HEAD_TARGET, branch_target
+from keras_initlab.schemes.survey import branch_target
 
 UNSEEN_ROLES = (
     "its graph does not show: residual branches and heads have the target of any kernel"
@@ -83,7 +83,6 @@ def target_of(kernel: Kernel, roles: Roles, target: float) -> tuple[float, str]:
     if branch is not None:
         target, _, note = branch_target(branch, target, "scaled")
     if kernel.key in roles.heads:
-        target = min(target, HEAD_TARGET)
         note = f"head; {note}" if note else "head"
     return target, note
 

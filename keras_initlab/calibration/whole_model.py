@@ -58,8 +58,8 @@ def calibrate(
 
     - The output that is measured is kernel times input plus bias; the bias stays, and
       the kernel is scaled to fit. Where a bias alone has the target, it is left out.
-    - Residual branches and heads: as in `Variance`. The last kernel of each of the n
-      branches on a stream gets `target / n`, a head at most 0.1.
+    - Residual branches: as in `Variance`. The last kernel of each of the n branches on
+      a stream gets `target / n`.
     - A recurrent cell's kernel is scaled gate by gate, by what it makes of the cell's
       input; the recurrent kernel stays. Attention: each projection for itself.
     - A kernel that is used several times gets one scale for all its calls, in a few
@@ -102,7 +102,7 @@ def calibrate(
     >>> x = np.random.default_rng(0).uniform(size=(256, 64)).astype("float32")
     >>> report = calibrate(model, x)
     >>> [(row.layer, round(row.after, 3), row.note) for row in report]
-    [('a', 1.0, ''), ('b', 1.0, ''), ('c', 0.1, 'head')]
+    [('a', 1.0, ''), ('b', 1.0, ''), ('c', 1.0, 'head')]
 
     Source: Mishkin & Matas 2016, "All you need is a good init", which scales layer
     after layer, in several passes each; Salimans & Kingma 2016, "Weight normalization",
