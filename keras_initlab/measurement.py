@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 import warnings
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_initlab.model import nonlinearity
-from keras_initlab.model.batch import check_keys, inputs_of
+from keras_initlab.model.batch import batch_size, check_keys, inputs_of
 from keras_initlab.model.containers import refuse_to_call
 from keras_initlab.model.layers import main_weight, places
 from keras_initlab.stats import LayerStats, Stats, possible
@@ -108,7 +107,7 @@ def measure(
     _check_model(model)
     x = inputs_of(x)
     check_keys(model, x)
-    batch = _batch_size(x)
+    batch = batch_size(x)
     # A stream of its own: with the plain seed, an `x` that was drawn from
     # default_rng(0) would be its own gradient.
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
@@ -138,23 +137,6 @@ def _check_model(model: Any) -> None:
             f"{type(model).__name__}. Put a single layer in a keras.Sequential."
         )
     refuse_to_call(model, "Measure one of these, as il.measure(model.encoder, x).")
-
-
-def _batch_size(x: Any) -> int:
-    leaves = [leaf for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")]
-    if not leaves or any(keras.utils.is_keras_tensor(leaf) for leaf in leaves):
-        raise TypeError(
-            "`x` must be a batch of data as the model takes it: an array, a tensor, or "
-            f"a list, tuple or dict of these. Received: {reprlib.repr(x)} of type "
-            f"{type(x).__name__}. Turn lists of numbers into NumPy arrays."
-        )
-    shapes = [tuple(leaf.shape) for leaf in leaves]
-    if any(0 in shape for shape in shapes):
-        raise ValueError(
-            "`x` must hold at least one input. Received: an empty batch, of shape "
-            f"{', '.join(map(str, shapes))}. Pass a batch of 32 inputs or more."
-        )
-    return next((int(shape[0]) for shape in shapes if shape), 1)
 
 
 def _main_weights(model: Any) -> dict[int, Any]:

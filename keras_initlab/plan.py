@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
 import keras
 
 from keras_initlab import markup, numerals, plots
 from keras_initlab.stats import LayerStats
-from keras_initlab.tables import Justify, render_table
+from keras_initlab.tables import Justify, Rows, render_table
 
 # How many weights that were left alone for one reason are named in print.
 _SHOWN = 5
@@ -86,7 +86,7 @@ class Signals(Protocol):
         """Return what is measured on a batch before and after it."""
 
 
-class Plan(Sequence[PlanRow]):
+class Plan(Rows[PlanRow]):
     """The rows of a rewrite, in the order of the model's layers.
 
     `print(plan)` shows them as a table, `plan.plot()` as a figure of the signal before
@@ -117,16 +117,6 @@ class Plan(Sequence[PlanRow]):
         self.measured = tuple(measured)
         self.inputs = tuple(inputs)
         self._signals = signals
-
-    @overload
-    def __getitem__(self, index: int) -> PlanRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[PlanRow, ...]: ...
-    def __getitem__(self, index: int | slice) -> PlanRow | tuple[PlanRow, ...]:
-        return self.rows[index]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     @property
     def records(self) -> list[dict[str, Any]]:

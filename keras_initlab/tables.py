@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 from rich import box
 from rich.cells import cell_len
@@ -16,6 +16,25 @@ Justify = Literal["left", "right", "center"]
 
 # Characters in a line where no width is given: more than any terminal has.
 ENDLESS = 10_000
+
+
+Row = TypeVar("Row")
+
+
+class Rows(Sequence[Row]):
+    """A sequence of rows: what plans and reports are beside what they print."""
+
+    rows: tuple[Row, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Row, ...]: ...
+    def __getitem__(self, index: int | slice) -> Row | tuple[Row, ...]:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 def render_table(

@@ -14,6 +14,7 @@ from keras_initlab.bench import html, picture, text, verdict
 from keras_initlab.bench.records import CandidateResult, Run
 from keras_initlab.bench.store import strict
 from keras_initlab.files import replacing
+from keras_initlab.report.text import NARROWEST
 
 # Increased whenever readers of the old form of `to_dict` would misread the new one.
 SCHEMA = 1
@@ -199,7 +200,7 @@ class Comparison:
 
     def __str__(self) -> str:
         columns = shutil.get_terminal_size((0, 0)).columns
-        return self.text(max(columns, text.NARROWEST) if columns else None)
+        return self.text(max(columns, NARROWEST) if columns else None)
 
     def __repr__(self) -> str:
         return (

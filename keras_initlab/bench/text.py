@@ -9,13 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_initlab.bench.columns import Column, columns_of
+from keras_initlab.report.text import check_width
 from keras_initlab.tables import Justify, build_table, fit, needed, plain, render
 
 if TYPE_CHECKING:
     from keras_initlab.bench.comparison import Comparison
 
-# Fewer characters cannot hold a candidate's name and a figure.
-NARROWEST = 30
 # Lines of prose are no longer than this, even below a wider table.
 PROSE = 88
 # A candidate's name gets this share of the line before it is folded; findings, this
@@ -27,13 +26,7 @@ def as_text(
     comparison: Comparison, width: int | None = None, color: bool = False
 ) -> str:
     """Return the report; see `Comparison.text`."""
-    if width is not None and (
-        isinstance(width, bool) or not isinstance(width, int) or width < NARROWEST
-    ):
-        raise ValueError(
-            f"`width` must be an int of {NARROWEST} characters or more. "
-            f"Received: width={width!r}. Leave it out for as wide as the table needs."
-        )
+    check_width(width)
     columns = columns_of(comparison)
     shown, widths = _fitting(columns, width)
     omitted = [one.name for i, one in enumerate(columns) if i not in shown]

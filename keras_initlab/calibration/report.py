@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
-from keras_initlab.tables import render_table
+from keras_initlab.tables import Rows, render_table
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CalibrationRow:
         return self.target is not None
 
 
-class CalibrationReport(Sequence[CalibrationRow]):
+class CalibrationReport(Rows[CalibrationRow]):
     """The rows of a calibration, in the order in which the kernels were first called.
 
     `print(report)` shows them as a table, `report.records` as a list of flat dicts.
@@ -61,18 +61,6 @@ class CalibrationReport(Sequence[CalibrationRow]):
         self.statistic = statistic
         self.passes = passes
         self.remarks = tuple(remarks)
-
-    @overload
-    def __getitem__(self, index: int) -> CalibrationRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[CalibrationRow, ...]: ...
-    def __getitem__(
-        self, index: int | slice
-    ) -> CalibrationRow | tuple[CalibrationRow, ...]:
-        return self.rows[index]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     @property
     def records(self) -> list[dict[str, Any]]:

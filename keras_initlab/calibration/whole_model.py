@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 import warnings
 from typing import Any, get_args
 
@@ -23,7 +22,7 @@ from keras_initlab.calibration.targets import (
     target_of,
 )
 from keras_initlab.initializers import Orthogonal
-from keras_initlab.model.batch import inputs_of, size_of, values_of
+from keras_initlab.model.batch import batch_size, inputs_of, size_of, values_of
 from keras_initlab.model.construction import Construction, constructing
 from keras_initlab.model.containers import refuse_to_call
 from keras_initlab.model.kernels import Kernel, kernels_of
@@ -113,7 +112,7 @@ def calibrate(
     check_word("statistic", statistic, _STATISTICS)
     seeds = Seeds(seed)
     x = inputs_of(x)
-    _check_batch(x)
+    batch_size(x)
     once.build(model, x)
     learned = what_was_learned(model)
     kernels = kernels_of(model)
@@ -158,22 +157,6 @@ def _check_model(model: Any) -> None:
             f"{type(model).__name__}. Put a single layer in a keras.Sequential."
         )
     refuse_to_call(model, "Calibrate one of these, as il.calibrate(model.encoder, x).")
-
-
-def _check_batch(x: Any) -> None:
-    leaves = [leaf for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")]
-    if not leaves or any(keras.utils.is_keras_tensor(leaf) for leaf in leaves):
-        raise TypeError(
-            "`x` must be a batch of data as the model takes it: an array, a tensor, or "
-            f"a list, tuple or dict of these. Received: {reprlib.repr(x)} of type "
-            f"{type(x).__name__}. Turn lists of numbers into NumPy arrays."
-        )
-    shapes = [tuple(leaf.shape) for leaf in leaves]
-    if any(0 in shape for shape in shapes):
-        raise ValueError(
-            "`x` must hold at least one input. Received: an empty batch, of shape "
-            f"{', '.join(map(str, shapes))}. Pass a batch of 32 inputs or more."
-        )
 
 
 def _scaling(

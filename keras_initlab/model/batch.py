@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import reprlib
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -183,3 +184,26 @@ def _own_tensor(leaf: Any) -> Any:
     elif hasattr(leaf, "dense_shape"):
         leaf = sys.modules["tensorflow"].sparse.to_dense(leaf)
     return leaf.numpy()
+
+
+def batch_size(x: Any) -> int:
+    """Return how many inputs a batch holds, given as a model is called with it.
+
+    Raises:
+        TypeError: no array is in it.
+        ValueError: it is empty.
+    """
+    leaves = [leaf for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")]
+    if not leaves or any(keras.utils.is_keras_tensor(leaf) for leaf in leaves):
+        raise TypeError(
+            "`x` must be a batch of data as the model takes it: an array, a tensor, or "
+            f"a list, tuple or dict of these. Received: {reprlib.repr(x)} of type "
+            f"{type(x).__name__}. Turn lists of numbers into NumPy arrays."
+        )
+    shapes = [tuple(leaf.shape) for leaf in leaves]
+    if any(0 in shape for shape in shapes):
+        raise ValueError(
+            "`x` must hold at least one input. Received: an empty batch, of shape "
+            f"{', '.join(map(str, shapes))}. Pass a batch of 32 inputs or more."
+        )
+    return next((int(shape[0]) for shape in shapes if shape), 1)

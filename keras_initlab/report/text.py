@@ -43,10 +43,8 @@ INITIALIZER, PATH = 30, 0.4
 SHOWN = 5
 
 
-def as_text(
-    inspection: Inspection, width: int | None = None, color: bool = False
-) -> str:
-    """Return the report; see `Inspection.text`."""
+def check_width(width: int | None) -> None:
+    """Raise a ValueError if a line of that many characters is too narrow."""
     if width is not None and (
         isinstance(width, bool) or not isinstance(width, int) or width < NARROWEST
     ):
@@ -54,6 +52,13 @@ def as_text(
             f"`width` must be an int of {NARROWEST} characters or more. "
             f"Received: width={width!r}. Leave it out for as wide as the table needs."
         )
+
+
+def as_text(
+    inspection: Inspection, width: int | None = None, color: bool = False
+) -> str:
+    """Return the report; see `Inspection.text`."""
+    check_width(width)
     cells = grid(inspection.layers)
     marks = worst_by_layer(inspection.findings)
     shown, widths = _fitting(cells, bool(marks), width)

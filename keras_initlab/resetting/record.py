@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 from keras_initlab.model.origins import Draw
 from keras_initlab.plan import describe
-from keras_initlab.tables import render_table
+from keras_initlab.tables import Rows, render_table
 
 # How many weights that were left for one reason are named in print.
 _SHOWN = 5
@@ -38,7 +38,7 @@ class ResetRow:
         return self.initializer is not None
 
 
-class Reset(Sequence[ResetRow]):
+class Reset(Rows[ResetRow]):
     """What `reset_weights` did, weight by weight, in the order of the model's layers.
 
     `print(reset)` shows it as a table, `reset.records` as a list of flat dicts.
@@ -47,16 +47,6 @@ class Reset(Sequence[ResetRow]):
     def __init__(self, rows: Sequence[ResetRow], *, model: str) -> None:
         self.rows = tuple(rows)
         self.model = model
-
-    @overload
-    def __getitem__(self, index: int) -> ResetRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[ResetRow, ...]: ...
-    def __getitem__(self, index: int | slice) -> ResetRow | tuple[ResetRow, ...]:
-        return self.rows[index]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     @property
     def records(self) -> list[dict[str, Any]]:
