@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -302,8 +303,8 @@ def _check_picklable(
         )
     if not isinstance(executor, ProcessPoolExecutor):
         return
-    context = getattr(executor, "_mp_context", None)
-    if context is not None and context.get_start_method() == "fork":
+    contexts = (c for c in vars(executor).values() if isinstance(c, BaseContext))
+    if any(context.get_start_method() == "fork" for context in contexts):
         raise ValueError(
             "A ProcessPoolExecutor must start its processes anew: one that is forked "
             "hangs where it uses a backend that its parent has used. Received: an "

@@ -65,7 +65,7 @@ examples:
   keras-initlab gains              the gain of every Keras activation
   keras-initlab gains gelu tanh    of these two
 """
-SCHEMES = ("auto", "activation", "variance", "isometric")
+SCHEMES = ("activation", "variance", "isometric", "auto")
 CANDIDATES = ("as-built", *SCHEMES, "calibrate")
 
 

@@ -37,7 +37,8 @@ class LayerInitializer(keras.initializers.Initializer):  # type: ignore[misc]
         for name, parameter in inspect.signature(type(self)).parameters.items():
             value = getattr(self, name, parameter.default)
             # An array has no one truth value; its text does.
-            if type(value) is float or repr(value) != repr(parameter.default):
+            is_default = repr(value) == repr(parameter.default)
+            if not is_default or (type(value) is float and value != 0):
                 yield f"{name}={value!r}"
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:

@@ -228,7 +228,8 @@ def test_candidates(name, label, kind):
     [
         ("varience", "variance"),
         ("he_norml", "he_normal"),
-        ("auto", "initlab>auto"),
+        ("initlab>aut", "initlab>auto"),
+        ("auot", "auto"),
         ("glorot", "glorot_"),
     ],
 )

@@ -180,4 +180,6 @@ def test_what_is_asked_for_is_written_under_any_other_ending(model, inspected):
     arguments = ["-o", "report.out", "--format", "json"]
     assert main(["inspect", "model.keras", *arguments]) == 0
     with open("report.out", encoding="utf-8") as file:
-        assert json.load(file) == inspections.small().to_dict()
+        assert json.load(file) == inspections.small().to_dict() | {
+            "file": "model.keras"
+        }

@@ -44,7 +44,7 @@ def test_skip(model):
 
 def test_data(model, batch, capsys, refused):
     np.save("batch.npy", 3.0 * batch)
-    more = ["--data", "batch.npy", "--seed", "0"]
+    more = ["--data", "batch.npy", "--seed", "0", "--scheme", "activation"]
     assert main(["rewrite", "model.keras", "-o", "new.keras", *more]) == 0
     assert "measured: in: mean" in capsys.readouterr().out
     assert rewritten("new.keras") == ["Scaled", "Auto"]
@@ -65,7 +65,8 @@ def test_what_somebody_has_chosen(options):
     small = keras.initializers.RandomNormal(stddev=1e-4)
     head = keras.layers.Dense(3, kernel_initializer=small, name="head")
     keras.Model(inputs, head(chosen(inputs))).save("model.keras")
-    assert main(["rewrite", "model.keras", "-o", "new.keras", *options]) == 0
+    more = ["--scheme", "activation", *options]
+    assert main(["rewrite", "model.keras", "-o", "new.keras", *more]) == 0
     layers = keras.saving.load_model("new.keras").layers[1:]
     names = [layer.kernel_initializer.__class__.__name__ for layer in layers]
     expected = "LecunNormal" if options == ["--only-defaults"] else "Auto"
