@@ -10,8 +10,8 @@ docs/benchmarks.json, for `--table` to print.
     python -m examples.benchmarks --table       the README's table, from docs/
 
 The quick form takes a few minutes and says that all of it runs; its figures mean
-nothing. The full one takes some hours on two cores. `depth` and `convergence` go on
-from the results that docs/ holds of them.
+nothing. The full one takes some hours on two cores. `depth`, `depth_averages` and
+`convergence` go on from the results that docs/ holds of them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -41,13 +43,16 @@ SCRIPTS = {
     "architectures": ("",),
     "depth": ("",),
     "convergence": ("",),
+    "depth_averages": ("",),
+    "calibrate": ("torch",),
+    "reset": ("tensorflow", "torch"),
     "diagnosis": ("torch",),
     "monitor_overhead": ("tensorflow", "jax", "torch"),
     "monitor_memory": ("tensorflow", "jax", "torch"),
     "monitor_twin": ("torch",),
 }
 # Those that go on from the results in docs/.
-GOING_ON = ("depth", "convergence")
+GOING_ON = ("depth", "convergence", "depth_averages")
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy")
 
 
@@ -80,6 +85,37 @@ def at_depth(depth: int, activation: str) -> Figure:
 
     what = f"plain network of {depth} {activation} layers on digits, test accuracy"
     return Figure(what, "depth", of("Keras's default"), of("isometric"))
+
+
+def dense(depth: int, activation: str) -> Figure:
+    """Return the figure of how soon plain Dense networks with SGD learn."""
+    here = {
+        "kind": "mlp",
+        "depth": depth,
+        "width": 64,
+        "activation": activation,
+        "optimizer": "SGD",
+        "inputs": "standardised",
+        "detail": "",
+    }
+
+    def of(start: str) -> Callable[[Any], str]:
+        def read(found: Any) -> str:
+            wanted = here | {"start": start}
+            (row,) = (one for one in found["records"] if wanted.items() <= one.items())
+            epochs = statistics.median(
+                math.inf if one is None else one for one in row["to_93"]
+            )
+            reached = "never" if epochs == math.inf else f"{epochs:.0f}"
+            return f"{reached}; {percent(statistics.mean(row['test']))}"
+
+        return read
+
+    what = (
+        f"{depth} Dense {activation} layers on digits, SGD: epochs to 93 % validation "
+        "accuracy; test accuracy"
+    )
+    return Figure(what, "convergence", of("default"), of("isometric"))
 
 
 def kernel(name: str, key: str) -> Callable[[Any], str]:
@@ -130,6 +166,9 @@ def nothing(found: Any) -> str:
 
 
 FIGURES = (
+    dense(3, "relu"),
+    dense(8, "relu"),
+    dense(16, "gelu"),
     at_depth(50, "relu"),
     at_depth(50, "gelu"),
     at_depth(200, "gelu"),
@@ -176,7 +215,7 @@ def figures(folder: Path, before: Sequence[dict[str, str]]) -> list[dict[str, st
     rows = []
     for figure in FIGURES:
         found = read(
-            figure.script, (folder, DOCS) if figure.script == "depth" else (folder,)
+            figure.script, (folder, DOCS) if figure.script in GOING_ON else (folder,)
         )
         try:
             rows.append(
