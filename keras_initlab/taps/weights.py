@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import keras
+
 from keras_initlab.model.keras_internals import (
     SUM_OVER_REPLICAS,
     inner_optimizer,
@@ -79,7 +81,7 @@ class WeightTap:
         `keep` takes samples of the weights, and the gradients. It returns samples that
         the update does not change, and the gradients to update with.
         """
-        if optimizer is None or not self._request.weights:
+        if not self._request.weights:
             return
 
         def wrap(apply: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,7 +131,7 @@ class WeightTap:
 
     def attach_stateless(self, optimizer: Any) -> None:
         """Tap an optimizer that takes the weights' values and returns new ones."""
-        if optimizer is None or not self._request.weights:
+        if not self._request.weights:
             return
 
         def wrap(apply: Callable[..., Any]) -> Callable[..., Any]:
@@ -170,6 +172,15 @@ class WeightTap:
         if watch is None or self._trace() != watch.within:
             return None
         return watch if len(grads) == len(variables) else None
+
+
+def optimizers_of(model: Any) -> list[Any]:
+    """Return a model's optimizer, and those that it holds beside it, as GANs do."""
+    held = [
+        v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)
+    ]
+    chosen = [model.optimizer, *held] if model.optimizer is not None else held
+    return list({id(optimizer): optimizer for optimizer in chosen}.values())
 
 
 def _note(watch: _Watch, key: str, gradient: Any, before: Any, after: Any) -> None:

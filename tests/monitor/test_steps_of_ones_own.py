@@ -227,3 +227,70 @@ def test_outputs_that_are_changed_in_place_are_named():
     with pytest.warns(UserWarning, match=r"in place: d\."):
         fit(model, data(32)[0], np.zeros((32, 4), "float32"), [monitor])
     assert [stats.layer for stats in monitor.stats] == ["r"]
+
+
+class Adversaries(keras.Model):
+    """A generator and a discriminator, each with an optimizer, as in Keras's guides."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = keras.Sequential(
+            [keras.Input((6,)), layers.Dense(6, name="makes")], name="generator"
+        )
+        self.discriminator = keras.Sequential(
+            [keras.Input((6,)), layers.Dense(1, name="judges")], name="discriminator"
+        )
+        self.built = True
+
+    def compile(self, d_optimizer, g_optimizer):
+        super().compile()
+        self.d_optimizer, self.g_optimizer = d_optimizer, g_optimizer
+
+    def losses_of(self, x):
+        judged = self.discriminator(self.generator(x))
+        real = self.discriminator(x)
+        return keras.ops.mean(judged - real), -keras.ops.mean(judged)
+
+    def train_step(self, data):
+        x = data[0] if isinstance(data, tuple) else data
+        pairs = (
+            (self.d_optimizer, self.discriminator),
+            (self.g_optimizer, self.generator),
+        )
+        for index, (optimizer, part) in enumerate(pairs):
+            weights = part.trainable_weights
+            if BACKEND == "torch":
+                self.zero_grad()
+                loss = self.losses_of(x)[index]
+                loss.backward()
+                optimizer.apply([weight.value.grad for weight in weights], weights)
+            else:
+                import tensorflow as tf
+
+                with tf.GradientTape() as tape:
+                    loss = self.losses_of(x)[index]
+                optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+@pytest.mark.tensorflow
+@pytest.mark.torch
+def test_weights_of_several_optimizers_have_gradients():
+    model = Adversaries()
+    model.compile(keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.01))
+    parts = {
+        "discriminator/judges#0": (model.discriminator, 0.1),
+        "generator/makes#0": (model.generator, 0.01),
+    }
+    sizes = {
+        key: float(keras.ops.mean(keras.ops.square(part.layers[0].kernel)))
+        for key, (part, _) in parts.items()
+    }
+    monitor = VarianceMonitor(1, gradients=True, on_finding="ignore")
+    model.fit(data(32)[0], epochs=1, verbose=0, callbacks=[monitor])
+    by_layer = {stats.layer: stats for stats in monitor.stats}
+    for key, (_, rate) in parts.items():
+        # One step of SGD moves weights by the gradient times the rate.
+        gradient = by_layer[key].weight_gradient_second_moment
+        expected = rate * (gradient / sizes[key]) ** 0.5
+        assert by_layer[key].update_ratio == pytest.approx(expected, rel=1e-3)

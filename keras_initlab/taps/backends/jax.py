@@ -26,7 +26,7 @@ from keras_initlab.taps.backends.base import (
 )
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.step import TappedStep
-from keras_initlab.taps.weights import loss_scale, skipped
+from keras_initlab.taps.weights import loss_scale, optimizers_of, skipped
 
 try:
     from jax.extend.core import get_opaque_trace_state
@@ -73,7 +73,8 @@ class Jax(Backend):
     def tap(self, step: TappedStep, model: Any, patches: Patches) -> None:
         """Let `train_step` return ((logs, figures), state)."""
         optimizer = model.optimizer
-        step.weights.attach_stateless(optimizer)
+        for held in optimizers_of(model):
+            step.weights.attach_stateless(held)
         taps = _Taps(self.trace)
 
         def wrap_compute(compute: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from keras_initlab.taps.backends.base import (
 from keras_initlab.taps.figures import Update
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.step import TappedStep
-from keras_initlab.taps.weights import loss_scale, skipped
+from keras_initlab.taps.weights import loss_scale, optimizers_of, skipped
 
 
 class _Passes(Passes):
@@ -89,9 +89,11 @@ class TensorFlow(Backend):
         if not model.jit_compile:
             # Keras's "auto" means no XLA where there are only CPUs.
             step.passes = _PassesWithoutXLA()
-        step.weights.attach(optimizer, _keep)
-        if model.distribute_strategy.num_replicas_in_sync > 1:
-            step.weights.attach_sums(optimizer)
+        replicated = model.distribute_strategy.num_replicas_in_sync > 1
+        for held in optimizers_of(model):
+            step.weights.attach(held, _keep)
+            if replicated:
+                step.weights.attach_sums(held)
 
         def wrap(train_step: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(train_step)

@@ -16,7 +16,7 @@ from keras_initlab.taps.backends.base import Backend, Passes, WithGradient, huge
 from keras_initlab.taps.patches import Patches
 from keras_initlab.taps.recorder import Output
 from keras_initlab.taps.step import TappedStep
-from keras_initlab.taps.weights import loss_scale, skipped
+from keras_initlab.taps.weights import loss_scale, optimizers_of, skipped
 
 # Elements that one norm of PyTorch's sums up.
 RUN = 1024
@@ -74,7 +74,8 @@ class Torch(Backend):
         if compiled:
             step.recorder.ignore_threads_and_traces()
             step.weights.ignore_traces()
-        step.weights.attach(optimizer, _keep)
+        for held in optimizers_of(model):
+            step.weights.attach(held, _keep)
 
         def wrap(train_step: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(train_step)
