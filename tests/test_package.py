@@ -44,7 +44,7 @@ def test_the_metadata_say_who_what_and_for_which_python():
 
 def test_pictures_and_links_of_the_readme_have_addresses_on_the_index(build_release):
     paths = build_release.paths(README)
-    assert {"docs/quickstart.png", "docs/depth.png"} <= set(paths)
+    assert {"docs/quickstart.png", "docs/rewrite.md"} <= set(paths)
     for path in paths:
         assert (ROOT / path).exists(), path
     shown = build_release.for_index(README, "https://example.org/v1")

@@ -11,15 +11,19 @@ import numpy as np
 from keras_initlab.propagation.algebra.concatenation import by_parts
 from keras_initlab.propagation.algebra.elementwise import affine
 from keras_initlab.propagation.algebra.hermite import gaussian_grid, response
+from keras_initlab.propagation.algebra.mirrors import wholly
 from keras_initlab.propagation.algebra.windows import Window
 from keras_initlab.propagation.signal import (
     Array,
     Function,
     Gradient,
+    Mirror,
     Pull,
     Signal,
 )
 
+# Windows that stand for all, where the greatest of each member of a pair is taken.
+_WINDOWS = 4096
 # Nodes for what is common to a window, and for the greatest of what is not.
 _NODES, _STEPS = 65, 97
 
@@ -317,3 +321,41 @@ def _order_statistic(count: float) -> tuple[Array, Array]:
     nodes = (edges[:-1] + edges[1:]) / 2
     keep = weights > 1e-15
     return nodes[keep], weights[keep] / weights[keep].sum()
+
+
+def mirror_of_maximum(x: Signal, output: Signal, size: float) -> Mirror | None:
+    """Return the mirror behind the greatest of `size` positions, by a sample.
+
+    Args:
+        x: the input, whose units come in pairs.
+        output: the greatest values.
+        size: positions of a window.
+    """
+    mirror = x.mirror
+    if mirror is None:
+        return None
+    law, shared = mirror.base, -1.0  # of z and -z
+    if law is None and (mirror.own is not None or mirror.before is not None):
+        law, differences = mirror.before or (x, mirror.odd)
+        shared = 1 - differences.second / (2 * law.variance or 1.0)
+    if law is None or not law.variance > 0:
+        return None
+    axis = mirror.axis if len(output.shape) == len(x.shape) else 1
+    count = int(min(size, 256))
+    common = float(law.pairs[0, 1, 0] - law.mean**2) / law.variance
+    common = min(max(common, 0.0), 1.0)
+    generator = np.random.default_rng(0)
+
+    def positions(second: float) -> Array:
+        draws = generator.standard_normal((_WINDOWS, count + 1))
+        z = math.sqrt(common) * draws[:, :1] + math.sqrt(1 - common) * draws[:, 1:]
+        return np.asarray(z * math.sqrt(second))
+
+    odd = positions(law.variance * (1 - shared) / 2)
+    even = law.mean + positions(law.variance * (1 + shared) / 2)
+    value = (lambda v: v) if mirror.function is None else mirror.function.value
+    first, second = (np.asarray(value(z)).max(axis=1) for z in (even + odd, even - odd))
+    apart = np.mean((first - second) ** 2)
+    level = float(apart / np.mean((first**2 + second**2) / 2))
+    pairs = mirror.odd.pairs / (mirror.odd.second or 1.0) * level * output.second
+    return wholly(output, replace(mirror, axis=axis), pairs)

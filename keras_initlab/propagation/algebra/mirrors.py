@@ -43,9 +43,6 @@ from keras_initlab.propagation.signal import (
 )
 from keras_initlab.propagation.weights.moments import WeightMoments
 
-# Windows that stand for all, where the greatest of each member of a pair is taken.
-_WINDOWS = 4096
-
 
 def weighted(
     x: Signal,
@@ -349,7 +346,7 @@ def mirror_behind_function(x: Signal, output: Signal) -> Mirror | None:
     )
     if mirror.own is not None:
         parents += ((mirror.own, lambda gradient: gradient.times(*even)),)
-    made_odd = _wholly(output, mirror, pairs).odd.amend(parents=parents)
+    made_odd = wholly(output, mirror, pairs).odd.amend(parents=parents)
     every = [one + other for one, other in zip(odd, even, strict=True)]
     back = ((x, lambda gradient: gradient.times(*every)),)
     return Mirror(
@@ -387,7 +384,7 @@ def _slopes_of_pairs(
     return odd, even
 
 
-def _wholly(output: Signal, mirror: Mirror, pairs: Array) -> Mirror:
+def wholly(output: Signal, mirror: Mirror, pairs: Array) -> Mirror:
     """Return a mirror whose gradient goes to the tensor of pairs itself."""
     shape = list(output.shape)
     shape[mirror.axis] = int(shape[mirror.axis] or 2) // 2
@@ -442,44 +439,6 @@ def _mirrors_of(inputs: Sequence[Signal]) -> list[Mirror] | None:
     if len(mirrors) < len(inputs) or len({mirror.axis for mirror in mirrors}) > 1:
         return None
     return mirrors
-
-
-def mirror_of_maximum(x: Signal, output: Signal, size: float) -> Mirror | None:
-    """Return the mirror behind the greatest of `size` positions, by a sample.
-
-    Args:
-        x: the input, whose units come in pairs.
-        output: the greatest values.
-        size: positions of a window.
-    """
-    mirror = x.mirror
-    if mirror is None:
-        return None
-    law, shared = mirror.base, -1.0  # of z and -z
-    if law is None and (mirror.own is not None or mirror.before is not None):
-        law, differences = mirror.before or (x, mirror.odd)
-        shared = 1 - differences.second / (2 * law.variance or 1.0)
-    if law is None or not law.variance > 0:
-        return None
-    axis = mirror.axis if len(output.shape) == len(x.shape) else 1
-    count = int(min(size, 256))
-    common = float(law.pairs[0, 1, 0] - law.mean**2) / law.variance
-    common = min(max(common, 0.0), 1.0)
-    generator = np.random.default_rng(0)
-
-    def positions(second: float) -> Array:
-        draws = generator.standard_normal((_WINDOWS, count + 1))
-        z = math.sqrt(common) * draws[:, :1] + math.sqrt(1 - common) * draws[:, 1:]
-        return np.asarray(z * math.sqrt(second))
-
-    odd = positions(law.variance * (1 - shared) / 2)
-    even = law.mean + positions(law.variance * (1 + shared) / 2)
-    value = (lambda v: v) if mirror.function is None else mirror.function.value
-    first, second = (np.asarray(value(z)).max(axis=1) for z in (even + odd, even - odd))
-    apart = np.mean((first - second) ** 2)
-    level = float(apart / np.mean((first**2 + second**2) / 2))
-    pairs = mirror.odd.pairs / (mirror.odd.second or 1.0) * level * output.second
-    return _wholly(output, replace(mirror, axis=axis), pairs)
 
 
 def mirror_behind_noise(x: Signal, output: Signal, mirror: Mirror) -> Mirror:

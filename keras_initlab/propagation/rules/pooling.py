@@ -15,8 +15,7 @@ from keras_initlab.propagation.algebra.along_axis import (
     along,
     window_means,
 )
-from keras_initlab.propagation.algebra.maximum import maximum
-from keras_initlab.propagation.algebra.mirrors import mirror_of_maximum
+from keras_initlab.propagation.algebra.maximum import maximum, mirror_of_maximum
 from keras_initlab.propagation.algebra.shape import collapse
 from keras_initlab.propagation.algebra.windows import Window
 from keras_initlab.propagation.arguments import spatial_axes

@@ -1,0 +1,120 @@
+"""Before a global average: outputs leave their pairs by an angle, and q is larger."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_initlab as il
+from keras_initlab import activations
+from keras_initlab.schemes.averages import averaged_q, averaged_theta
+from keras_initlab.schemes.isometric import default_q
+from tests.helpers import as_numpy
+
+from .test_isometric import net, plain, rewrite, sides
+
+
+def maps(activation, *rows, depth=4, width=16, head=None):
+    head = layers.GlobalAveragePooling2D() if head is None else head
+    return net(
+        *(
+            layers.Conv2D(width, 3, padding="same", activation=activation, name=f"c{i}")
+            for i in range(depth)
+        ),
+        *rows,
+        head,
+        layers.Dense(10, name="head"),
+        shape=(8, 8, 3),
+    )
+
+
+def angles(rows):
+    return [
+        row.after.theta for row in rows.values() if isinstance(row.after, il.Mirrored)
+    ]
+
+
+def test_before_an_average_outputs_leave_their_pairs():
+    """With a larger q, and every output's second moment what the plan says."""
+    model = maps("softplus", width=64)  # what units have in common is 1 / width
+    rows = rewrite(model)
+    assert angles(rows) == [averaged_theta(4)] * 4 + [0.0]
+    q = averaged_q(activations.resolve("softplus"), 4)
+    assert q > default_q(activations.resolve("softplus"), 4)
+    x = np.random.default_rng(0).standard_normal((32, 8, 8, 3)).astype("float32")
+    for layer in model.layers[:4]:
+        z = as_numpy(keras.ops.conv(x, layer.kernel, padding="same"))
+        assert rows[layer.name].predicted_after == pytest.approx(q, rel=1e-6)
+        assert (z**2).mean() == pytest.approx(q, rel=0.15), layer.name
+        x = layer(x)
+
+
+def test_where_positions_are_told_apart_pairs_stay_exact():
+    for model in (
+        maps("relu", head=layers.Flatten()),
+        maps("relu", head=layers.GlobalMaxPooling2D()),
+        maps("relu", layers.BatchNormalization()),
+        maps("relu", layers.Reshape((4, 16, 16))),
+    ):
+        assert not any(angles(rewrite(model)))
+        q = rewrite(maps("relu", head=layers.Flatten()))["c1"].target
+        assert q == default_q(activations.resolve("relu"), 4)
+
+
+def test_the_angle_and_q_before_an_average_by_depth():
+    """The whole network bends alike at every depth; gradients grow alike."""
+    depths = (1, 4, 16, 50, 1000)
+    thetas = [averaged_theta(depth) for depth in depths]
+    assert thetas == sorted(thetas, reverse=True)
+    assert thetas[0] == pytest.approx(np.pi / 4)
+    for depth in depths[1:]:
+        assert depth * np.sin(averaged_theta(depth)) ** 2 == pytest.approx(2.0)
+        for name in ("relu", "gelu", "softplus", "elu", "tanh", "sigmoid"):
+            q = averaged_q(activations.resolve(name), depth)
+            assert q >= default_q(activations.resolve(name), max(depth, 50)), name
+            at = activations.moments(activations.odd_part(name), variance=q)
+            growth = q * at.derivative_second_moment / at.second_moment
+            assert growth**depth < 2.75, name
+    assert averaged_q(activations.resolve(keras.ops.square), 10) > 0
+
+
+def test_an_angle_of_ones_own():
+    assert angles(rewrite(maps("relu"), theta=0.5)) == [0.5] * 4 + [0.0]
+    assert angles(rewrite(maps("relu"), theta=0)) == [0.0] * 5
+    assert angles(rewrite(plain("relu", 2), theta=0.5)) == [0.5, 0.5, 0.0]
+    assert repr(il.Isometric(theta=0.5)) == "Isometric(theta=0.5)"
+    with pytest.raises(ValueError, match="between 0 and π / 2"):
+        il.Isometric(theta=2.0)
+    with pytest.raises(ValueError, match="`theta` belongs to scheme='isometric'"):
+        il.rewrite_initializers(plain("relu", 2), scheme="variance", theta=0.5)
+
+
+def test_pairs_by_an_angle_are_read_behind_every_pooling():
+    model = net(
+        layers.Conv2D(16, 3, padding="same", activation="relu", name="one"),
+        layers.MaxPooling2D(2),
+        layers.Conv2D(16, 3, padding="same", activation="gelu", name="two"),
+        layers.AveragePooling2D(2),
+        layers.Conv2D(16, 3, padding="same", name="three"),
+        layers.MaxPooling2D(2),
+        layers.ReLU(),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(10, name="head"),
+        shape=(16, 16, 3),
+    )
+    rows = rewrite(model)
+    assert [sides(row) for row in rows.values()] == [
+        (False, True),
+        (True, True),
+        (True, True),
+        (True, False),
+    ]
+    assert angles(rows) == [averaged_theta(3)] * 3 + [0.0]
+
+
+def test_an_average_by_an_operation():
+    x = keras.Input((8, 8, 3))
+    y = layers.Conv2D(16, 3, padding="same", activation="relu", name="one")(x)
+    y = layers.Conv2D(16, 3, padding="same", activation="relu", name="two")(y)
+    model = keras.Model(x, layers.Dense(4, name="head")(keras.ops.mean(y, axis=(1, 2))))
+    assert rewrite(model)["one"].after.theta == averaged_theta(2)
