@@ -87,6 +87,7 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == keras_initlab.__version__
 
 
+@pytest.mark.torch
 def test_python_dash_m():
     done = subprocess.run(
         [sys.executable, "-m", "keras_initlab", "gains", "tanh"],
@@ -97,6 +98,7 @@ def test_python_dash_m():
     assert "1.5925" in done.stdout
 
 
+@pytest.mark.torch
 def test_import_registers_and_adds_no_backend_of_its_own():
     printed = run_python(
         "import sys, keras\n"
@@ -155,6 +157,7 @@ def test_help_and_version_wait_for_no_keras(arguments):
     assert all(line.startswith("import time:") for line in lines)
 
 
+@pytest.mark.torch
 def test_the_command_registers_the_names_when_it_loads_a_model():
     printed = run_python(
         "import sys\n"
