@@ -14,8 +14,17 @@ import pytest
 from tests.helpers import ROOT
 from tests.test_teaching import TAUGHT
 
+# What others import, and so run.
+PARTS = {
+    "convergence_networks",
+    "convergence_training",
+    "depth_convolutions",
+    "depth_starts",
+    "depth_training",
+    "diagnosis_rivals",
+}
 # `fans` runs with the command that runs them all.
-ELSEWHERE = {*TAUGHT, "common", "figures", "fans", "__main__"}
+ELSEWHERE = {*TAUGHT, *PARTS, "common", "figures", "fans", "__main__"}
 EXAMPLES = [
     path
     for path in sorted((ROOT / "examples").rglob("*.py"))
