@@ -148,7 +148,7 @@ def rewrite_initializers(
     [('relu', 20.0, 1.414), ('softmax', 64.0, 1.0)]
     >>> plan = rewrite_initializers(model, scheme=Variance(target=4.0), seed=0)
     >>> [round(row.gain, 3) for row in plan]
-    [2.0, 0.447]
+    [2.0, 1.414]
 
     Source: He et al. 2015; Glorot & Bengio 2010; Bingham & Miikkulainen 2023 for
     following a graph; Zhang et al. 2019 for residual branches; Balduzzi et al. 2017 for

@@ -25,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 `inspect` has a finding that `--fail-on` names, 2 bad
         input, 130 interrupted, 141 the output's reader is gone.
 
-    >>> main(["gains", "relu"])
-    Gains for z ~ N(0, 1): g = 1/sqrt(E[φ²]), chi = g² E[φ'²]
-     activation     E[φ]    E[φ²]   E[φ'²]        g      chi   initlab>auto
-    ──────────────────────────────────────────────────────────────────────────
-     relu         0.3989   0.5000   0.5000   1.4142   1.0000   He, 2 / fan_in
+    >>> main(["gains", "relu"])  # doctest: +ELLIPSIS
+    Gains for z ~ N(0, 1): g = 1/sqrt(E[φ²]), chi = g² E[φ'²], ...
+     activation     E[φ]    E[φ²]   E[φ'²]        g      chi       Q'   initlab>auto
+    ───...
+     relu         0.3989   0.5000   0.5000   1.4142   1.0000   1.0000   He, 2 / fan_in
     0
     """
     top = parser()
