@@ -11,7 +11,12 @@ import keras
 
 from keras_initlab.initializers import Auto
 from keras_initlab.model.batch import inputs_of
-from keras_initlab.model.containers import is_container, parts_of, refuse_to_call
+from keras_initlab.model.containers import (
+    check_is_model,
+    is_container,
+    parts_of,
+    refuse_to_call,
+)
 from keras_initlab.model.keras_internals import PASSED_ON_INITIALIZER
 from keras_initlab.model.kernels import kernels_of, unlisted_weights
 from keras_initlab.model.origins import remember
@@ -154,7 +159,7 @@ def rewrite_initializers(
     following a graph; Zhang et al. 2019 for residual branches; Balduzzi et al. 2017 for
     mirrored units; see `initlab>auto` and `initlab>mirrored`.
     """
-    _check_model(model)
+    check_is_model(model)
     chooser = _scheme_of(scheme, dict(options))
     _check_built(model, only_unbuilt)
     if only_defaults not in (None, True, False):
@@ -293,15 +298,6 @@ def _check_selection(selection: Any, scheme: Any, context: SchemeContext) -> Non
                 f"{choice.row.after!r} for {choice.row.layer!r}, {reason}, from "
                 f"{scheme!r}. Let `context.choice` make the row."
             )
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`model` must be a Keras model (Sequential, functional or subclassed). "
-            f"Received: {model!r} of type {type(model).__name__}. "
-            "Wrap a layer as keras.Sequential([keras.Input(shape), layer])."
-        )
 
 
 def _check_built(model: Any, only_unbuilt: bool) -> None:

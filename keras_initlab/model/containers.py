@@ -88,3 +88,13 @@ def _models_in(owner: Any) -> Iterator[Any]:
             yield from _models_in(child)
         elif isinstance(child, keras.Model):
             yield child
+
+
+def check_is_model(model: Any) -> None:
+    """Raise a TypeError if `model` is no Keras model."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be a Keras model (Sequential, functional or subclassed). "
+            f"Received: {model!r} of type {type(model).__name__}. "
+            "Wrap a layer as keras.Sequential([keras.Input(shape), layer])."
+        )

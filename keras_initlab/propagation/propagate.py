@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_initlab.model import graph
-from keras_initlab.model.containers import is_container, parts_of
+from keras_initlab.model.containers import check_is_model, is_container, parts_of
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.kernels import quantised_layers
 from keras_initlab.model.layers import is_closed
@@ -218,12 +218,7 @@ def run_forward(
 
 def input_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
     """Return the name and shape of each of the model's inputs."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`model` must be a Keras model (Sequential, functional or subclassed). "
-            f"Received: {model!r} of type {type(model).__name__}. "
-            "Wrap a layer as keras.Sequential([keras.Input(shape), layer])."
-        )
+    check_is_model(model)
     if not model.built:
         raise ValueError(
             "`model` must be built, so that its layers have shapes. Received: "

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_initlab.initializers.base import checked_seed
+from keras_initlab.model.containers import check_is_model
 from keras_initlab.model.keras_internals import (
     inner_optimizer,
     optimized_variables,
@@ -94,12 +95,7 @@ def reset_weights(
 
 
 def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`model` must be a Keras model (Sequential, functional or subclassed). "
-            f"Received: {model!r} of type {type(model).__name__}. "
-            "Wrap a layer as keras.Sequential([keras.Input(shape), layer])."
-        )
+    check_is_model(model)
     hollow = not any(own_variables(place.layer) for place in _places_of(model))
     unbuilt = hollow and any(not place.layer.built for place in every_place(model))
     if not model.built or unbuilt:
