@@ -1,6 +1,7 @@
 """The code in the documentation runs, and what it says is what the package does."""
 
 import doctest
+import importlib
 import os
 import re
 import subprocess
@@ -73,6 +74,15 @@ def test_the_table_of_depths_is_that_of_the_results():
     table = done.stdout.strip()
     assert table.count("\n") > 10
     assert table in PAGES["depth"]
+
+
+def test_the_tables_of_costs_are_those_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples" / "benchmarks")
+    report = importlib.import_module("monitor_report")
+    steps, *others = report.tables(report.read(DOCS))
+    assert steps.count("\n") == 10
+    for table in (steps, *others):
+        assert table in PAGES["cost"]
 
 
 def test_the_table_of_activations_is_what_the_command_prints(capsys):

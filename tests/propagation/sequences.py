@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import pytest
 
 from keras_initlab.propagation.signal import Signal
 from keras_initlab.propagation.walk import Propagation
@@ -43,15 +42,6 @@ class Law:
 
 INDEPENDENT, SHIFTED = Law(), Law(mean=1.0)
 STEADY, COMMON = Law(steps=0.7), Law(inputs=0.5)
-
-
-def but_for_jax(cases, *names):
-    """Return cases to parametrize by; JAX, which compiles for long, leaves some out.
-
-    Predictions are NumPy's: what they are of one backend they are of all.
-    """
-    marks = (pytest.mark.tensorflow, pytest.mark.torch)
-    return [pytest.param(one, marks=marks if one in names else ()) for one in cases]
 
 
 def predicted(model, signals, training=False):

@@ -9,7 +9,6 @@ from tests.helpers import ROOT
 
 # What is predicted is NumPy's on every backend; building and running whole networks
 # again and again takes long enough on one.
-pytestmark = pytest.mark.tensorflow
 
 _path = ROOT / "examples" / "benchmarks" / "propagation.py"
 _spec = importlib.util.spec_from_file_location("benchmark_propagation", _path)

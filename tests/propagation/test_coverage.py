@@ -13,7 +13,6 @@ from tests.propagation.simulation import predicted, simulated
 
 # What is predicted is NumPy's on every backend; what it is compared with takes a
 # compilation for each shape on JAX.
-pytestmark = [pytest.mark.tensorflow, pytest.mark.torch]
 
 # Measured on a sample, and why.
 MEASURED = {

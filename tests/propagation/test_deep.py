@@ -13,7 +13,6 @@ from tests.propagation.simulation import measurements, model_of
 
 # What is predicted is NumPy's on every backend; deep networks drawn again and again
 # take long enough on one.
-pytestmark = pytest.mark.tensorflow
 
 FIGURES = ("second_moment", "gradient_second_moment", "weight_gradient_second_moment")
 

@@ -17,7 +17,6 @@ from tests.propagation.simulation import measurements, model_of
 
 # What is predicted is NumPy's on every backend; what it is compared with takes a
 # compilation for each shape on JAX.
-pytestmark = [pytest.mark.tensorflow, pytest.mark.torch]
 
 FIGURES = ("second_moment", "gradient_second_moment", "weight_gradient_second_moment")
 

@@ -11,8 +11,6 @@ from keras_initlab.propagation.propagate import run_forward
 from tests.helpers import as_numpy
 from tests.propagation.simulation import inputs_for, redraw
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.torch]
-
 BATCH = 24
 FIGURES = (
     "second_moment",

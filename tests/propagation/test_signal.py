@@ -14,8 +14,6 @@ from keras_initlab.propagation.algebra.sums import add, concatenate, multiply
 from keras_initlab.propagation.signal import Gradient, Signal, relabelled
 from tests.propagation.simulation import pair_moments
 
-pytestmark = pytest.mark.once
-
 
 @given(st.integers(0, 1000), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
 def test_other_units_are_the_same_pairs_counted_anew(seed, a, b, c):

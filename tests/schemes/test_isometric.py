@@ -73,7 +73,6 @@ def test_every_output_has_the_second_moment_q(activation):
     ]
 
 
-@pytest.mark.tensorflow  # a hundred layers take long to compile elsewhere
 def test_it_trains_where_others_do_not():
     """Fifty layers of GELU, on a task that a linear model cannot do."""
     generator = np.random.default_rng(0)

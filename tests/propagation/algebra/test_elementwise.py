@@ -12,8 +12,6 @@ from keras_initlab.propagation.algebra.elementwise import affine, apply, line, n
 from keras_initlab.propagation.algebra.gradients import gradients
 from keras_initlab.propagation.signal import Gradient, Signal
 
-pytestmark = pytest.mark.once
-
 SMOOTH = ["tanh", "sigmoid", "gelu", "silu", "softplus", "mish"]
 KINKED = ["relu", "leaky_relu", "elu", "selu", "relu6", "hard_sigmoid", "hard_tanh"]
 

@@ -30,8 +30,6 @@ from keras_initlab.propagation.algebra.sums import (
 from keras_initlab.propagation.algebra.windows import Window
 from tests.propagation.worlds import Law, by_world, complaints
 
-pytestmark = pytest.mark.once
-
 SHARED = {(0, 1, 0): 0.5, (0, 0, 1): 0.4, (1, 0, 0): 0.3, (0, 1, 1): 0.2}
 EVEN = Law((4, 3, 5), 0.7, SHARED)
 UNEVEN = Law((4, 3, 5), 0.7, SHARED, {1: [0.5, 1.0, 1.5, 1.0]})

@@ -7,8 +7,6 @@ from keras_initlab.propagation.algebra.softmax import softmax_moments
 from keras_initlab.propagation.rules.activation import softmax
 from keras_initlab.propagation.signal import Gradient, Signal
 
-pytestmark = pytest.mark.once
-
 
 def drawn(count, variance, rows=20_000):
     generator = np.random.default_rng(0)

@@ -9,8 +9,6 @@ from keras import layers as L
 
 from keras_initlab.propagation.algebra.windows import Window, distinct
 
-pytestmark = pytest.mark.once
-
 SLIDING = [
     (length, size, stride, dilation, padding)
     for length, size, stride, dilation in [

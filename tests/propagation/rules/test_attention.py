@@ -15,7 +15,6 @@ from tests.propagation.sequences import (
     SHIFTED,
     STEADY,
     Law,
-    but_for_jax,
     check,
     predicted,
     simulated,
@@ -23,7 +22,6 @@ from tests.propagation.sequences import (
 
 # What is predicted is NumPy's on every backend; what it is compared with takes a
 # compilation for each shape on JAX.
-pytestmark = [pytest.mark.tensorflow, pytest.mark.torch]
 
 STEPS, FEATURES = 12, 64
 
@@ -61,7 +59,7 @@ def run(model):
 
 @pytest.mark.parametrize(
     "name",
-    but_for_jax(SELF, "strong", "small heads", "window", "gate", "biases", "causal"),
+    SELF,
 )
 def test_self_attention(name):
     inputs = keras.Input((STEPS, FEATURES))
@@ -134,7 +132,7 @@ BOTH = {
 }
 
 
-@pytest.mark.parametrize("name", but_for_jax(BOTH, "heads, key", "dot, scale"))
+@pytest.mark.parametrize("name", BOTH)
 def test_two_inputs(name):
     shapes = [(8, 48), (STEPS, 48)]
     inputs = [keras.Input(shape) for shape in shapes]
@@ -174,7 +172,7 @@ def transformer(x, *, causal, before):
     return x if before else layers.LayerNormalization()(x)
 
 
-@pytest.mark.parametrize("before", but_for_jax([True, False], False))
+@pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
 def test_encoder(before, causal):
     inputs = keras.Input((STEPS, FEATURES))
@@ -216,9 +214,7 @@ def test_gradients():
             ), one.layer
 
 
-@pytest.mark.parametrize(
-    "name", but_for_jax(["", "dropout", "use_gate", "scores", "rank"], "use_gate")
-)
+@pytest.mark.parametrize("name", ["", "dropout", "use_gate", "scores", "rank"])
 def test_calls_are_recorded_as_they_are_measured(name):
     options = {name: 0.1 if name == "dropout" else True} if name else {}
     shape = (3, 4, 8) if options.pop("rank", None) else (4, 8)

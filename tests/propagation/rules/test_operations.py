@@ -13,7 +13,6 @@ from tests.propagation.simulation import pair_moments
 
 # What is predicted is NumPy's on every backend; what it is compared with takes a
 # compilation for each shape on JAX.
-pytestmark = [pytest.mark.tensorflow, pytest.mark.torch]
 
 CHUNKS, BATCH = 48, 64
 GENERATOR = np.random.default_rng(0)

@@ -20,7 +20,6 @@ from tests.propagation.sequences import (
     SHIFTED,
     STEADY,
     Law,
-    but_for_jax,
     check,
     predicted,
     simulated,
@@ -28,7 +27,6 @@ from tests.propagation.sequences import (
 
 # What is predicted is NumPy's on every backend; what it is compared with takes a
 # compilation for each shape on JAX.
-pytestmark = [pytest.mark.tensorflow, pytest.mark.torch]
 
 STEPS, FEATURES, UNITS = 8, 64, 96
 
@@ -66,9 +64,7 @@ def cells(**options):
     }
 
 
-@pytest.mark.parametrize(
-    "name", but_for_jax(cells(), "gru, biases", "lstm, great", "gru, great")
-)
+@pytest.mark.parametrize("name", cells())
 def test_cells(name):
     # All steps, last state and last carry in one model, compiled once.
     model = sequence_model(cells()[name])
@@ -128,8 +124,6 @@ def test_initial_state():
     assert all(found[one.serial].second > 0 for one in given)
 
 
-@pytest.mark.tensorflow
-@pytest.mark.torch
 @pytest.mark.parametrize("kind", [layers.SimpleRNN, layers.LSTM])
 def test_dropout_is_the_same_at_every_step(kind):
     layer = kind(UNITS, dropout=0.4, recurrent_dropout=0.5, return_sequences=True)
@@ -284,7 +278,7 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", but_for_jax(UNKNOWN, "subclass", "softmax"))
+@pytest.mark.parametrize("name", UNKNOWN)
 def test_unknown_cells_are_measured(name):
     model = keras.Sequential([keras.Input((4, 16)), UNKNOWN[name]()])
     (stats,) = propagate(model)
@@ -292,7 +286,7 @@ def test_unknown_cells_are_measured(name):
     assert stats.second_moment > 0
 
 
-@pytest.mark.parametrize("last_only", but_for_jax([False, True], True))
+@pytest.mark.parametrize("last_only", [False, True])
 def test_gradients(last_only):
     # Three models in one, so that all is compiled once.
     kinds = (layers.SimpleRNN, layers.LSTM, layers.GRU)

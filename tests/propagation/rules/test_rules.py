@@ -24,7 +24,6 @@ from tests.propagation.cases import (
 
 # What is predicted is NumPy's on every backend; what it is compared with takes a
 # compilation for each shape on JAX.
-pytestmark = [pytest.mark.tensorflow, pytest.mark.torch]
 
 
 def einsum(equation, shape, bias=None):

@@ -8,7 +8,6 @@ from tests.propagation.cases import Case, check, constant, conv, dense, normal, 
 
 # What is predicted is NumPy's on every backend; what it is compared with takes a
 # compilation for each shape on JAX.
-pytestmark = [pytest.mark.tensorflow, pytest.mark.torch]
 
 LEVEL = "values of uneven level are taken for exchangeable"
 SMALL = "a map of 4x4 or less is all border: neighbours share more or less than others"

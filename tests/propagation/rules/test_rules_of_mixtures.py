@@ -11,7 +11,6 @@ from tests.propagation.simulation import complaints, measured, predicted
 
 # What is predicted is NumPy's on every backend; what it is compared with takes a
 # compilation for each shape on JAX.
-pytestmark = [pytest.mark.tensorflow, pytest.mark.torch]
 
 SMALL = "few positions make a unit's statistics its own, and ratios of them"
 SUM = "a sum is taken for normal, though one term is not negative"
