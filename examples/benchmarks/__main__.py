@@ -10,8 +10,8 @@ docs/benchmarks.json, for `--table` to print.
     python -m examples.benchmarks --table       the README's table, from docs/
 
 The quick form takes a few minutes and says that all of it runs; its figures mean
-nothing. The full one takes some hours on two cores. `depth`, `depth_averages` and
-`convergence` go on from the results that docs/ holds of them.
+nothing. The full one takes some hours on two cores. `depth`, `depth_averages`,
+`convergence` and `monitor_overhead` go on from the results that docs/ holds of them.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ SCRIPTS = {
     "monitor_memory": ("tensorflow", "jax", "torch"),
     "monitor_twin": ("torch",),
 }
-# Those that go on from the results in docs/.
-GOING_ON = ("depth", "convergence", "depth_averages")
+# Those whose results stand in docs/.
+GOING_ON = ("depth", "convergence", "depth_averages", "monitor_overhead")
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy")
 
 

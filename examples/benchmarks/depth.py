@@ -68,12 +68,12 @@ MLP = {
 QUICK_MLP = {
     **MLP,
     "depths": [50],
-    "activations": ["gelu", "tanh"],
-    "rates": {"50": [0.005], "1000": [0.0005]},
-    "selection_seeds": {"50": [0], "1000": [0]},
-    "seeds": {"50": [10], "1000": [10]},
+    "activations": ["gelu"],
+    "rates": {"50": [0.005], "200": [0.001]},
+    "selection_seeds": {"50": [0], "200": [0]},
+    "seeds": {"50": [10], "200": [10]},
     "epochs": 4,
-    "give_up": {"50": 2, "1000": 2},
+    "give_up": {"50": 2, "200": 2},
 }
 DEEP = {
     **MLP,
@@ -82,7 +82,7 @@ DEEP = {
 }
 QUICK_DEEP = {
     **QUICK_MLP,
-    "depths": [1000],
+    "depths": [200],
     "activations": ["gelu"],
     "starts": ["isometric"],
     "epochs": 1,

@@ -19,7 +19,8 @@ Memory that a step frees is kept by the process, as `keep_freed_memory` says.
 
 Also: the time of a first step (trace and compile), of Keras's own, the measured one and
 both; and the cost per layer of plain networks of 10 to 500 layers. What it costs in
-memory is in `monitor_memory.py`.
+memory is in `monitor_memory.py`; `monitor_report.py` makes the tables of docs/cost.md
+from the results, which are kept there (`--out docs`).
 
     KERAS_BACKEND=jax python examples/benchmarks/monitor_overhead.py [--quick]
         [--parts PART …] [--workloads NAME …] [--out FOLDER]
@@ -427,7 +428,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         path = arguments.out / f"monitor_overhead_{BACKEND}.json"
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        # Parts that were not run stay as they were.
+        before = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**before, **found}, indent=1) + "\n")
     return 0
 
 
