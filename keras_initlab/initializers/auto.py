@@ -31,10 +31,10 @@ class Rule:
     mode: fans.Mode
     spread: float = 0.0
 
-    def variance(self, known: fans.Fans, mode: fans.Mode | None = None) -> float:
+    def variance(self, kernel_fans: fans.Fans, mode: fans.Mode | None = None) -> float:
         """Return Var(w) for a kernel's fans; by another fan where `mode` is given."""
-        usual = self.gain**2 / known.over(mode or self.mode)
-        return max(usual, self.spread / known.fan_in**2)
+        usual = self.gain**2 / kernel_fans.over(mode or self.mode)
+        return max(usual, self.spread / kernel_fans.fan_in**2)
 
 
 # Of the uniform distribution between -1 and 1 over fan_in.
@@ -113,7 +113,7 @@ class Auto(base.VarianceScaled):
 
     Raises:
         ValueError: an unknown activation, distribution or mode.
-        TypeError: a seed that is no int, an activation that is none of the above.
+        TypeError: a seed that is not an int, an activation that is none of the above.
 
     >>> layer = keras.layers.Dense(64, "relu", kernel_initializer=Auto(seed=0))
     >>> layer.build((None, 200))

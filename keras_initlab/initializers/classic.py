@@ -18,7 +18,7 @@ class Classic(base.VarianceScaled):
             afresh at each build.
 
     Raises:
-        TypeError: a seed that is no int.
+        TypeError: a seed that is not an int.
     """
 
     def __init__(self, seed: int | None = None) -> None:
