@@ -64,21 +64,21 @@ def constant(values: Any, like: Signal) -> Signal:
     Raises:
         ValueError: the array differs from one input of the batch to the next.
     """
-    given = np.asarray(array_of(values), np.float64)
+    array = np.asarray(array_of(values), np.float64)
     rank = len(like.shape)
-    if given.ndim == rank and rank:
-        if given.shape[0] != 1:
-            raise ValueError(f"a constant for each input, of shape {given.shape}")
-        given = given[0]
-    if given.ndim >= max(rank, 1):
-        raise ValueError(f"a constant of shape {given.shape} beside {like.shape}")
-    given = given.reshape((1,) * (rank - 1 - given.ndim) + given.shape)
+    if array.ndim == rank and rank:
+        if array.shape[0] != 1:
+            raise ValueError(f"a constant for each input, of shape {array.shape}")
+        array = array[0]
+    if array.ndim >= max(rank, 1):
+        raise ValueError(f"a constant of shape {array.shape} beside {like.shape}")
+    array = array.reshape((1,) * (rank - 1 - array.ndim) + array.shape)
     # Stretched to the sizes that are known, so that pairs count as they will.
     target = [
-        (size or 1) if own == 1 else own
-        for own, size in zip(given.shape, like.shape[1:], strict=True)
+        (size or 1) if length == 1 else length
+        for length, size in zip(array.shape, like.shape[1:], strict=True)
     ]
-    full = np.broadcast_to(given, target)
+    full = np.broadcast_to(array, target)
     # Two inputs of a batch see one and the same.
     signal = sampling.signal_of(np.stack([full, full]), (None, *target), like)
     signal.pairs[..., 1] = signal.pairs[..., 0]
@@ -116,8 +116,8 @@ def with_constants(
     lifted = [
         x if isinstance(x, Signal) or x is None else constant(x, like) for x in row
     ]
-    rest = keras.tree.flatten((args[1:], kwargs))
-    signals = [x for x in (*lifted, *rest) if isinstance(x, Signal)]
+    leaves = keras.tree.flatten((args[1:], kwargs))
+    signals = [x for x in (*lifted, *leaves) if isinstance(x, Signal)]
     return tuple(signals), ((lifted, *args[1:]), kwargs)
 
 

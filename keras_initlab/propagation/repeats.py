@@ -50,16 +50,16 @@ class Repeats:
         if key is not None:
             self._results.setdefault(key, []).append((layer, result))
 
-    def _alike(self, layer: Layer, other: Layer) -> bool:
+    def _alike(self, layer: Layer, twin: Layer) -> bool:
         """Say whether two layers of one class, without weights, compute the same.
 
         Configs are read only now: most calls are like no other, and on PyTorch and
         JAX the first `get_config` makes Keras import TensorFlow.
         """
-        if layer is other:
+        if layer is twin:
             return True
         config = self._config(layer)
-        return config is not None and config == self._config(other)
+        return config is not None and config == self._config(twin)
 
     def _config(self, layer: Layer) -> str | None:
         if id(layer) not in self._configs:

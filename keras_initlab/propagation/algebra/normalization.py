@@ -23,7 +23,7 @@ from keras_initlab.propagation.weights.moments import WeightMoments
 # Units whose own mean is further off than so many deviations are not counted.
 _FURTHEST = 4.0
 # Sets of fewer elements are no longer functions of their Gaussian; the variances of
-# sets with more degrees of freedom are taken for alike.
+# sets with more degrees of freedom are assumed to be alike.
 _FEW, _MANY = 8, 400
 # Variances of sets that are further below their mean are hardly ever met.
 _LEAST_MET = 1e-8
@@ -80,8 +80,8 @@ def _normalised(signal: Signal, whole: _Set) -> Signal:
     means = _products_of_means(signal, whole)
     spread = signal.second - (float(means[0, 0, 0]) if whole.about_mean else 0.0)
     divisor = _divisor(signal, whole, spread)
-    factor = divisor.kept / spread if spread > 0 else 0.0
-    if not (whole.centre or divisor.kept):
+    factor = divisor.second / spread if spread > 0 else 0.0
+    if not (whole.centre or divisor.second):
         factor = 1.0 / (whole.epsilon or 1.0)  # what does not vary is not divided
     middle = signal.mean if whole.centre else 0.0
     if signal.origin.parts:
@@ -156,17 +156,17 @@ def _profile_centred(signal: Signal, whole: _Set, removed: Array) -> dict[int, A
     second = signal.second or 1.0
     gone = float(removed[0, 0, 0]) / second
     mean = min(signal.mean**2 / second, gone)
-    kept: dict[int, Array] = {}
+    profile: dict[int, Array] = {}
     for axis, values in signal.profile.items():
         if axis in signal.units:
             if whole.units:
-                kept[axis] = values
+                profile[axis] = values
         elif whole.positions:
             root = np.sqrt(values)
             shared = mean * root / (float(root.mean()) or 1.0) + (gone - mean) * values
             level = np.maximum(values - 2 * shared + gone, 1e-3)
-            kept[axis] = level / level.mean()
-    return kept
+            profile[axis] = level / level.mean()
+    return profile
 
 
 @dataclass(frozen=True)
@@ -175,12 +175,12 @@ class _Divisor:
 
     Attributes:
         number: of the elements of a set; infinite with all inputs of a large batch.
-        kept: E[σ² / (σ² + ε)].
+        second: E[σ² / (σ² + ε)].
         slope: how much of a gradient's second moment goes back to an element.
     """
 
     number: float
-    kept: float
+    second: float
     slope: float
 
 
@@ -196,15 +196,17 @@ def _divisor(signal: Signal, whole: _Set, spread: float) -> _Divisor:
     number = max(whole.units, 1.0) * places
     if whole.inputs or not spread > 0:
         total = spread + whole.epsilon
-        kept, slope = (spread / total, 1 / total) if total > 0 else (0.0, 0.0)
-        return _Divisor(math.inf if whole.inputs else number, kept, slope)
+        second, slope = (spread / total, 1 / total) if total > 0 else (0.0, 0.0)
+        return _Divisor(math.inf if whole.inputs else number, second, slope)
     free = number - 1 if whole.about_mean else number
     if free <= 0:
         return _Divisor(number, 0.0, 0.0)
     levels, weights = _chi_squared(round(_freedom(signal, whole, places), 1))
-    own = spread * levels
-    share = own / (own + whole.epsilon)
-    left = (1 - share * (2 - share) / free) / np.maximum(own + whole.epsilon, 1e-300)
+    variances = spread * levels
+    share = variances / (variances + whole.epsilon)
+    left = (1 - share * (2 - share) / free) / np.maximum(
+        variances + whole.epsilon, 1e-300
+    )
     return _Divisor(number, float(weights @ share), float(weights @ left))
 
 
@@ -214,21 +216,21 @@ def _freedom(signal: Signal, whole: _Set, places: float) -> float:
     The mean is no chance: where it is left in it makes σ² vary less.
     """
     units = max(whole.units, 1.0)
-    own, unit, place, both = (
+    same, unit, place, both = (
         float(signal.pairs[kind])
         for kind in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0))
     )
-    rest = own - unit - place + both
+    interaction = same - unit - place + both
     of_units, of_places = places * (unit - both), units * (place - both)
     parts = [
-        ((units - 1) * (places - 1), rest),
-        (units - 1, rest + of_units),
-        (places - 1, rest + of_places),
+        ((units - 1) * (places - 1), interaction),
+        (units - 1, interaction + of_units),
+        (places - 1, interaction + of_places),
     ]
     sure = 0.0
     if not whole.about_mean:
         sure = units * places * signal.mean**2 / (signal.unevenness or 1.0)
-        every = rest + of_units + of_places + units * places * both
+        every = interaction + of_units + of_places + units * places * both
         parts.append((1.0, every - sure))
     counted = [(number, max(level, 0.0)) for number, level in parts if number > 0]
     total = sum(number * level for number, level in counted) + sure
@@ -279,7 +281,7 @@ def _then(first: Pull, factor: float, across: float | None = None) -> Pull:
 def _of_function(result: Signal, signal: Signal, whole: _Set, coupled: Pull) -> Signal:
     """Return the normalised signal that knows which function of a Gaussian it is.
 
-    The Gaussian is taken for centred itself: without what its own set shares.
+    The Gaussian is assumed to be centred itself: without what its own set shares.
     """
     base, function = signal.origin.base, signal.origin.function
     assert base is not None
@@ -297,7 +299,7 @@ def _of_function(result: Signal, signal: Signal, whole: _Set, coupled: Pull) -> 
             parents=((base, _then(coupled, steeper)),),
         )
         pairs = result.pairs.copy()
-        pairs[0, 0, 0] = by_unit.kept
+        pairs[0, 0, 0] = by_unit.second
         result = result.amend(
             pairs=pairs,
             parents=((base, _then(coupled, by_unit.steep, by_unit.together)),),
@@ -316,13 +318,13 @@ class _UnitByUnit:
     """What a unit's own statistics make of it, on average over units.
 
     Attributes:
-        kept: E[σ² / (σ² + ε)], the second moment.
+        second: E[σ² / (σ² + ε)], the second moment.
         slope: E[1 / (σ² + ε)].
         steep: E[f'² / (σ² + ε)], back to the Gaussian; `together` of two positions.
         even: E[f'²] / (E σ² + ε), were all units alike.
     """
 
-    kept: float
+    second: float
     slope: float
     steep: float
     together: float
@@ -426,7 +428,7 @@ def rescaled(
 ) -> Signal:
     """Return w x + b with one weight and one bias for each unit; E[w b] is `together`.
 
-    They are taken for independent if that is not given.
+    They are assumed to be independent if that is not given.
     """
     if not (scale.variance or shift.variance):
         return affine(signal, scale.mean, shift.mean)

@@ -60,7 +60,7 @@ def random_linear(
     bias: WeightMoments | None = None,
     windows: dict[int, Window] | None = None,
     per_unit: bool = False,
-    kept: dict[int, int] | None = None,
+    kept_axes: dict[int, int] | None = None,
     own_positions: float = 0.0,
     read: Signal | None = None,
 ) -> Signal:
@@ -75,7 +75,7 @@ def random_linear(
         bias: moments of the bias.
         windows: by axis of `signal`, the window that slides along it.
         per_unit: each unit has a kernel of its own (depthwise).
-        kept: from axes of `signal` to axes of the result, where positions stay.
+        kept_axes: positions that stay: from axes of `signal` to axes of the result.
         own_positions: share of pairs of positions that have two kernels.
         read: what the kernel's entries multiply, where x is computed from that: a
             kernel of pairs reads two units, and x is their difference.
@@ -83,10 +83,10 @@ def random_linear(
     Source: Glorot & Bengio 2010, section 4.2; Xiao et al. 2018 for convolutions.
     """
     windows, bias = windows or {}, bias or ZERO
-    if kept is None:
-        kept = {axis: axis for axis in signal.positions}
+    if kept_axes is None:
+        kept_axes = {axis: axis for axis in signal.positions}
     field = math.prod(window.size for window in windows.values())
-    diagonal, across, profile = _seen(signal, windows, kept)
+    diagonal, across, profile = _seen(signal, windows, kept_axes)
     if per_unit:
         profile.update(_profile_of_units(signal, shape, units[-1]))
     count = fan * field
@@ -97,21 +97,21 @@ def random_linear(
     )
     mean, near = 0.0, {}
     if not own_positions:
-        near = _near_of_outputs(signal, windows, kept, moments.variance * count)
+        near = _near_of_outputs(signal, windows, kept_axes, moments.variance * count)
     if moments.mean:
         level, common = _common(
-            signal, moments.mean, fan, windows, kept, diagonal, per_unit
+            signal, moments.mean, fan, windows, kept_axes, diagonal, per_unit
         )
         pairs, mean = pairs + common, mean + level
-        near = _near_common(signal, windows, kept, near, common)
+        near = _near_common(signal, windows, kept_axes, near, common)
     pairs, near, profile = _with_bias(pairs, near, profile, mean, bias)
     mean = float(np.clip(mean, -_ROOT, _ROOT))
     kernel.seen(float(pairs[0, 0, 0]))
     places = math.prod(
         shape[axis] or 64 for axis in range(1, len(shape)) if axis not in units
     )
-    back = _pull(signal, moments.second_moment * copies * field, windows, kept)
-    rule = _weight_rule(read or signal, places, windows, kept, own_positions)
+    back = _pull(signal, moments.second_moment * copies * field, windows, kept_axes)
+    rule = _weight_rule(read or signal, places, windows, kept_axes, own_positions)
     return Signal(
         tuple(shape),
         tuple(units),
@@ -132,24 +132,24 @@ def response_of(
     signal: Signal,
     fan: int,
     windows: dict[int, Window],
-    kept: dict[int, int] | None = None,
+    kept_axes: dict[int, int] | None = None,
 ) -> float:
-    """Return the second moment behind a kernel whose entries have second moment 1.
+    """Return the second moment after a kernel whose entries have second moment 1.
 
     Args:
-        signal, fan, windows, kept: as in `random_linear`.
+        signal, fan, windows, kept_axes: as in `random_linear`.
     """
-    if kept is None:
-        kept = {axis: axis for axis in signal.positions}
+    if kept_axes is None:
+        kept_axes = {axis: axis for axis in signal.positions}
     field = math.prod(window.size for window in windows.values())
-    diagonal, _, _ = _seen(signal, windows, kept)
+    diagonal, _, _ = _seen(signal, windows, kept_axes)
     return float(signal.pairs[0, 0, 0] * fan * field * diagonal)
 
 
 def _of_centred_entries(
     signal: Signal, factor: float, diagonal: float, across: float
 ) -> Array:
-    """Return the second moments behind entries of mean 0: of two units they are 0."""
+    """Return the second moments after entries of mean 0: of two units they are 0."""
     pairs = np.zeros((2, 2, 2))
     pairs[0, 0] = factor * diagonal * signal.pairs[0, 0]
     far = signal.pairs[0, 1] / (signal.unevenness or 1.0)
@@ -158,11 +158,11 @@ def _of_centred_entries(
 
 
 def _near_of_outputs(
-    signal: Signal, windows: dict[int, Window], kept: dict[int, int], factor: float
+    signal: Signal, windows: dict[int, Window], kept_axes: dict[int, int], factor: float
 ) -> dict[int, Array]:
     """Return the second moments of neighbours behind entries of mean 0."""
     even, near = signal.unevenness or 1.0, {}
-    for axis, to in kept.items():
+    for axis, to in kept_axes.items():
         moved = _near(signal, axis, windows, even)
         if moved is not None:
             near[to] = factor * moved
@@ -209,7 +209,7 @@ def _lineage(signal: Signal, kernel: RandomKernel) -> Lineage | None:
 
 
 def _seen(
-    signal: Signal, windows: dict[int, Window], kept: dict[int, int]
+    signal: Signal, windows: dict[int, Window], kept_axes: dict[int, int]
 ) -> tuple[float, float, dict[int, Array]]:
     """Return what outputs see of inputs' second moment, taps' shares summed.
 
@@ -219,7 +219,7 @@ def _seen(
     """
     diagonal = across = 1.0
     profile = {}
-    for axis, to in kept.items():
+    for axis, to in kept_axes.items():
         values, window = signal.profile.get(axis), windows.get(axis)
         if window is not None:
             mean, cross, values = window.forward(values)
@@ -254,14 +254,14 @@ def _common(
     weight: float,
     fan: int,
     windows: dict[int, Window],
-    kept: dict[int, int],
+    kept_axes: dict[int, int],
     diagonal: float,
     per_unit: bool,
 ) -> tuple[float, Array]:
     """Return what a kernel whose entries are all `weight` makes: mean and pairs."""
     field = math.prod(window.size for window in windows.values())
     squares = roots = 1.0
-    for axis in kept:
+    for axis in kept_axes:
         values, window = signal.profile.get(axis), windows.get(axis)
         if window is not None:
             square, root = window.sums(values)
@@ -272,9 +272,9 @@ def _common(
     far = signal.pairs[:, 1] / even
     here = signal.pairs[:, 0] - far
     # Σ over units of what two elements share: of one position, and of any two.
-    own, shared = (kind[0] + (fan - 1) * kind[1] for kind in (here, far))
+    local, shared = (kind[0] + (fan - 1) * kind[1] for kind in (here, far))
     sums = np.empty((2, 2, 2))
-    sums[:, 0] = fan * (own * field * diagonal + shared * squares)
+    sums[:, 0] = fan * (local * field * diagonal + shared * squares)
     sums[:, 1] = fan * shared * roots
     if per_unit:
         # Two units' kernels see two units, not all of both.
@@ -287,7 +287,7 @@ def _common(
 def _near_common(
     signal: Signal,
     windows: dict[int, Window],
-    kept: dict[int, int],
+    kept_axes: dict[int, int],
     near: dict[int, Array],
     common: Array,
 ) -> dict[int, Array]:
@@ -298,11 +298,11 @@ def _near_common(
         steps = np.arange(window.stride, window.size, window.stride)
         if window.transposed or window.dilation > 1 or not len(steps):
             continue
-        own = near.get(kept[axis], np.zeros(0))
-        values = np.zeros(max(len(own), len(steps)))
-        values[: len(own)] = own
+        neighbours = near.get(kept_axes[axis], np.zeros(0))
+        values = np.zeros(max(len(neighbours), len(steps)))
+        values[: len(neighbours)] = neighbours
         values[: len(steps)] += excess * (1 - steps / window.size)
-        shared[kept[axis]] = values + far
+        shared[kept_axes[axis]] = values + far
     return shared
 
 
@@ -310,21 +310,25 @@ def _near(
     signal: Signal, axis: int, windows: dict[int, Window], even: float
 ) -> Array | None:
     """Return what neighbours along an axis have in common behind windows."""
-    own, window = signal.near.get(axis), windows.get(axis)
+    neighbours, window = signal.near.get(axis), windows.get(axis)
     share = math.prod(
-        window_across.forward(signal.profile.get(other))[0]
-        for other, window_across in windows.items()
-        if other != axis
+        window_across.forward(signal.profile.get(across))[0]
+        for across, window_across in windows.items()
+        if across != axis
     )
     if window is None or window.transposed:
-        return None if own is None else own * share
+        return None if neighbours is None else neighbours * share
     far = float(signal.pairs[0, 1, 0]) / even
-    if own is None and abs(far) < 0.01 * signal.second:
+    if neighbours is None and abs(far) < 0.01 * signal.second:
         return None
     seen = window.neighbours(signal.profile.get(axis))
-    if own is None and seen is None:
+    if neighbours is None and seen is None:
         return None
-    moved = np.zeros(0) if own is None else own[window.stride - 1 :: window.stride]
+    moved = (
+        np.zeros(0)
+        if neighbours is None
+        else neighbours[window.stride - 1 :: window.stride]
+    )
     if seen is None:
         return moved * share
     values = np.full(len(seen), far)
@@ -333,7 +337,7 @@ def _near(
 
 
 def _pull(
-    signal: Signal, factor: float, windows: dict[int, Window], kept: dict[int, int]
+    signal: Signal, factor: float, windows: dict[int, Window], kept_axes: dict[int, int]
 ) -> Pull:
     inputs = math.prod(
         math.inf if window.length is None else window.length
@@ -342,7 +346,7 @@ def _pull(
 
     def pull(gradient: Gradient) -> Gradient:
         second, every, profile = 1.0, 1.0, {}
-        for axis, to in kept.items():
+        for axis, to in kept_axes.items():
             window = windows.get(axis)
             values = gradient.profile.get(to)
             if window is not None:
@@ -364,7 +368,7 @@ def _weight_rule(
     signal: Signal,
     places: int,
     windows: dict[int, Window],
-    kept: dict[int, int],
+    kept_axes: dict[int, int],
     own_positions: float,
 ) -> Callable[[Gradient], float]:
     """Return E[(dL/dw)²] from the gradient at the output, for one input.
@@ -376,14 +380,14 @@ def _weight_rule(
     number = 1 + (places - 1) * (1 - own_positions)  # that share a kernel
 
     def rule(gradient: Gradient) -> float:
-        axes = tuple(kept.values())
+        axes = tuple(kept_axes.values())
         far = float(signal.pairs[0, 1, 0]) / (signal.unevenness or 1.0)
         before = signal.size(signal.positions)
         apart = float(signal.pairs[0, 1, 1]) / (signal.unevenness or 1.0)
         apart += (float(signal.pairs[0, 0, 1]) - apart) / before
         together = gradient.even(axes)
         alone = met = 1.0
-        for axis, to in kept.items():
+        for axis, to in kept_axes.items():
             values, gradient_profile = (
                 signal.profile.get(axis),
                 gradient.profile.get(to),
@@ -399,11 +403,11 @@ def _weight_rule(
                 )
                 alone *= float(both.mean())
                 met *= float(np.sqrt(both).mean()) ** 2
-        own = signal.second * gradient.second - far * together
-        own += _neighbourhood(signal, windows, far) * together
+        separate = signal.second * gradient.second - far * together
+        separate += _neighbourhood(signal, windows, far) * together
         shared = far * together + apart * gradient.inputs
         # The sum of products is a square; estimates of its parts may miss each other.
-        second = number * (alone * own + met * shared * number)
+        second = number * (alone * separate + met * shared * number)
         # Below 0 by rounding, or since what it reads cannot be, which is to be seen.
         return second if signal.second < 0 else max(0.0, second)
 

@@ -91,10 +91,10 @@ def _gaussian(
     for shared, variance in _parts(covariance):
         if variance <= 0:
             continue
-        unit, position, other = shared
+        unit, position, batch = shared
         sizes = tuple(
             1
-            if (axis == 0 and other)
+            if (axis == 0 and batch)
             or (axis in signal.units and unit)
             or (axis in signal.positions and position)
             else size
@@ -121,8 +121,8 @@ def concrete(shape: Shape, batch: int) -> tuple[int, ...]:
 
 def _batch(shape: Shape) -> int:
     """Return a batch size that makes a sample neither poor nor slow."""
-    rest = math.prod(size or _OPEN for size in shape[1:])
-    return int(np.clip(_ELEMENTS // max(rest, 1), *_BATCHES))
+    elements = math.prod(size or _OPEN for size in shape[1:])
+    return int(np.clip(_ELEMENTS // max(elements, 1), *_BATCHES))
 
 
 def _parts(covariance: Array) -> list[tuple[tuple[int, int, int], float]]:
@@ -136,8 +136,8 @@ def _parts(covariance: Array) -> list[tuple[tuple[int, int, int], float]]:
     for kind in kinds:
         above = sum(
             variance
-            for other, variance in parts.items()
-            if all(o >= k for o, k in zip(other, kind, strict=True))
+            for part, variance in parts.items()
+            if all(o >= k for o, k in zip(part, kind, strict=True))
         )
         # What no Gaussian can do (a negative part) is left out.
         parts[kind[0], kind[1], kind[2]] = max(0.0, float(covariance[kind]) - above)

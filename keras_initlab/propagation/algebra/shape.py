@@ -162,8 +162,8 @@ def _regrouped(
     table = whole.reshape([shape[axis] or 1 for axis in new])
     profile = {}
     for index, axis in enumerate(new):
-        rest = tuple(i for i in range(len(new)) if i != index)
-        values = table.mean(axis=rest)
+        other_axes = tuple(i for i in range(len(new)) if i != index)
+        values = table.mean(axis=other_axes)
         if np.ptp(values) > 1e-9 * values.mean():
             profile[axis] = values / values.mean()
     return profile

@@ -51,10 +51,10 @@ def softmax_moments(count: int, variance: float) -> SoftmaxMoments:
         second = (1 - share) / count + share * near.second
         return SoftmaxMoments(second, share * near.jacobian)
     step, alone, square, cube, fourth_power = _expectations(variance)
-    rest = alone ** (count - 1)
-    second = float((square * rest).sum() * step)
-    third = float((cube * rest).sum() * step) / 2
-    fourth = float((fourth_power * rest).sum() * step) / 6
+    of_others = alone ** (count - 1)
+    second = float((square * of_others).sum() * step)
+    third = float((cube * of_others).sum() * step) / 2
+    fourth = float((fourth_power * of_others).sum() * step) / 6
     both = float((square**2 * alone ** (count - 2)).sum() * step) / 6
     # ∂aⱼ/∂sᵢ = aⱼ (δ - aᵢ): Σⱼ of its square is aᵢ² (1 - 2 aᵢ + Σⱼ aⱼ²).
     jacobian = second - 2 * third + fourth + (count - 1) * both

@@ -52,8 +52,8 @@ def broadcast(signal: Signal, shape: Shape) -> Signal:
         copies = math.prod(shape[axis] or _MANY for axis in stretched if axis in axes)
         if copies > 1:
             # Of the elements that differ in these axes now some are one and the same.
-            own = signal.size(axes)
-            same = (copies - 1) / (own * copies - 1)
+            size = signal.size(axes)
+            same = (copies - 1) / (size * copies - 1)
             kinds = pairs.swapaxes(0, index)
             kinds[1] = same * kinds[0] + (1 - same) * kinds[1]
     number = math.prod(shape[axis] or _MANY for axis in stretched)
@@ -64,8 +64,8 @@ def broadcast(signal: Signal, shape: Shape) -> Signal:
     def pull(gradient: Gradient) -> Gradient:
         # All copies' gradients meet again.
         total = number * (gradient.second + (places - 1) * gradient.position)
-        rest = {a: v for a, v in gradient.profile.items() if a not in stretched}
-        return replace(gradient.times(number * places), second=total, profile=rest)
+        profile = {a: v for a, v in gradient.profile.items() if a not in stretched}
+        return replace(gradient.times(number * places), second=total, profile=profile)
 
     target = tuple(
         shape[axis] if axis in stretched else size
@@ -118,11 +118,11 @@ def add(signals: Sequence[Signal], factors: Sequence[float] | None = None) -> Si
     as functions: x + relu(x).
     """
     scales = list(factors) if factors is not None else [1.0] * len(signals)
-    kept: dict[int, tuple[float, Signal]] = {}
+    scaled: dict[int, tuple[float, Signal]] = {}
     for scale, signal in zip(scales, aligned(signals), strict=True):
-        before = kept[signal.serial][0] if signal.serial in kept else 0.0
-        kept[signal.serial] = (before + scale, signal)
-    addends = [_collected(group) for group in _by_root(list(kept.values()))]
+        before = scaled[signal.serial][0] if signal.serial in scaled else 0.0
+        scaled[signal.serial] = (before + scale, signal)
+    addends = [_collected(group) for group in _by_root(list(scaled.values()))]
     if len(addends) == 1:
         return affine(addends[0][1], addends[0][0])
     terms: dict[int, tuple[float, Signal]] = {}
@@ -214,9 +214,9 @@ def _summed_pairs(
     for axis, length in lengths.items():
         near[axis] = np.zeros(length)
         for factor, origin in addends:
-            own = origin.near.get(axis, np.zeros(0))
+            neighbours = origin.near.get(axis, np.zeros(0))
             padded = np.full(length, origin.pairs[0, 1, 0])
-            padded[: len(own)] = own
+            padded[: len(neighbours)] = neighbours
             near[axis] += factor**2 * (padded - origin.mean**2)
     return centred, near
 
@@ -248,7 +248,7 @@ def multiply(x: Signal, y: Signal) -> Signal:
     """Return x · y, of broadcast shapes.
 
     Two functions of one Gaussian (as in x · sigmoid(x)) are multiplied as functions;
-    all others are taken for independent: E[x²y²] = E[x²] E[y²].
+    all others are assumed to be independent: E[x²y²] = E[x²] E[y²].
     """
     x, y = aligned([x, y])
     if x.serial == y.serial:
@@ -267,8 +267,8 @@ def multiply(x: Signal, y: Signal) -> Signal:
         values = np.ones(length)
         for signal in (x, y):
             padded = np.full(length, signal.pairs[0, 1, 0])
-            own = signal.near.get(axis, np.zeros(0))
-            padded[: len(own)] = own
+            neighbours = signal.near.get(axis, np.zeros(0))
+            padded[: len(neighbours)] = neighbours
             values = values * padded
         near[axis] = values
     profile: dict[int, Array] = {}
@@ -313,9 +313,9 @@ def largest(x: Signal, y: Signal, sign: float = 1.0) -> Signal:
     units, shared = half.units, np.zeros((2, 2, 2))
     ours, theirs = half.origins(), gap.origins()
     for key in ours.keys() & theirs.keys():
-        (factor, origin), (other, _) = ours[key], theirs[key]
+        (factor, origin), (of_gap, _) = ours[key], theirs[key]
         own_pairs = relabelled(origin, units) if origin.units != units else origin.pairs
-        shared += factor * other * (own_pairs - _squares(origin, origin))
+        shared += factor * of_gap * (own_pairs - _squares(origin, origin))
     deviation = math.sqrt(gap.variance)
     lean = math.erf(gap.mean / (deviation * math.sqrt(2))) if deviation else 0.0
     chance = (1 + sign * lean) / 2  # that the first is what is taken

@@ -68,8 +68,8 @@ def _orthogonal(shape: tuple[int, int, int]) -> Values:
 
 def draw_mask(size: Size, rate: float) -> Values:
     """Return what dropout multiplies states by, the same for all steps."""
-    kept = np.random.default_rng(6).random(size.shape()) >= rate
-    return np.asarray(kept / (1 - rate), np.float32)
+    mask = np.random.default_rng(6).random(size.shape()) >= rate
+    return np.asarray(mask / (1 - rate), np.float32)
 
 
 def draw_sequences(law: Steps, size: Size, gates: int = 1, *, seed: int) -> Values:

@@ -120,8 +120,8 @@ class Simulation:
     ) -> tuple[list[Values], tuple[Values, ...]]:
         """Return the gradients at the pre-activations and at the first states."""
         _, memories = self._run(dtype)
-        own = np.maximum(output - shared, 0.0)
-        at_output = self._gradient(np.diag(own) + shared, dtype, seed=2)
+        separate = np.maximum(output - shared, 0.0)
+        at_output = self._gradient(np.diag(separate) + shared, dtype, seed=2)
         ends = [np.zeros(self.size.shape(), dtype) for _ in range(self.cell.states)]
         if last:
             ends[-1] = self._gradient(np.array([[last]]), dtype, seed=3)[0]

@@ -92,9 +92,9 @@ def steps_of(signal: Signal, axis: int, steps: int, places: bool) -> Steps:
         (decay - far) / (second - far) if second - far > 1e-12 * second else decay * 0
     )
     apart = float(signal.pairs[0, 1, 1]) / even
-    other = apart + (float(signal.pairs[0, 0, 1]) - apart) * share
-    other[0] = signal.pairs[0, 0, 1]
-    kinds = [decay, other]
+    across = apart + (float(signal.pairs[0, 0, 1]) - apart) * share
+    across[0] = signal.pairs[0, 0, 1]
+    kinds = [decay, across]
     if places:
         kinds += [np.full(steps, far), np.full(steps, apart)]
     scale = np.outer(root, root)

@@ -21,14 +21,14 @@ from keras_initlab.propagation.signal import Gradient, Signal
 
 @layer_rule("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
 def activation(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal behind an activation layer."""
+    """Return the signal after an activation layer."""
     function = getattr(layer, "activation", None)
     return activate(x, layer if function is None else function)
 
 
 @layer_rule("Lambda")
 def anonymous(layer: Layer, x: Any, *, context: RuleContext) -> Signal:
-    """Return the signal behind a function, where that is elementwise."""
+    """Return the signal after a function, where that is elementwise."""
     if layer.arguments or not isinstance(x, Signal):
         raise UnknownLayer("Lambda")
     try:
@@ -39,7 +39,7 @@ def anonymous(layer: Layer, x: Any, *, context: RuleContext) -> Signal:
 
 @layer_rule("Softmax")
 def softmax_layer(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Signal:
-    """Return the signal behind a softmax along the layer's axis.
+    """Return the signal after a softmax along the layer's axis.
 
     Raises:
         UnknownLayer: a mask leaves out some of the logits.

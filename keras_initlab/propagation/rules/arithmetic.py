@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 from keras import Operation
 from keras.layers import Layer
@@ -43,28 +45,19 @@ def average_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
 @layer_rule("Multiply")
 def multiply_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the product."""
-    result = xs[0]
-    for x in xs[1:]:
-        result = multiply(result, x)
-    return result
+    return reduce(multiply, xs)
 
 
 @layer_rule("Maximum")
 def maximum_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the maximum of several tensors."""
-    result = xs[0]
-    for x in xs[1:]:
-        result = largest(result, x)
-    return result
+    return reduce(largest, xs)
 
 
 @layer_rule("Minimum")
 def minimum_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the minimum of several tensors."""
-    result = xs[0]
-    for x in xs[1:]:
-        result = largest(result, x, -1.0)
-    return result
+    return reduce(lambda x, y: largest(x, y, -1.0), xs)
 
 
 def sum_of_operands(x: Operand, y: Operand, sign: float) -> Signal:

@@ -129,9 +129,9 @@ def _chosen_by_function(values: list[Operand], signals: list[Signal]) -> Signal:
 
 
 def choose(condition: Signal, fails: Signal, x: Signal, y: Signal) -> Signal:
-    """Return c x + (1 - c) y for a c of zeros and ones that x and y do not know."""
+    """Return c x + (1 - c) y for a c of zeros and ones, independent of x and y."""
     choice = add([multiply(condition, x), multiply(fails, y)])
-    # E[c (1 - c')] is what they have not in common; add takes them for independent.
+    # E[c (1 - c')] is missing from the sum, as `add` assumes independent addends.
     across = x.mean * y.mean * (condition.mean - condition.pairs)
     pairs = condition.pairs * x.pairs + fails.pairs * y.pairs + 2 * across
     return choice.evolve(pairs=pairs, parents=choice.edges.parents)

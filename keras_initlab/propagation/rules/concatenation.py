@@ -86,8 +86,8 @@ def stack(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     shape = list(row[0].shape)
     shape.insert(axis, 1)
     units = row[0].units
-    kept = tuple(a + (a >= axis) for a in units) or (rank - 1,)
-    lifted = [reshaped(signal, tuple(shape)).with_units(kept) for signal in row]
+    moved = tuple(a + (a >= axis) for a in units) or (rank - 1,)
+    lifted = [reshaped(signal, tuple(shape)).with_units(moved) for signal in row]
     return concatenate(lifted, axis)
 
 

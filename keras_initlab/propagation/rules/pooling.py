@@ -140,8 +140,8 @@ def _settings_of(operation: Operation, x: Signal) -> _Settings:
     rank = len(x.shape) - 2
 
     def sizes(name: str, default: int | tuple[int, ...] = 1) -> tuple[int, ...]:
-        given = getattr(operation, name, None)
-        size = default if given is None else given
+        value = getattr(operation, name, None)
+        size = default if value is None else value
         if isinstance(size, list | tuple):
             return tuple(size)
         return (int(size),) * rank
@@ -198,7 +198,7 @@ mirror_rule(
 def maximum_mirror(
     layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
 ) -> Mirror | None:
-    """Return the mirror behind the greatest values of windows."""
+    """Return the mirror after the greatest values of windows."""
     (x,) = inputs
     taps = getattr(layer, "pool_size", None)
     if taps is None:

@@ -70,7 +70,7 @@ def cropped(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     "TextVectorization",
 )
 def tokens(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
-    """Return tokens, or what encodes them: all are taken for equally likely."""
+    """Return tokens, or what encodes them: all are assumed to be equally likely."""
     if len(xs) > 1 and type(layer).__name__ != "HashedCrossing":
         raise UnknownLayer("tokens with weights")
     x, mode = xs[0], getattr(layer, "output_mode", "int")

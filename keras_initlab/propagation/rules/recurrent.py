@@ -43,6 +43,7 @@ from keras_initlab.propagation.recurrent.steps import (
     signal_of_steps,
     steps_of,
 )
+from keras_initlab.propagation.rules.convolution import windows_of
 from keras_initlab.propagation.signal import Array, Gradient, Signal
 from keras_initlab.propagation.weights.initial import moments_of_draw
 
@@ -125,17 +126,10 @@ def _geometry_of(cell: Layer, x: Signal) -> _Geometry:
         return _Geometry(cell.units, rank - 1, shape, {}, ())
     channel = 2 if cell.data_format == "channels_first" else rank - 1
     places = [axis for axis in range(2, rank) if axis != channel]
-    windows, inner, sizes = {}, [], list(x.shape)
-    for i, axis in enumerate(places):
-        windows[axis] = Window(
-            x.shape[axis],
-            cell.kernel_size[i],
-            cell.strides[i],
-            cell.dilation_rate[i],
-            cell.padding,
-        )
-        sizes[axis] = windows[axis].output_length
-        inner.append(Window(sizes[axis], cell.kernel_size[i], padding="same"))
+    windows, inner, sizes = windows_of(cell, x, places), [], list(x.shape)
+    for axis, window in windows.items():
+        sizes[axis] = window.output_length
+        inner.append(Window(sizes[axis], window.size, padding="same"))
     sizes[channel] = cell.filters
     return _Geometry(cell.filters, channel, tuple(sizes), windows, tuple(inner))
 
@@ -296,7 +290,7 @@ def _with_weight_gradient_by_steps(z: Signal, x: Signal) -> Signal:
 
 
 def _masked(x: Signal, rate: float) -> Signal:
-    """Return the signal behind dropout that drops the same units at every step."""
+    """Return the signal after dropout that drops the same units at every step."""
     if not 0 < rate < 1:
         return x
     pairs = x.pairs.copy()
@@ -318,7 +312,7 @@ def _signals(
 ) -> tuple[Signal, list[Signal]]:
     """Return the signal of all steps and those of the last states, with the way back.
 
-    Gradients at several of them are taken for independent.
+    Gradients at several of them are assumed to be independent.
     """
     moments = simulation.forward()
     size, steps = counted(length), len(simulation.inputs.mean)

@@ -51,16 +51,16 @@ def min_operation(operation: Operation, x: Signal, *, context: RuleContext) -> S
 
 
 def _maximum_along(x: Signal, axes: tuple[int, ...], keepdims: bool) -> Signal:
-    rest = tuple(axis for axis in x.axes if axis not in axes)
-    bare = not rest
+    remaining = tuple(axis for axis in x.axes if axis not in axes)
+    bare = not remaining
     if bare:  # all of an input's elements: an axis of size 1 is what numbers units
         x = reshaped(x, (*x.shape, 1))
-        rest = (len(x.shape) - 1,)
-    units = tuple(axis for axis in x.units if axis in rest) or rest[-1:]
+        remaining = (len(x.shape) - 1,)
+    units = tuple(axis for axis in x.units if axis in remaining) or remaining[-1:]
     windows = {axis: Window(x.shape[axis], x.shape[axis] or 64) for axis in axes}
     greatest = maximum(x.with_units(units), windows)
     if bare:
-        greatest = dropped(greatest, rest)
+        greatest = dropped(greatest, remaining)
     return greatest if keepdims else dropped(greatest, axes)
 
 

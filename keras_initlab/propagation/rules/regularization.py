@@ -147,7 +147,7 @@ def alpha_dropout(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
 def noise_mirror(
     layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
 ) -> Mirror | None:
-    """Return the mirror behind noise that the two of a pair do not share."""
+    """Return the mirror after noise that the two of a pair do not share."""
     (x,) = inputs
     assert x.mirror is not None
     return mirror_behind_noise(x, output, x.mirror)
