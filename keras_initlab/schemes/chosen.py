@@ -46,14 +46,14 @@ def reason_to_keep_head(kernel: Kernel, follows: Followed) -> str | None:
 
     Source: Lillicrap et al. 2016, section 7 (DDPG); Zhang et al. 2019 (Fixup).
     """
-    known, initializer = fans_of(kernel), kernel.initializer
-    if known is None or not _is_of(initializer, "keras"):
+    kernel_fans, initializer = fans_of(kernel), kernel.initializer
+    if kernel_fans is None or not _is_of(initializer, "keras"):
         return None
     shape = tuple(kernel.variable.shape)
     moments = initial_moments(
         initializer, shape, kernel.layer, kernel.weight, kernel.parents
     )
-    if moments.second_moment >= _SMALL * follows.rule.variance(known):
+    if moments.second_moment >= _SMALL * follows.rule.variance(kernel_fans):
         return None
     name = describe(initializer, without="seed")
     return f"a small head, chosen: {name}; only_defaults=False rewrites it"
@@ -65,11 +65,11 @@ def is_default(kernel: Kernel) -> bool:
     One that was given by hand and is the same one cannot be told from it. Inside
     attention and recurrent layers the default is that of the layer around.
     """
-    given = kernel.initializer
-    if not isinstance(given, keras.initializers.Initializer):
+    initializer = kernel.initializer
+    if not isinstance(initializer, keras.initializers.Initializer):
         return False
     default = _default(type(kernel.layer), kernel.attribute)  # type: ignore[arg-type]
-    return (type(given), _config(given)) == default
+    return (type(initializer), _config(initializer)) == default
 
 
 @lru_cache(maxsize=256)

@@ -88,25 +88,25 @@ class Isometric(Options):
     them as pairs: `initlab>mirrored`. At first the network then computes with the odd
     part of its activations, which is linear for ReLU, GELU, SiLU and softplus and
     nearly so for others at a small second moment `q` of pre-activations: signals and
-    gradients keep their lengths and angles at any depth. For plain networks, without
-    normalisation or skips. Kernels that cannot come in pairs (odd widths, shared
-    layers, recurrent, depthwise and attention kernels) are orthogonal and scaled as by
-    `Variance`; the plan says which, and why.
+    gradients keep their lengths and angles at any depth. It is meant for plain
+    networks, without normalisation or skip connections. Kernels that cannot come in
+    pairs (odd widths, shared layers, recurrent, depthwise and attention kernels) are
+    orthogonal and scaled as by `Variance`; the plan says which, and why.
 
     Args:
-        q: the second moment of pre-activations. Left out, at 50 layers 0.05 for ReLU,
-            GELU, SiLU and softplus, 0.2 for the sigmoid, 0.0125 for tanh; more for
-            fewer layers, and less for very deep networks of those that bend: see
-            `schemes.isometric.default_q`.
+        q: the second moment of pre-activations. The default for 50 layers is 0.05 for
+            ReLU, GELU, SiLU and softplus, 0.2 for the sigmoid, 0.0125 for tanh; it is
+            larger for fewer layers, and smaller for very deep networks whose activation
+            has a nonlinear odd part: see `schemes.isometric.default_q`.
         theta: the angle in radians by which outputs leave their pairs, as in
-            `initlab>mirrored`. Left out, 0, but for convolutions that a global average
-            reads: see `schemes.averages`, for their q as well.
+            `initlab>mirrored`. The default is 0, except for convolutions before a
+            global average: see `schemes.averages`, also for their q.
         residual, mean, variance: as for `Variance`.
 
     Raises:
         ValueError: a second moment that is not above 0, an unknown word, a variance
             below 0.
-        TypeError: a mean or variance that is no number.
+        TypeError: a mean or variance that is not a number.
 
     >>> Isometric(q=0.1)
     Isometric(q=0.1)

@@ -1,4 +1,4 @@
-"""What schemes ask about a kernel: the nonlinearity behind it, its fans, its seed."""
+"""What schemes ask about a kernel: the nonlinearity after it, its fans, its seed."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Seeds:
 def skipped_layers(model: Any, kernels: list[Kernel], skip: Any) -> set[int]:
     """Return the ids of the layers that `skip` names."""
     single = isinstance(skip, str) or not isinstance(skip, Iterable)
-    entries = [skip] if single and skip is not None else list(skip or ())
+    layers = [skip] if single and skip is not None else list(skip or ())
     skipped: set[int] = set()
-    for entry in entries:
+    for entry in layers:
         matches = {
             id(layer)
             for kernel in kernels
@@ -80,33 +80,33 @@ class Finder:
         self._graphs: dict[int, graph.Graph | None] = {}
 
     def following(self, kernel: Kernel) -> Following:
-        """Return the nonlinearity behind a kernel, and how sure that is."""
+        """Return the nonlinearity after a kernel, and how sure that is."""
         if kernel.weight == "depthwise_kernel":
             return Following(None, "feeds the pointwise kernel")
         called, around = kernel.layer, list(kernel.parents)
         if kernel.is_own:
-            found = self._inside_own(kernel)
+            following = self._inside_own(kernel)
             is_model = called is around[0]
-            if found is not None and (is_model or not found.reaches_end):
-                return found
-        own = nonlinearity.own_nonlinearity(kernel.layer)
-        if own is not None:
-            return Following(own)
+            if following is not None and (is_model or not following.reaches_end):
+                return following
+        activation = nonlinearity.own_nonlinearity(kernel.layer)
+        if activation is not None:
+            return Following(activation)
         while around:
             while nonlinearity.passes_output_on(around[-1], called):
                 called = around.pop()
             for model in around:
                 if graph.has_graph(model):
                     walked = self.graph_of(model)
-                    found = None if walked is None else self._behind(walked, called)
-                    if found is not None:
-                        return found
+                    following = None if walked is None else self._behind(walked, called)
+                    if following is not None:
+                        return following
             inner = graph_inside(around[-1])
-            found = None if inner is None else self._behind(inner, called)
-            if found is None:
+            following = None if inner is None else self._behind(inner, called)
+            if following is None:
                 break
-            if not found.reaches_end or len(around) == 1:
-                return found
+            if not following.reaches_end or len(around) == 1:
+                return following
             called = around.pop()
         ahead = nonlinearity_ahead(Construction(called, kernel.weight, tuple(around)))
         holder = around[-1]
@@ -126,9 +126,9 @@ class Finder:
         """Return what a kernel's products meet inside its own layer, as far as seen."""
         walked = graph_inside(kernel.layer)
         use = uses_of(kernel.layer).get(kernel.weight)
-        if walked is None or use is None or not use.made:
+        if walked is None or use is None or not use.products:
             return None
-        return following_nonlinearity(walked, use.made)
+        return following_nonlinearity(walked, use.products)
 
     def reads_inputs(self, kernel: Kernel) -> bool:
         """Return whether no weights stand between the model's inputs and a kernel."""
@@ -246,10 +246,10 @@ def sine_variance(kernel: Kernel, follows: Followed) -> float | None:
 
     By its frequency, whatever reaches it: another scale is another network.
     """
-    known = fans_of(kernel)
-    if follows.resolved.family != "periodic" or known is None:
+    kernel_fans = fans_of(kernel)
+    if follows.resolved.family != "periodic" or kernel_fans is None:
         return None
-    return follows.rule.variance(known)
+    return follows.rule.variance(kernel_fans)
 
 
 def fans_of(kernel: Kernel) -> fans.Fans | None:
@@ -266,11 +266,11 @@ def layout_of(kernel: Kernel) -> fans.KernelLayout:
     return fans.kernel_layout(kernel.layer, kernel.weight, shape)
 
 
-def auto_for(follows: Followed, known: fans.Fans | None, seed: int | None) -> Any:
+def auto_for(follows: Followed, kernel_fans: fans.Fans | None, seed: int | None) -> Any:
     """Return the initializer for a nonlinearity, in a form that can be saved."""
-    if follows.rule.spread and known is not None:
+    if follows.rule.spread and kernel_fans is not None:
         # A layer that is drawn anew may not see that it comes first.
-        gain = math.sqrt(follows.rule.variance(known) * known.fan_in)
+        gain = math.sqrt(follows.rule.variance(kernel_fans) * kernel_fans.fan_in)
         return Scaled(gain=gain, mode="fan_in", seed=seed)
     try:
         return Auto(activation=activation_config(follows.identifier), seed=seed)

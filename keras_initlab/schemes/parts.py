@@ -70,12 +70,12 @@ def _merged(lines: Sequence[tuple[Part, Sequence[str]]]) -> list[str]:
     common = [
         line
         for line in (lines[0][1] if lines else ())
-        if all(line in others for _, others in lines)
+        if all(line in assumed for _, assumed in lines)
     ]
-    own = [
+    separate = [
         f"{part.path}: {line}"
         for part, assumed in lines
         for line in assumed
         if line not in common
     ]
-    return [*common, *own]
+    return [*common, *separate]

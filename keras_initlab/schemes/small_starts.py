@@ -35,7 +35,7 @@ def small_starts_to_keep(model: Any, kernels: Sequence[Kernel]) -> dict[Key, str
     if not small:
         return {}
     try:
-        forward = run_forward(model, from_weights=True, drawn=small)
+        forward = run_forward(model, from_weights=True, redrawn=small)
     except ValueError:
         return {}  # what cannot be predicted tells nothing
     reasons = {}
@@ -67,9 +67,7 @@ def carrier(
         propagation: with what it makes.
     """
     # The last kernel inside makes what a layer returns.
-    last = {
-        id(layer): one for one in kernels for layer in (one.layer, *one.parents[1:])
-    }
+    last = {id(layer): k for k in kernels for layer in (k.layer, *k.parents[1:])}
     graph, signals = propagation.flat_graph, propagation.signals
     calls = [call for call in graph.calls if last.get(id(call.operation)) is kernel]
     reading = max((_varies(signals, call.inputs) for call in calls), default=0.0)
@@ -104,5 +102,5 @@ def carrier(
 
 def _varies(signals: dict[int, Signal], tensors: Iterable[int]) -> float:
     """Return the greatest variance over inputs: what tells one from another."""
-    known = [signals[tensor].batch_variance for tensor in tensors if tensor in signals]
-    return max(known, default=0.0)
+    present = (signals[tensor] for tensor in tensors if tensor in signals)
+    return max((signal.batch_variance for signal in present), default=0.0)

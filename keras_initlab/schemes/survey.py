@@ -20,6 +20,7 @@ from keras_initlab.schemes.base import Choice, SchemeContext, Selection
 from keras_initlab.schemes.kernels import fans_of
 from keras_initlab.schemes.options import InputMoment, Residual
 from keras_initlab.schemes.unreached import unreached_moments
+from keras_initlab.words import listed
 
 # The second moment of a head's logits. Softmax's mean loss is then about
 # log(classes) + 0.05, and its gradient is not small.
@@ -64,17 +65,17 @@ class Survey:
         self.kernels = context.kernels(recurrent=recurrent)
         self.free = [k for k in self.kernels if context.reason_to_leave(k) is None]
         # All that is not drawn anew stays as it is: frozen, skipped, loaded.
-        self._drawn = frozenset(kernel.key for kernel in self.free)
+        self._redrawn = frozenset(kernel.key for kernel in self.free)
         self.before = run_forward(
             model,
             mean,
             variance,
             from_weights=True,
-            drawn=self._drawn,
+            redrawn=self._redrawn,
             given=context.given,
         )
         # What every further prediction of this model starts from.
-        self.known = self.before.propagation.known
+        self.index = self.before.propagation.index
         self.lookups = _lookups_that_grow(model)
         self.start_from(dict.fromkeys(self.lookups, _STANDARDISED))
         self.roles = roles_of(self.before.propagation.flat_graph, self.kernels)
@@ -82,10 +83,10 @@ class Survey:
 
     def start_from(self, moments: dict[tuple[int, str], WeightMoments]) -> None:
         """Let further predictions start from these moments of weights."""
-        self.known = replace(
-            self.known,
-            moments={**self.known.moments, **moments},
-            given={**self.known.given, **moments},
+        self.index = replace(
+            self.index,
+            moments={**self.index.moments, **moments},
+            prescribed={**self.index.prescribed, **moments},
         )
 
     def run(self, designer: Designer, *, input_scale: float = 1.0) -> Forward:
@@ -95,10 +96,10 @@ class Survey:
             self.mean,
             self.variance,
             from_weights=True,
-            drawn=self._drawn,
+            redrawn=self._redrawn,
             designer=designer,
             input_scale=input_scale,
-            known=self.known,
+            index=self.index,
             given=self.context.given,
         )
 
@@ -128,8 +129,8 @@ class Survey:
                 "are as alike as the mean of all"
             )
         elif self.mean is None and self.variance is None:
-            names = sorted(set((self.known.standard or {}).values()))
-            behind = f", behind {_listed(names)}" if names else ""
+            names = sorted(set((self.index.standard or {}).values()))
+            behind = f", behind {listed(names)}" if names else ""
             lines.append(
                 f"inputs: mean 0 and variance 1{behind}, all elements independent"
             )
@@ -153,7 +154,7 @@ class Survey:
         without_rule = [stat.layer for stat in after.measured]
         if without_rule:
             lines.append(
-                f"no rule, measured on a Gaussian sample: {_listed(without_rule)}"
+                f"no rule, measured on a Gaussian sample: {listed(without_rule)}"
             )
         return [*lines, *after.assumptions]
 
@@ -272,8 +273,3 @@ def _second_moment(forward: Forward, kernel: Kernel) -> float | None:
     """Return the predicted second moment of a kernel's output, over its calls."""
     outputs = forward.propagation.kernel_outputs.get(kernel.key)
     return float(np.mean(outputs)) if outputs else None
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + rest

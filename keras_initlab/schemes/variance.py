@@ -1,4 +1,4 @@
-"""Variance: each kernel scaled to what reaches it, all through the graph."""
+"""Variance: each kernel scaled for the signal that reaches it through the graph."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from keras_initlab.schemes.survey import (
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Variance(Options):
-    """Scale each kernel to what reaches it: `scheme="variance"`.
+    """Scale each kernel for the signal that reaches it: `scheme="variance"`.
 
     The signal is followed through the whole graph (see `propagate`), and each kernel
     is scaled so that its output, before the layer's own activation, has the second
@@ -50,21 +50,21 @@ class Variance(Options):
     Args:
         target: the second moment of kernels' outputs.
         residual: "scaled" gives the last kernel of each of the n residual branches on
-            a stream the target `target / n`, "zero" makes it 0, "keep" treats it as
-            any kernel.
-        head: the second moment of heads' outputs, at most `target`; 0.1 keeps a
-            softmax's first loss near log(classes), with which ResNets learned less
+            a stream the target `target / n`, "zero" sets it to 0, "keep" treats it like
+            any other kernel.
+        head: the second moment of heads' outputs, at most `target`. 0.1 keeps the first
+            loss of a softmax near log(classes), but ResNets then learned less well
             (docs/which_scheme.md).
         criterion: "forward", or "balanced" for the harmonic mean with the variance
             that would keep the gradient's second moment, as Glorot did.
-        mean, variance: of the inputs, as in `propagate`. Left out, inputs have mean 0
-            and variance 1 where the first layers with weights read them, behind any
+        mean, variance: of the inputs, as in `propagate`. If left out, inputs have mean
+            0 and variance 1 where the first layers with weights read them, after any
             preprocessing.
 
     Raises:
         ValueError: a second moment that is not above 0, an unknown word, a variance
             below 0.
-        TypeError: a mean or variance that is no number.
+        TypeError: a mean or variance that is not a number.
 
     >>> Variance(target=2, residual="zero")
     Variance(target=2.0, residual='zero')
