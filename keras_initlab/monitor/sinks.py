@@ -141,13 +141,13 @@ class CSV(_TextFile):
         """Add the records, and columns where they have new ones."""
         if not records:
             return
-        known = self._header()
+        header = self._header()
         plain = [{_plain(k): _plain(v) for k, v in row.items()} for row in records]
-        columns = [*dict.fromkeys(itertools.chain(known, *plain))]
+        columns = [*dict.fromkeys(itertools.chain(header, *plain))]
         rows = _table([row.get(name) for name in columns] for row in plain)
-        if not known:
+        if not header:
             self._add(_table([columns]) + rows)
-        elif len(columns) == len(known):
+        elif len(columns) == len(header):
             self._add(rows)
         else:
             self._replace(columns, rows)
