@@ -13,7 +13,7 @@ from typing import Any
 from keras_initlab.bench import html, picture, text, verdict
 from keras_initlab.bench.records import CandidateResult, Run
 from keras_initlab.bench.store import strict
-from keras_initlab.files import replacing
+from keras_initlab.files import write_text
 from keras_initlab.report.text import NARROWEST
 
 # Increased whenever readers of the old form of `to_dict` would misread the new one.
@@ -65,11 +65,11 @@ class Comparison:
             ValueError: the metric is not one of the model's, or it is not known
                 whether more of it is better.
         """
-        found = _with_starts(runs)
-        name = metric or _first_metric(found)
-        _check_metric(name, found)
-        where = direction or _direction(name, found)
-        return cls(found, name, where, target, epochs, planned)
+        completed = _with_starts(runs)
+        name = metric or _first_metric(completed)
+        _check_metric(name, completed)
+        where = direction or _direction(name, completed)
+        return cls(completed, name, where, target, epochs, planned)
 
     @cached_property
     def results(self) -> tuple[CandidateResult, ...]:
@@ -83,7 +83,7 @@ class Comparison:
                 return result
         raise KeyError(
             f"No candidate is called {candidate!r}. There are: "
-            f"{', '.join(repr(one.candidate) for one in self.results)}."
+            f"{', '.join(repr(result.candidate) for result in self.results)}."
         )
 
     @property
@@ -115,7 +115,7 @@ class Comparison:
     def records(self) -> list[dict[str, Any]]:
         """A flat dict for each candidate: rows of a data frame."""
         return [
-            {**one.record, "best": one.candidate == self.best} for one in self.results
+            {**row.record, "best": row.candidate == self.best} for row in self.results
         ]
 
     @property
@@ -124,7 +124,7 @@ class Comparison:
 
         `chosen` marks the learning rate that its candidate is judged by.
         """
-        chosen = {one.candidate: one.learning_rate for one in self.results}
+        chosen = {result.candidate: result.learning_rate for result in self.results}
         return [
             {
                 "candidate": run.candidate,
@@ -140,7 +140,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON can hold it; NaN and infinities are texts."""
-        found: dict[str, Any] = strict(
+        record: dict[str, Any] = strict(
             {
                 "schema": SCHEMA,
                 "metric": self.metric,
@@ -153,7 +153,7 @@ class Comparison:
                 "runs": self.run_records,
             }
         )
-        return found
+        return record
 
     def plot(self, kind: str = "curves", figure: Any = None) -> Any:
         """Return a matplotlib figure.
@@ -194,9 +194,7 @@ class Comparison:
         Raises:
             OSError: the file cannot be written.
         """
-        page = self.html()
-        with replacing(path) as fresh:
-            fresh.write_text(page, encoding="utf-8", newline="\n")
+        write_text(path, self.html())
 
     def __str__(self) -> str:
         columns = shutil.get_terminal_size((0, 0)).columns
@@ -212,17 +210,17 @@ class Comparison:
         return html.as_fragment(self)
 
     def _result(self, label: str) -> CandidateResult:
-        own = [run for run in self.runs if run.candidate == label]
+        runs = [run for run in self.runs if run.candidate == label]
         by_rate = [
             CandidateResult(
                 label,
                 rate,
-                tuple(run for run in own if run.learning_rate == rate),
+                tuple(run for run in runs if run.learning_rate == rate),
                 self.metric,
                 self.direction,
                 self.target,
             )
-            for rate in dict.fromkeys(run.learning_rate for run in own)
+            for rate in dict.fromkeys(run.learning_rate for run in runs)
         ]
         return min(by_rate, key=self._rank)
 
@@ -244,13 +242,13 @@ class Comparison:
 
 def _with_starts(runs: Iterable[Run]) -> tuple[Run, ...]:
     """Return the runs; those that begin with equal weights share what was measured."""
-    found = tuple(runs)
-    looked = {(run.candidate, run.seed): run for run in found if run.start}
+    every = tuple(runs)
+    looked = {(run.candidate, run.seed): run for run in every if run.start}
     return tuple(
         replace(run, start=same.start, findings=same.findings)
         if (same := looked.get((run.candidate, run.seed))) is not None
         else run
-        for run in found
+        for run in every
     )
 
 

@@ -46,7 +46,7 @@ class Shuffled(keras.utils.PyDataset):  # type: ignore[misc]
     def __getitem__(self, index: int) -> Any:
         first = index * self._batch_size
         rows = self._order[first : first + self._batch_size]
-        return keras.tree.map_structure(lambda one: one[rows], self._data)
+        return keras.tree.map_structure(lambda array: array[rows], self._data)
 
     def on_epoch_end(self) -> None:
         """Draw the next epoch's order."""
@@ -102,7 +102,7 @@ def digest(data: Data) -> str:
 def _arrays(values: Any) -> Any:
     """Return arrays, data frames or tensors, nested as given, as NumPy's arrays."""
     if isinstance(values, list | tuple) and not any(
-        hasattr(one, "shape") or isinstance(one, dict | list | tuple) for one in values
+        hasattr(v, "shape") or isinstance(v, dict | list | tuple) for v in values
     ):
         return np.asarray(values)  # a list of numbers
     return keras.tree.map_structure(_array, batch_of(values)[0])
@@ -117,7 +117,7 @@ def _array(leaf: Any) -> Any:
 def _rows(values: Any, rows: Any) -> Any:
     if values is None:
         return None
-    return keras.tree.map_structure(lambda one: one[rows], values)
+    return keras.tree.map_structure(lambda array: array[rows], values)
 
 
 def _split(x: Any, y: Any) -> Data:

@@ -30,8 +30,8 @@ def execute(
     bar = keras.utils.Progbar(len(tasks), unit_name="run") if show else None
     done = _here(tasks) if executor is None else _elsewhere(tasks, executor)
     try:
-        for number, one in enumerate(done, start=1):
-            yield one
+        for number, run in enumerate(done, start=1):
+            yield run
             if bar is not None:
                 bar.update(number, finalize=number == len(tasks))
     except BaseException:

@@ -31,11 +31,11 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
         """Return the spread of some values."""
-        found = [float(value) for value in values]
-        if not found:
+        numbers = [float(value) for value in values]
+        if not numbers:
             return cls(math.nan, None, 0)
-        deviation = statistics.stdev(found) if len(found) > 1 else None
-        return cls(statistics.fmean(found), deviation, len(found))
+        deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+        return cls(statistics.fmean(numbers), deviation, len(numbers))
 
     def __str__(self) -> str:
         size = max(abs(self.mean), self.spread or 0.0)
@@ -207,9 +207,9 @@ class CandidateResult:
 
 def extremes(stats: Sequence[LayerStats], name: str) -> tuple[float, float] | None:
     """Return the smallest and the largest of a figure over depth; None if unknown."""
-    values = [getattr(one, name) for one in stats]
-    known = [value for value in values if value is not None]
-    return (min(known), max(known)) if known else None
+    values = [getattr(layer, name) for layer in stats]
+    present = [value for value in values if value is not None]
+    return (min(present), max(present)) if present else None
 
 
 def _columns(name: str, spread: Spread) -> dict[str, float | None]:
@@ -218,11 +218,11 @@ def _columns(name: str, spread: Spread) -> dict[str, float | None]:
 
 
 def _over_depth(when: str, stats: Sequence[LayerStats]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+    record: dict[str, float | None] = {}
     for name, figure in (
         ("variance", "variance"),
         ("gradient", "gradient_second_moment"),
     ):
         low, high = extremes(stats, figure) or (None, None)
-        found |= {f"{when}_{name}_min": low, f"{when}_{name}_max": high}
-    return found
+        record |= {f"{when}_{name}_min": low, f"{when}_{name}_max": high}
+    return record

@@ -23,25 +23,25 @@ def reusable(token: str, model: Any) -> Any:
         token: of the comparison; another one begins anew.
         model: built and compiled, with the values to start from.
     """
-    kept = _compiled.get(token)
-    if kept is None:
+    compiled = _compiled.get(token)
+    if compiled is None:
         _compiled.clear()
         _compiled[token] = model
         return model
-    pairs = _pairs(kept.variables, model.variables)
+    pairs = _pairs(compiled.variables, model.variables)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    slots = _pairs(kept.optimizer.variables, model.optimizer.variables)
-    trainable = [one.trainable for one in kept.variables]
+    slots = _pairs(compiled.optimizer.variables, model.optimizer.variables)
+    trainable = [variable.trainable for variable in compiled.variables]
     if (
         pairs is None
         or slots is None
-        or trainable != [one.trainable for one in model.variables]
+        or trainable != [variable.trainable for variable in model.variables]
     ):
         return model
     for target, source in (*pairs, *slots):
         target.assign(source)
-    return kept
+    return compiled
 
 
 def forget() -> None:
@@ -54,7 +54,7 @@ def _pairs(
 ) -> list[tuple[Any, Any]] | None:
     """Return variables by twos; None if they are not of the same kinds."""
     kinds = [
-        [(tuple(one.shape), one.dtype) for one in variables]
+        [(tuple(variable.shape), variable.dtype) for variable in variables]
         for variables in (targets, sources)
     ]
     return list(zip(targets, sources, strict=True)) if kinds[0] == kinds[1] else None

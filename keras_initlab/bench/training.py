@@ -230,9 +230,9 @@ class _Look:
 
     def __init__(self, model: Any, names: tuple[str, ...]) -> None:
         self.model = model
-        own = [place.path for place in places(model)]
-        same = len(own) == len(names)
-        self._names = dict(zip(own, names, strict=True)) if same else {}
+        paths = [place.path for place in places(model)]
+        same = len(paths) == len(names)
+        self._names = dict(zip(paths, names, strict=True)) if same else {}
 
     def before(
         self, x: Any, y: Any
@@ -248,10 +248,10 @@ class _Look:
         return () if is_container(self.model) else self._stats(measure(self.model, x))
 
     def _stats(self, stats: Iterable[LayerStats]) -> tuple[LayerStats, ...]:
-        return tuple(replace(one, layer=self._named(one.layer)) for one in stats)
+        return tuple(replace(layer, layer=self._named(layer.layer)) for layer in stats)
 
     def _renamed(self, finding: Finding) -> Finding:
-        follows = tuple(self._renamed(one) for one in finding.consequences)
+        follows = tuple(map(self._renamed, finding.consequences))
         layer = self._named(finding.layer)
         return replace(finding, layer=layer, consequences=follows)
 
@@ -262,7 +262,7 @@ class _Look:
 
 def _directions(model: Any, names: Iterable[str]) -> dict[str, str]:
     """Return for each metric whether it is to be "min" or "max", where Keras knows."""
-    found = {}
+    directions = {}
     for name in names:
         callback = keras.callbacks.EarlyStopping(monitor=name)
         callback.set_model(model)
@@ -270,8 +270,8 @@ def _directions(model: Any, names: Iterable[str]) -> dict[str, str]:
         with contextlib.suppress(ValueError):  # neither is known of this metric
             callback.on_epoch_end(0, {name: 0.0})
             up = callback.monitor_op is keras.ops.greater
-            found[name] = "max" if up else "min"
-    return found
+            directions[name] = "max" if up else "min"
+    return directions
 
 
 def _set_learning_rate(model: Any, rate: float) -> None:
@@ -300,5 +300,5 @@ def _check_compiled(model: Any) -> None:
 
 
 def _is_finite(model: Any) -> bool:
-    values = (keras.ops.convert_to_numpy(one) for one in model.trainable_variables)
-    return all(np.isfinite(one.astype("float64")).all() for one in values)
+    values = map(keras.ops.convert_to_numpy, model.trainable_variables)
+    return all(np.isfinite(array.astype("float64")).all() for array in values)
