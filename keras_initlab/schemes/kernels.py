@@ -1,4 +1,4 @@
-"""What schemes ask about a kernel: the nonlinearity after it, its fans, its seed."""
+"""What schemes need to know about a kernel: its nonlinearity, its fans, its seed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from keras_initlab.propagation.weights import current_moments
 
 
 class Seeds:
-    """One int seed for each kernel, told apart by its number in the model."""
+    """One int seed for each kernel, from its number in the model."""
 
     def __init__(self, seed: Any, first: int = 0) -> None:
         self._seed = Auto(seed=seed).seed  # checks the type
@@ -115,7 +115,7 @@ class Finder:
         return Following(ahead)
 
     def _behind(self, walked: graph.Graph, layer: Any) -> Following | None:
-        """Return what a layer's calls in a graph meet; None where it has none there."""
+        """Return what a layer's calls in a graph meet; None if it has none there."""
         calls = walked.calls_of(layer)
         if not calls:
             return None
@@ -143,8 +143,9 @@ class Finder:
     ) -> Iterator[tuple[graph.Graph | None, list[graph.Call], Any]]:
         """Yield the graphs that a kernel is called in, from the inside out.
 
-        With each the calls of the kernel's layer, or of what holds it there, and the
-        layer whose graph it is. A graph of None says that a holder cannot be opened.
+        Each comes with the calls of the kernel's layer, or of the layer that holds it
+        there, and the layer whose graph it is. A graph of None means that a holder
+        cannot be opened.
         """
         called, around = kernel.layer, list(kernel.parents)
         while around:
@@ -186,7 +187,7 @@ def _opened(holder: Any) -> graph.Graph | None:
 
 
 def left_alone(kernel: Kernel, skipped: set[int], only_unbuilt: bool) -> str | None:
-    """Return why a kernel is not to be touched, None if it is."""
+    """Return why a kernel is left alone, None if it may be changed."""
     chain = (*kernel.parents[1:], kernel.layer)
     if any(id(layer) in skipped for layer in chain):
         return "named in skip"
@@ -211,7 +212,7 @@ def left_alone(kernel: Kernel, skipped: set[int], only_unbuilt: bool) -> str | N
 
 @dataclass(frozen=True)
 class Followed:
-    """What a kernel's output meets: as given, as resolved, and its rule."""
+    """The nonlinearity that a kernel's output meets: given, resolved, and its rule."""
 
     identifier: Any
     resolved: activations.Activation
@@ -220,7 +221,7 @@ class Followed:
 
 
 def followed(kernel: Kernel, finder: Finder) -> Followed:
-    """Return what a kernel's output meets; linear where it has no gain."""
+    """Return the nonlinearity after a kernel; linear if it has no gain."""
     following = finder.following(kernel)
     notes = [following.note] if following.note else []
     identifier = following.nonlinearity
@@ -244,7 +245,8 @@ def followed(kernel: Kernel, finder: Finder) -> Followed:
 def sine_variance(kernel: Kernel, follows: Followed) -> float | None:
     """Return Var(w) of a kernel before a sine, None before anything else.
 
-    By its frequency, whatever reaches it: another scale is another network.
+    It depends on the frequency alone, whatever the input: another scale would be
+    another network.
     """
     kernel_fans = fans_of(kernel)
     if follows.resolved.family != "periodic" or kernel_fans is None:
@@ -269,7 +271,7 @@ def layout_of(kernel: Kernel) -> fans.KernelLayout:
 def auto_for(follows: Followed, kernel_fans: fans.Fans | None, seed: int | None) -> Any:
     """Return the initializer for a nonlinearity, in a form that can be saved."""
     if follows.rule.spread and kernel_fans is not None:
-        # A layer that is drawn anew may not see that it comes first.
+        # When the layer is drawn anew, it may not be known to come first.
         gain = math.sqrt(follows.rule.variance(kernel_fans) * kernel_fans.fan_in)
         return Scaled(gain=gain, mode="fan_in", seed=seed)
     try:

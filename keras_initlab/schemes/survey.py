@@ -1,4 +1,4 @@
-"""What the schemes share that follow the signal: a survey, targets, assumptions."""
+"""Shared by the schemes that follow the signal: survey, targets, assumptions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NUDGE, _UNSTABLE = 1e-3, 10.0
 
 
 class Survey:
-    """The model before the rewrite: its signal, its kernels' roles, what may change.
+    """The model before the rewrite: signal, kernels' roles, and which may change.
 
     Attributes:
         kernels: every kernel, in the order of the plan.
@@ -64,7 +64,7 @@ class Survey:
         self.mean, self.variance, self.residual = mean, variance, residual
         self.kernels = context.kernels(recurrent=recurrent)
         self.free = [k for k in self.kernels if context.reason_to_leave(k) is None]
-        # All that is not drawn anew stays as it is: frozen, skipped, loaded.
+        # Everything that is not drawn anew keeps its values: frozen, skipped, loaded.
         self._redrawn = frozenset(kernel.key for kernel in self.free)
         self.before = run_forward(
             model,
@@ -121,7 +121,7 @@ class Survey:
         return Selection(choices, (*self._assumptions(after), *lines))
 
     def _assumptions(self, after: Forward) -> list[str]:
-        """Return what the prediction rests on, in sentences."""
+        """Return the assumptions of the prediction, in sentences."""
         lines = ["E x² is that of kernels' outputs, before the layers' own activations"]
         if self.context.given is not None:
             lines.append(
@@ -161,12 +161,12 @@ class Survey:
 
 @dataclass(eq=False)
 class Design:
-    """What is chosen for one kernel, and what reaches it.
+    """The choice for one kernel, and the signal that reaches it.
 
     Attributes:
-        target: the second moment that its output shall have.
+        target: the second moment that its output should have.
         is_zero: whether it starts at 0 instead.
-        fixed: the variance that it has whatever reaches it; None where that counts.
+        fixed: its variance if that does not depend on its input; None if it does.
         responses: for each of its calls, the second moment of its output with weights
             of second moment 1.
         chosen: the moments of its weights; None while nothing has reached it.
@@ -220,15 +220,16 @@ def branch_target(
 def instability(
     survey: Survey, designer: Designer, after: Forward, mend: str
 ) -> tuple[str, ...]:
-    """Return a warning where a small error of the second moment grows with depth.
+    """Return a warning if a small error of the second moment grows with depth.
 
-    What one draw of the weights differs by from the mean over draws is such an error.
+    The difference of a single draw of the weights from the mean over draws is such an
+    error.
 
     Args:
         survey: the model before the rewrite.
-        designer: gives every kernel what was chosen for it, whatever reaches it.
+        designer: gives every kernel the moments chosen for it, whatever its input.
         after: the prediction with these kernels.
-        mend: what would hold it, beside normalisation and residual branches.
+        mend: what would prevent it, besides normalisation and residual branches.
     """
     records = after.propagation.records
     if any(isinstance(record.layer, NORMALISING) for record in records):
@@ -258,8 +259,8 @@ def instability(
 def _lookups_that_grow(model: Any) -> list[tuple[int, str]]:
     """Return the keys of the embeddings that are trained.
 
-    They start small, for each step to count, and grow: a kernel that makes up for
-    their start is too large soon after. Measured on small text classification:
+    They start small, so that each step matters, and grow: a kernel that makes up for
+    their start is soon too large. Measured on small text classification:
     `examples/benchmarks/architectures.py --parts text`.
     """
     return [

@@ -114,7 +114,7 @@ class Variance(Options):
         return survey.selection(choices, after, (*growth, *spread))
 
     def _design(self, kernel: Kernel, survey: Survey) -> Design:
-        """Return what a kernel's output should be, by its role in the graph."""
+        """Return the target of a kernel's output, by its role in the graph."""
         roles = survey.roles
         fixed = sine_variance(kernel, survey.context.nonlinearity(kernel))
         if fixed is not None:
@@ -131,12 +131,12 @@ class Variance(Options):
 
 @dataclass(eq=False)
 class _Designer:
-    """Chooses the scale of each kernel as the prediction reaches it."""
+    """Chooses the scale of each kernel when the prediction reaches it."""
 
     designs: dict[tuple[int, str], Design]
     criterion: Criterion
     context: SchemeContext
-    # What reaches a shared kernel, averaged over its calls.
+    # The inputs of shared kernels, averaged over their calls.
     mean_responses: dict[tuple[int, str], float] = field(default_factory=dict)
 
     def run(self, survey: Survey) -> Forward:
@@ -148,7 +148,7 @@ class _Designer:
     def run_shared(self, survey: Survey) -> Forward:
         """Return the prediction in which a shared kernel has one scale for all calls.
 
-        It fits the mean of what reaches them, and changes what reaches other kernels.
+        It fits the mean of their inputs, and changes the inputs of other kernels.
         """
         self.mean_responses = {
             key: float(np.mean(design.responses))
@@ -176,7 +176,7 @@ class _Designer:
     def keep(
         self, layer: Any, weight: str, response: float, current: WeightMoments
     ) -> WeightMoments:
-        """Return the moments that were chosen, whatever reaches the kernel."""
+        """Return the moments that were chosen, whatever the kernel's input."""
         design = self.designs.get((id(layer), weight))
         return current if design is None or design.chosen is None else design.chosen
 
@@ -199,7 +199,7 @@ class _Designer:
             moments = activations.moments(nonlinearity, variance=design.target)
             slope = moments.derivative_second_moment
         backward = 1 / max(fans.fan_out * slope, 1e-12)
-        # As Glorot and Bengio: the harmonic mean of what the two ways ask for.
+        # As in Glorot and Bengio: the harmonic mean of the two directions' variances.
         return 2 / (1 / forward + 1 / backward)
 
 

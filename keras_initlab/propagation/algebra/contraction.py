@@ -25,7 +25,7 @@ _MANY = 64
 def contract(
     x: Signal, y: Signal, letters: tuple[str, str, str], shape: Shape | None = None
 ) -> Signal:
-    """Return Σ x y over what the result's axes do not name, as `einsum` does.
+    """Return Σ x y over the axes that the result lacks, as `einsum` does.
 
     x and y are assumed to be independent of each other.
 

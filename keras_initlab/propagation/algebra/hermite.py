@@ -13,8 +13,8 @@ import numpy as np
 
 from keras_initlab.propagation.signal import Array, Function
 
-# Hermite coefficients that are kept: what is left of E[f²] is put into one term whose
-# order keeps E[f'²] right, so that correlations near 1 move as they should.
+# The number of Hermite coefficients. The rest of E[f²] is one term, of an order that
+# gives the right E[f'²], so that the response is right for correlations near 1.
 _ORDERS = 48
 _DEGREES = np.arange(_ORDERS)
 _REACH, _PANELS, _POINTS = 9.0, 90, 16
@@ -61,7 +61,7 @@ class Response:
         """Return E[f(z) f(z')] at correlations `rho`, within [-1, 1]."""
         rho = np.clip(rho, -1.0, 1.0)
         series = np.power(rho[..., None], _DEGREES) @ self.powers
-        # Of even and odd orders alike: nothing is left of them at a negative rho.
+        # Even and odd orders alike, which cancel at a negative rho.
         last = self.remainder * np.maximum(rho, 0.0) ** self.remainder_order
         return np.asarray(series + last, np.float64)
 
@@ -103,7 +103,7 @@ def response(
         order = (slope_second - float(_DEGREES @ powers)) / remainder
         order = float(np.clip(order, _ORDERS, 1e6))
     else:
-        # Rounding, or a function that is a polynomial: nothing is left over.
+        # Rounding, or f is a polynomial: there is no remainder.
         powers[1:] *= max(0.0, second - powers[0]) / max(powers[1:].sum(), 1e-300)
         remainder, order = 0.0, float(_ORDERS)
     return Response(mean, second, slope_second, powers, remainder, order)

@@ -1,4 +1,4 @@
-"""Centre and rescale: what normalisation makes of a signal."""
+"""Normalisation: centring and rescaling a signal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from keras_initlab.propagation.algebra.hermite import gaussian_grid
 from keras_initlab.propagation.signal import Array, Function, Gradient, Pull, Signal
 from keras_initlab.propagation.weights.moments import WeightMoments
 
-# Units whose own mean is further off than so many deviations are not counted.
+# Units whose own mean is more than this many deviations away are not counted.
 _FURTHEST = 4.0
 # Sets of fewer elements are no longer functions of their Gaussian; the variances of
 # sets with more degrees of freedom are assumed to be alike.
 _FEW, _MANY = 8, 400
-# Variances of sets that are further below their mean are hardly ever met.
+# Variances of sets that are further below their mean hardly ever occur.
 _LEAST_MET = 1e-8
 
 ONES = WeightMoments(1.0, 1.0)
@@ -34,7 +34,7 @@ ZEROS = WeightMoments(0.0, 0.0)
 
 @dataclass(frozen=True)
 class _Set:
-    """The elements whose moments count for one of them; see `normalise`."""
+    """The elements by whose moments one of them is normalised; see `normalise`."""
 
     units: float
     positions: bool
@@ -132,9 +132,9 @@ def _products_of_means(signal: Signal, whole: _Set) -> Array:
 
 
 def _near_centred(signal: Signal, removed: Array, factor: float) -> dict[int, Array]:
-    """Return what neighbours share when their set's mean is gone.
+    """Return the covariance of neighbours after their set's mean is removed.
 
-    They are nearer to the middle than any two positions are, and have more of it.
+    On average they are nearer to the middle than any two positions, and lose more.
     """
     near = {}
     for axis, values in signal.near.items():
@@ -148,10 +148,10 @@ def _near_centred(signal: Signal, removed: Array, factor: float) -> dict[int, Ar
 
 
 def _profile_centred(signal: Signal, whole: _Set, removed: Array) -> dict[int, Array]:
-    """What each set is rescaled by is uneven no more, unless the set holds it.
+    """Return the profile after normalisation: only unevenness within a set is left.
 
-    What a position has of its set's mean goes by its profile, as all that it has; but
-    of what is the mean of all by its root.
+    A position's share of its set's mean scales with its profile; its share of the mean
+    over all elements, with the root of its profile.
     """
     second = signal.second or 1.0
     gone = float(removed[0, 0, 0]) / second
@@ -171,7 +171,7 @@ def _profile_centred(signal: Signal, whole: _Set, removed: Array) -> dict[int, A
 
 @dataclass(frozen=True)
 class _Divisor:
-    """What comes of sets whose variances σ² differ by chance: of σ² + ε.
+    """The effect of dividing by √(σ² + ε) if the variances σ² of sets differ by chance.
 
     Attributes:
         number: of the elements of a set; infinite with all inputs of a large batch.
@@ -185,12 +185,12 @@ class _Divisor:
 
 
 def _divisor(signal: Signal, whole: _Set, spread: float) -> _Divisor:
-    """Return what sets are divided by, `spread` being E[σ²].
+    """Return the divisor of sets with E[σ²] = `spread`.
 
-    σ² is taken for that of Gaussians, a multiple of χ² with as many degrees of freedom
-    as the set has that are independent. Through y = x / √(σ² + ε) and back goes
-    (1 - r (2 - r) / n) / (σ² + ε), r = σ² / (σ² + ε), n the number of freedoms: what
-    each element owes the set is all that there is for n = 1, but for ε.
+    σ² is assumed to be that of Gaussians, a multiple of χ² with the number of
+    independent degrees of freedom of the set. The factor of the gradient back through
+    y = x / √(σ² + ε) is (1 - r (2 - r) / n) / (σ² + ε), with r = σ² / (σ² + ε) and n
+    degrees of freedom: for n = 1 nothing is left of it, apart from ε.
     """
     places = signal.size(signal.positions) if whole.positions else 1
     number = max(whole.units, 1.0) * places
@@ -211,9 +211,9 @@ def _divisor(signal: Signal, whole: _Set, spread: float) -> _Divisor:
 
 
 def _freedom(signal: Signal, whole: _Set, places: float) -> float:
-    """Return how many independent squares σ² is like: 2 E[σ²]² / Var σ².
+    """Return the degrees of freedom of σ²: 2 E[σ²]² / Var σ².
 
-    The mean is no chance: where it is left in it makes σ² vary less.
+    The mean is not random: if it is not removed, σ² varies less.
     """
     units = max(whole.units, 1.0)
     same, unit, place, both = (
@@ -245,7 +245,7 @@ def _chi_squared(freedom: float) -> tuple[Array, Array]:
     """Return values and weights of χ² / n with n degrees of freedom, of mean 1."""
     if freedom > _MANY:
         return np.ones(1), np.ones(1)
-    # Of its logarithm u the density is exp(n (u - eᵘ) / 2).
+    # The density of its logarithm u is exp(n (u - eᵘ) / 2).
     low = max(-60.0 / freedom, math.log(_LEAST_MET))
     logarithms = np.linspace(low, math.log(1 + 60.0 / freedom), 801)
     density = np.exp(freedom * (logarithms - np.exp(logarithms) + 1) / 2)
@@ -255,14 +255,14 @@ def _chi_squared(freedom: float) -> tuple[Array, Array]:
 
 
 def _coupled(signal: Signal, whole: _Set) -> Pull:
-    """Return what a set's elements owe each other: their gradients sum to 0."""
+    """Return the coupling of a set's elements: their gradients sum to 0."""
     places = signal.size(signal.positions) if whole.positions else 1
     number = max(whole.units, 1.0) * places
 
     def pull(gradient: Gradient) -> Gradient:
         total = gradient.second + (places - 1) * gradient.position
         if whole.inputs:
-            # The other inputs of the batch, at all places, make up for it.
+            # The other inputs of the batch, at all places, compensate for it.
             return replace(gradient, inputs=-total / places)
         lost = total / number if whole.centre else 0.0
         return replace(
@@ -279,7 +279,7 @@ def _then(first: Pull, factor: float, across: float | None = None) -> Pull:
 
 
 def _of_function(result: Signal, signal: Signal, whole: _Set, coupled: Pull) -> Signal:
-    """Return the normalised signal that knows which function of a Gaussian it is.
+    """Return the normalised signal as the function of a Gaussian that it is.
 
     The Gaussian is assumed to be centred itself: without what its own set shares.
     """
@@ -315,7 +315,7 @@ def _of_function(result: Signal, signal: Signal, whole: _Set, coupled: Pull) -> 
 
 @dataclass(frozen=True)
 class _UnitByUnit:
-    """What a unit's own statistics make of it, on average over units.
+    """The effect of a unit's own statistics on it, on average over units.
 
     Attributes:
         second: E[σ² / (σ² + ε)], the second moment.
@@ -334,9 +334,10 @@ class _UnitByUnit:
 def _unit_by_unit(
     function: Function, base: Signal, shared: float, epsilon: float
 ) -> _UnitByUnit:
-    """Return what comes of units that differ: by what all their elements share.
+    """Return the effect of units that differ in what all of their elements share.
 
-    A unit of ReLU that is seldom above 0 varies little: what divides it is small.
+    For example, a unit of ReLU that is seldom above 0 has a small variance, and so a
+    small divisor.
     """
     grid = gaussian_grid()
     nodes, weights = grid.nodes[::8], grid.weights[::8]
@@ -344,7 +345,7 @@ def _unit_by_unit(
     mean = base.mean / math.sqrt(base.unevenness or 1.0)
     variance = max(0.0, base.second - mean**2)
     shared = min(max(shared, 0.0), variance)
-    # A unit off by so much that it never varies is no use to anyone, nor met.
+    # A unit so far off that it never varies does not occur in practice.
     mass = np.where(np.abs(nodes) < _FURTHEST, weights, 0.0)
     mass = mass / mass.sum()
     x = mean + math.sqrt(shared) * nodes[:, None]
@@ -373,9 +374,9 @@ def from_statistics(
     scale: WeightMoments = ONES,
     shift: WeightMoments = ZEROS,
 ) -> Signal:
-    """Return γ (x - mean) / √(variance + ε) + β with statistics that are given.
+    """Return γ (x - mean) / √(variance + ε) + β with given statistics.
 
-    They are one number, or one for each unit.
+    Each is one number, or one for each unit.
     """
     centre = np.ravel(np.asarray(mean, np.float64))
     factor = 1 / np.sqrt(np.ravel(np.asarray(variance, np.float64)) + epsilon)
@@ -426,9 +427,9 @@ def rescaled(
     shift: WeightMoments,
     together: float | None = None,
 ) -> Signal:
-    """Return w x + b with one weight and one bias for each unit; E[w b] is `together`.
+    """Return w x + b with one weight and one bias for each unit.
 
-    They are assumed to be independent if that is not given.
+    `together` is E[w b]; without it they are assumed to be independent.
     """
     if not (scale.variance or shift.variance):
         return affine(signal, scale.mean, shift.mean)

@@ -1,4 +1,4 @@
-"""Weighted sums: what a random kernel does to a signal, forward and backward."""
+"""Weighted sums: the effect of a random kernel on a signal, forward and backward."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class RandomKernel:
 
     Attributes:
         layer, weight: the kernel.
-        moments: from the second moment that an output would have, were every entry
-            of the kernel of second moment 1, to the moments of the kernel.
-        seen: is told the second moment of what the kernel makes, bias included.
+        moments: from the second moment that an output would have if the entries of the
+            kernel had second moment 1, to the moments of the kernel.
+        seen: receives the second moment of the kernel's output, bias included.
     """
 
     layer: object
@@ -45,7 +45,7 @@ class RandomKernel:
 
 
 ZERO = WeightMoments(0.0, 0.0)
-# What has exploded stays a number, as far from any other as one can be.
+# A second moment that has exploded stays finite.
 _MOST, _ROOT = 1e300, 1e150
 
 
@@ -67,18 +67,18 @@ def random_linear(
     """Return Σ w x + b over units and windows, for weights drawn independently.
 
     Args:
-        signal: x; its units are what is summed over (one of them if `per_unit`).
+        signal: x; the sum is over its units (over one of them if `per_unit`).
         kernel: the kernel.
         shape, units: of the result.
-        fan: units that one output sums over (the window's taps not counted).
-        copies: outputs of one position that an input's unit reaches through a tap.
+        fan: units that one output sums over (without the window's taps).
+        copies: outputs at one position that an input's unit reaches through a tap.
         bias: moments of the bias.
         windows: by axis of `signal`, the window that slides along it.
         per_unit: each unit has a kernel of its own (depthwise).
         kept_axes: positions that stay: from axes of `signal` to axes of the result.
         own_positions: share of pairs of positions that have two kernels.
-        read: what the kernel's entries multiply, where x is computed from that: a
-            kernel of pairs reads two units, and x is their difference.
+        read: the tensor that the kernel multiplies, if x is computed from it: a kernel
+            of pairs reads two units, and x is their difference.
 
     Source: Glorot & Bengio 2010, section 4.2; Xiao et al. 2018 for convolutions.
     """
@@ -134,7 +134,7 @@ def response_of(
     windows: dict[int, Window],
     kept_axes: dict[int, int] | None = None,
 ) -> float:
-    """Return the second moment after a kernel whose entries have second moment 1.
+    """Return the second moment after a kernel with entries of second moment 1.
 
     Args:
         signal, fan, windows, kept_axes: as in `random_linear`.
@@ -149,7 +149,7 @@ def response_of(
 def _of_centred_entries(
     signal: Signal, factor: float, diagonal: float, across: float
 ) -> Array:
-    """Return the second moments after entries of mean 0: of two units they are 0."""
+    """Return the second moments after entries of mean 0: for two units they are 0."""
     pairs = np.zeros((2, 2, 2))
     pairs[0, 0] = factor * diagonal * signal.pairs[0, 0]
     far = signal.pairs[0, 1] / (signal.unevenness or 1.0)
@@ -176,7 +176,7 @@ def _with_bias(
     mean: float,
     bias: WeightMoments,
 ) -> tuple[Array, dict[int, Array], dict[int, Array]]:
-    """Return second moments and profile of z + b, which is more even than z."""
+    """Return second moments and profile of z + b, which is more even than z's."""
     cross = 2 * bias.mean * mean
     before = float(pairs[0, 0, 0])
     pairs[0] += bias.second_moment + cross
@@ -211,11 +211,11 @@ def _lineage(signal: Signal, kernel: RandomKernel) -> Lineage | None:
 def _seen(
     signal: Signal, windows: dict[int, Window], kept_axes: dict[int, int]
 ) -> tuple[float, float, dict[int, Array]]:
-    """Return what outputs see of inputs' second moment, taps' shares summed.
+    """Return the share of the inputs' second moment that outputs see, over taps.
 
     Returns:
-        The share seen by one output; by two at different positions, of a covariance
-        that is even; and the outputs' profile.
+        The share seen by one output; that of an even covariance seen by two outputs at
+        different positions; and the outputs' profile.
     """
     diagonal = across = 1.0
     profile = {}
@@ -258,7 +258,7 @@ def _common(
     diagonal: float,
     per_unit: bool,
 ) -> tuple[float, Array]:
-    """Return what a kernel whose entries are all `weight` makes: mean and pairs."""
+    """Return mean and pairs after a kernel whose entries are all `weight`."""
     field = math.prod(window.size for window in windows.values())
     squares = roots = 1.0
     for axis in kept_axes:
@@ -271,13 +271,13 @@ def _common(
     even = signal.unevenness or 1.0
     far = signal.pairs[:, 1] / even
     here = signal.pairs[:, 0] - far
-    # Σ over units of what two elements share: of one position, and of any two.
+    # The sum over units of second moments: at one position, and at any two.
     local, shared = (kind[0] + (fan - 1) * kind[1] for kind in (here, far))
     sums = np.empty((2, 2, 2))
     sums[:, 0] = fan * (local * field * diagonal + shared * squares)
     sums[:, 1] = fan * shared * roots
     if per_unit:
-        # Two units' kernels see two units, not all of both.
+        # The kernels of two units see these two units only.
         sums[1, 0] = here[1] * field * diagonal + far[1] * squares
         sums[1, 1] = far[1] * roots
     mean = weight * fan * signal.mean * math.sqrt(roots / even)
@@ -291,7 +291,7 @@ def _near_common(
     near: dict[int, Array],
     common: Array,
 ) -> dict[int, Array]:
-    """Return what neighbours share where windows that overlap sum the same inputs."""
+    """Return moments of neighbours whose overlapping windows sum the same inputs."""
     far, excess = common[0, 1, 0], common[0, 0, 0] - common[0, 1, 0]
     shared = {axis: values + far for axis, values in near.items()}
     for axis, window in windows.items():
@@ -309,7 +309,7 @@ def _near_common(
 def _near(
     signal: Signal, axis: int, windows: dict[int, Window], even: float
 ) -> Array | None:
-    """Return what neighbours along an axis have in common behind windows."""
+    """Return the second moments of neighbours along an axis, after windows."""
     neighbours, window = signal.near.get(axis), windows.get(axis)
     share = math.prod(
         window_across.forward(signal.profile.get(across))[0]
@@ -350,7 +350,7 @@ def _pull(
             window = windows.get(axis)
             values = gradient.profile.get(to)
             if window is not None:
-                # Two positions' gradients meet as their square roots do.
+                # The profiles of two positions' gradients multiply by their roots.
                 root = 1.0 if values is None else float(np.sqrt(values).mean()) ** 2
                 mean, cross, values = window.backward(values)
                 second *= mean
@@ -406,16 +406,16 @@ def _weight_rule(
         separate = signal.second * gradient.second - far * together
         separate += _neighbourhood(signal, windows, far) * together
         shared = far * together + apart * gradient.inputs
-        # The sum of products is a square; estimates of its parts may miss each other.
+        # The sum is a square, but estimates of its parts may be inconsistent.
         second = number * (alone * separate + met * shared * number)
-        # Below 0 by rounding, or since what it reads cannot be, which is to be seen.
+        # Below 0 by rounding; or its input is impossible, which must remain visible.
         return second if signal.second < 0 else max(0.0, second)
 
     return rule
 
 
 def _neighbourhood(signal: Signal, windows: dict[int, Window], far: float) -> float:
-    """Return the sum of what a position shares with its neighbours, itself left out."""
+    """Return the sum of a position's covariances with its neighbours."""
     spread = signal.second - far
     if spread <= 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""What a softmax makes of independent Gaussian logits, by quadrature.
+"""The softmax of independent Gaussian logits, by quadrature.
 
 With 1/Zᵏ = ∫ tᵏ⁻¹ e^{-tZ} dt / Γ(k) the moments of eˢ/Σeˢ factor into expectations
 of one logit each.
@@ -45,7 +45,7 @@ def softmax_moments(count: int, variance: float) -> SoftmaxMoments:
         a = 1.0 / count
         return SoftmaxMoments(a * a, a * a * (1 - a))
     if variance > _WIDEST**2:
-        # One logit leads by far, unless two are level: ever more seldom, as 1 / σ.
+        # One logit leads by far, unless two are level, which becomes rarer as 1 / σ.
         near = softmax_moments(count, _WIDEST**2)
         share = _WIDEST / math.sqrt(variance)
         second = (1 - share) / count + share * near.second
@@ -71,7 +71,7 @@ def _expectations(variance: float) -> tuple[float, Array, Array, Array, Array]:
     nodes = np.linspace(-8.0, 8.0, max(129, math.ceil(16 * deviation / _STEP)))
     weights = np.exp(-(nodes**2) / 2)
     weights /= weights.sum()
-    # t where t eˢ runs from nothing to everything.
+    # The range of t over which t eˢ grows from negligible to dominant.
     low, high = -16.0 - 8 * deviation, 6.0 + 8 * deviation
     log_t = np.linspace(low, high, math.ceil((high - low) / _STEP))
     grown = log_t[:, None] + deviation * nodes[None, :]

@@ -51,7 +51,7 @@ def broadcast(signal: Signal, shape: Shape) -> Signal:
     for index, axes in enumerate((signal.units, signal.positions)):
         copies = math.prod(shape[axis] or _MANY for axis in stretched if axis in axes)
         if copies > 1:
-            # Of the elements that differ in these axes now some are one and the same.
+            # Some of the elements that now differ along these axes are the same one.
             size = signal.size(axes)
             same = (copies - 1) / (size * copies - 1)
             kinds = pairs.swapaxes(0, index)
@@ -62,7 +62,7 @@ def broadcast(signal: Signal, shape: Shape) -> Signal:
     )
 
     def pull(gradient: Gradient) -> Gradient:
-        # All copies' gradients meet again.
+        # The gradients of all copies add up.
         total = number * (gradient.second + (places - 1) * gradient.position)
         profile = {a: v for a, v in gradient.profile.items() if a not in stretched}
         return replace(gradient.times(number * places), second=total, profile=profile)
@@ -113,8 +113,8 @@ def _squares(x: Signal, y: Signal) -> Array:
 def add(signals: Sequence[Signal], factors: Sequence[float] | None = None) -> Signal:
     """Return Σ factor · x, of broadcast shapes.
 
-    What two of them share counts as it should: x + x is 2x, x - x is 0. Signals that
-    are sums themselves are taken apart for it, and functions of one Gaussian are added
+    Correlations are accounted for: x + x is 2x, x - x is 0. For this, signals that are
+    sums themselves are split into their terms, and functions of one Gaussian are added
     as functions: x + relu(x).
     """
     scales = list(factors) if factors is not None else [1.0] * len(signals)
@@ -161,7 +161,7 @@ def _by_root(
 
 
 def _collected(group: list[tuple[float, Signal]]) -> tuple[float, Signal]:
-    """Return the sum of functions of one Gaussian, and a factor it has yet to get."""
+    """Return the sum of functions of one Gaussian, and a factor still to be applied."""
     if len(group) == 1:
         return group[0]
     scales = [scale for scale, _ in group]
@@ -224,9 +224,9 @@ def _summed_pairs(
 def _twins(
     terms: list[tuple[float, Signal]],
 ) -> Iterator[tuple[tuple[float, Signal], tuple[float, Signal]]]:
-    """Yield the pairs of terms that are what the same weights make of two inputs.
+    """Yield the pairs of terms that the same weights compute from two inputs.
 
-    They share what two inputs of a batch share, as do two towers of one network.
+    They are correlated like two inputs of a batch, as in towers with shared weights.
     """
     families: dict[Any, list[tuple[float, Signal]]] = {}
     for term in terms:
@@ -291,7 +291,7 @@ def multiply(x: Signal, y: Signal) -> Signal:
 
 
 def _is_random(*signals: Signal) -> bool:
-    """Say whether some signal is a function that chance has a part in."""
+    """Say whether some signal is a random function of its Gaussian."""
     return any(
         s.origin.function is not None and bool(s.origin.function.cases) for s in signals
     )

@@ -118,7 +118,7 @@ class Cell(Protocol):
     Attributes:
         gates: blocks of units in the pre-activations.
         states: how many states there are; the first is the output.
-        candidate: the block that is a new value, not a switch.
+        candidate: the block with the new value, which is not a gate.
         phi: the activation of that block.
     """
 
@@ -200,7 +200,7 @@ class LSTM:
 class GRU:
     """h' = u h + (1 - u) φ(x + …); gates in the order u, r, candidate.
 
-    The candidate is given U (r ⊙ h), or r ⊙ (U h + b) with `reset_after`.
+    The candidate reads U (r ⊙ h), or r ⊙ (U h + b) with `reset_after`.
     """
 
     gates, states, candidate = 3, 1, 2
@@ -243,7 +243,7 @@ class GRU:
 
 
 def _blocks(state: Values) -> tuple[slice, slice]:
-    """Return where a GRU's two switches are, and where its candidate is."""
+    """Return where a GRU's two gates are, and where its candidate is."""
     end = 2 * state.shape[-1]
     return slice(0, end), slice(end, None)
 

@@ -108,7 +108,7 @@ def multiply_operation(
 
 @operation_rule("Divide", "TrueDivide")
 def divide(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
-    """Return x / y, as x · (1 / y) for a y that keeps clear of 0."""
+    """Return x / y, as x · (1 / y) if y stays away from 0."""
     x1, x2 = pair(context)
     if not isinstance(x2, Signal):
         if not np.all(x2):
@@ -128,7 +128,7 @@ _CLEAR = 4.5
 
 
 def _clear_of_zero(signal: Signal) -> bool:
-    """Say whether a signal is as good as never near 0."""
+    """Say whether a signal is practically never near 0."""
     base, function = signal.origin.base or signal, signal.origin.function
     reach = np.linspace(-_CLEAR, _CLEAR, 101)
     z = base.mean + np.sqrt(base.variance) * reach
@@ -144,7 +144,7 @@ def reciprocal(signal: Signal) -> Signal:
     """
     if not _clear_of_zero(signal):
         raise UnknownLayer("a division by what may be 0")
-    # Gaussians have tails across 0 that what they stand for (a norm) has not.
+    # A Gaussian has a tail across 0; the norm that it approximates has none.
     base = signal.origin.base or signal
     edge = abs(base.mean) - _CLEAR * np.sqrt(base.variance)
     sign = np.sign(base.mean) or 1.0

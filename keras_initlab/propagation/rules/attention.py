@@ -36,10 +36,10 @@ _HEADED = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 @dataclass(frozen=True)
 class _Heads:
-    """How an attention layer shares its units out among heads.
+    """How an attention layer divides its units among heads.
 
     Attributes:
-        axes: those that queries, and keys, are numbered along.
+        axes: those along which queries, and keys, are numbered.
         depth, width: units of a key, and of a value, for each head.
         number: of heads of queries.
         repeats: heads of queries that share keys and values.
@@ -113,7 +113,7 @@ def _attention(layer: Layer, heads: _Heads, context: RuleContext) -> Signals:
     with_scores = bool(named.get("return_attention_scores", False))
     scores: tuple[Signal, ...] = ()
     if with_scores or layer.dropout > 0 or len(q.shape) != 4:
-        # Only then does Keras not leave it all to one operation.
+        # Only then does Keras not use a single operation for everything.
         scores = _scores(layer, parts, weights, query, value, heads, context)
     rank = len(query.shape)
     out = attend(
@@ -142,7 +142,7 @@ def _dot_pairs(q: Signal, k: Signal, depth: int) -> Array:
 
 
 def _apart(k: Signal) -> float:
-    """Return what differs between two keys, squared."""
+    """Return the variance between two keys."""
     return max(0.0, float(k.pairs[0, 0, 0] - k.pairs[0, 1, 0]))
 
 

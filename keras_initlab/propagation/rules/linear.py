@@ -68,7 +68,7 @@ def contracted(
     bias: WeightMoments | None = None,
     factor: float = 1.0,
 ) -> Signal:
-    """Return Σ x w over what the result's axes do not name, as `einsum` does.
+    """Return Σ x w over the axes that the result lacks, as `einsum` does.
 
     Args:
         layer, weight: the kernel.
@@ -77,8 +77,8 @@ def contracted(
             the result.
         shape: of the kernel, as it is read.
         context: the prediction.
-        bias: moments of what is added.
-        factor: what the kernel's entries are multiplied by.
+        bias: moments of the bias.
+        factor: by which the kernel's entries are multiplied.
     """
     source, kernel, result = letters
     sizes = dict(zip(source, x.shape, strict=True))
@@ -86,7 +86,7 @@ def contracted(
     summed = [axis for axis in source if axis in kernel and axis not in result]
     fresh = [axis for axis in result if axis not in source]
     batch = [axis for axis in kernel if axis in source and axis in result]
-    # Where nothing new is made, those that each have a kernel of their own are units.
+    # If the result has no new axes, those along which kernels differ count units.
     numbered = fresh or batch
     before = tuple(source.index(axis) for axis in summed if sizes[axis] != 1)
     if not before:

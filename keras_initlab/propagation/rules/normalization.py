@@ -49,7 +49,7 @@ def _scale_and_shift(
 
 @layer_rule("BatchNormalization")
 def batch_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal after batch statistics, or the moving ones in inference."""
+    """Return the signal normalised by batch statistics, or in inference moving ones."""
     x = x.with_units(_axes(layer, x))
     scaling = _scale_and_shift(layer, context)
     if context.training and layer.trainable:
@@ -71,7 +71,7 @@ def layer_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Sig
     x = x.with_units(_axes(layer, x))
     scaling = _scale_and_shift(layer, context)
     number = float(x.size(x.units))
-    # What Keras calls RMS scaling leaves the mean in, and divides by the deviation.
+    # With RMS scaling, Keras keeps the mean, but divides by the standard deviation.
     centre = not getattr(layer, "rms_scaling", False)
     return normalise(
         x,
@@ -94,7 +94,7 @@ def rms_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Signa
 
 @layer_rule("GroupNormalization")
 def group_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal after the statistics of groups of channels."""
+    """Return the signal normalised by the statistics of groups of channels."""
     x = x.with_units(_axes(layer, x))
     number = x.size(x.units)
     groups = number if layer.groups == -1 else layer.groups
@@ -118,7 +118,7 @@ def unit_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Sign
 
 @layer_rule("Normalization")
 def normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal after statistics that were adapted or given."""
+    """Return the signal after adapted or given statistics."""
     mean, variance = (
         np.asarray(keras.ops.convert_to_numpy(statistic), np.float64)
         for statistic in (layer.mean, layer.variance)
@@ -158,7 +158,7 @@ def _epsilon(operation: Operation) -> float:
 def layer_norm(
     operation: Operation, x: Signal, *_: Signal, context: RuleContext
 ) -> Signal:
-    """Return x behind the statistics of each input's units."""
+    """Return x normalised by the statistics of each input's units."""
     _, gamma, beta = named(context, "x", "gamma", "beta")
     x = x.with_units(axes_of(operation.axis, len(x.shape)))
     return normalise(
@@ -198,7 +198,7 @@ def unit_norm(operation: Operation, x: Signal, *, context: RuleContext) -> Signa
 def batch_norm(
     operation: Operation, x: Signal, *_: Signal, context: RuleContext
 ) -> Signal:
-    """Return x behind statistics that are given."""
+    """Return x normalised by given statistics."""
     _, centre, variance, offset, scale = named(
         context, "x", "mean", "variance", "offset", "scale"
     )

@@ -38,7 +38,7 @@ def reshaped(x: Signal, shape: Shape) -> Signal:
     """Return x in another shape.
 
     Raises:
-        UnknownLayer: the batch is merged with another axis, or split.
+        UnknownLayer: the batch axis is merged with another one, or split.
     """
     before, after = (
         [size for size in sizes[1:] if size is not None] for sizes in (x.shape, shape)
@@ -78,13 +78,13 @@ def reshape_operation(
 
 @operation_rule("Ravel")
 def ravel(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Leave it to be measured: the batch is merged with all else."""
+    """Refuse, so that it is measured: the batch is merged with all other axes."""
     raise UnknownLayer("a reshape of the batch axis")
 
 
 @operation_rule("ExpandDims")
 def expand_dims(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return x with axes of size 1 put in."""
+    """Return x with additional axes of size 1."""
     positions = operation.axis
     positions = positions if isinstance(positions, list | tuple) else [positions]
     rank = len(x.shape) + len(positions)
@@ -143,7 +143,7 @@ def swapaxes(operation: Operation, x: Signal, *, context: RuleContext) -> Signal
 
 @operation_rule("Moveaxis")
 def moveaxis(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return x with some axes elsewhere, as NumPy counts them."""
+    """Return x with some axes moved, as by NumPy."""
     rank = len(x.shape)
     source, target = (
         [int(a) % rank for a in (axes if isinstance(axes, list | tuple) else [axes])]

@@ -1,4 +1,4 @@
-"""Layers around a layer: at each step, in both directions, with a normalised kernel."""
+"""Wrappers of a layer: at each step, in both directions, with a normalised kernel."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def time_distributed(
 ) -> Signal:
     """Return the signal after a layer that is called on each step by itself.
 
-    Two steps are to that layer what two inputs are: their moments are found by passing
-    them off as such. A layer that acts on all steps as on positions is passed them all.
+    To that layer, two steps are like two inputs: their moments are found by treating
+    them as such. A layer that acts on steps as on positions receives all of them.
     """
     if _takes_steps_as_positions(layer.layer):
         with context.scope(record=False):
@@ -70,7 +70,8 @@ def _takes_steps_as_positions(layer: Layer) -> bool:
 def _step(x: Signal, pairs: Array, *, parent: bool = False) -> Signal:
     """Return the signal of one step.
 
-    Its gradient stands for that of all steps together, so that weights get theirs.
+    Its gradient represents that of all steps together, so that weights' gradients are
+    complete.
     """
     steps = x.size((_TIME,))
 
@@ -94,8 +95,8 @@ def _steps_of(x: Signal, this_step: Signal, other_step: Signal, both: Signal) ->
     Args:
         x: the input, with its steps.
         this_step: the output of one step.
-        other_step, both: the same, but what differs in input there differs in step,
-            or in step and input.
+        other_step, both: the same, but there "differs in input" means in step, or in
+            step and input.
     """
     steps = x.size((_TIME,))
     places = this_step.size(this_step.positions)
@@ -111,7 +112,7 @@ def _steps_of(x: Signal, this_step: Signal, other_step: Signal, both: Signal) ->
     near_steps, far = x.near.get(_TIME), float(x.pairs[0, 1, 0])
     spread = x.second - far
     if near_steps is not None and spread > 1e-12 * x.second:
-        # As a share of what two steps have in common: moved as the mean of all is.
+        # As a share of the covariance of two steps, which moves like that of all.
         level = float(other_step.pairs[0, 0, 1])
         near[_TIME] = level + (near_steps - far) / spread * (this_step.second - level)
     profile = {axis + 1: v for axis, v in this_step.profile.items()}
@@ -165,9 +166,9 @@ def _merged(mode: str | None, ahead: Signal, behind: Signal) -> tuple[Signal, ..
 def spectral_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Any:
     """Return the signal after a layer whose kernel is divided by its greatest stretch.
 
-    As the first call in training does it: by a few power iterations from a random
-    start, on a kernel of independent entries. In inference the kernel is as it is.
-    Designers are not asked: whatever scale they choose is divided out.
+    As in the first call in training: by a few power iterations from a random start, on
+    a kernel of independent entries. In inference the kernel is not changed. Designers
+    do not choose its scale, which would be divided out.
     """
     inner = layer.layer
     if not context.training:
