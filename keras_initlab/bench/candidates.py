@@ -1,4 +1,4 @@
-"""Candidates: what a model's weights are drawn by, and how they are named."""
+"""Candidates: ways to draw a model's weights, and their names."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class _OneInitializer:
 
 
 def candidates_of(candidates: Any) -> list[Candidate]:
-    """Return the candidates that `compare` was given, each under a label of its own.
+    """Return the candidates passed to `compare`, each with a unique label.
 
     Raises:
         TypeError: weights cannot be drawn by one of them.
@@ -133,7 +133,7 @@ def _resolved(candidate: Any) -> tuple[Kind, Any, str]:
 
 
 def _of_name(name: str) -> tuple[Kind, Any, str]:
-    # Names of schemes come first; no initializer of Keras's or ours has one of them.
+    # Schemes come first; no initializer of Keras or this package has such a name.
     if name.replace("_", " ").replace("-", " ") == AS_BUILT:
         return "as built", None, AS_BUILT
     if name == CALIBRATE:
@@ -165,7 +165,7 @@ def _suggestion(name: str) -> str:
 
 
 def _initializer_names() -> list[str]:
-    """Return the names by which initializers of Keras's and ours can be called."""
+    """Return the names of the initializers of Keras and of this package."""
     classes = filter(_is_initializer_class, vars(keras.initializers).values())
     theirs = {_snake_case(kind.__name__) for kind in classes} - {"initializer"}
     registered = keras.saving.get_custom_objects()
@@ -187,7 +187,7 @@ def _snake_case(name: str) -> str:
 
 
 def _name_of(initializer: Any) -> str:
-    """Return an initializer as it would be typed, without what is not set."""
+    """Return an initializer as it would be typed, without unset arguments."""
     arguments = {
         key: value
         for key, value in initializer.get_config().items()

@@ -1,4 +1,4 @@
-"""The columns that the text and the page show of each candidate."""
+"""The columns for each candidate, in text and on the page."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _diverged(result: CandidateResult) -> str | None:
 
 
 def _signal(when: str, figure: str) -> Cell:
-    """Return a cell: between which values a figure is over depth."""
+    """Return a cell with the range of a figure over depth."""
 
     def cell(result: CandidateResult) -> str | None:
         stats: Sequence[LayerStats] = getattr(result, when)

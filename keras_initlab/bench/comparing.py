@@ -164,10 +164,11 @@ def compare(
 def _stored(
     runs: Iterator[Run], out: str | Path | None, setup: store.Setup, some: bool
 ) -> Iterator[Run]:
-    """Yield the runs as they are done, and add them to a file; end at Ctrl-C.
+    """Yield the runs as they end, and add them to a file; stop at Ctrl-C.
 
     Raises:
-        KeyboardInterrupt: there is none yet, and `some` says that none was before.
+        KeyboardInterrupt: no run has ended yet, and `some` says that there was none
+            before.
     """
     try:
         for run in runs:
@@ -189,7 +190,7 @@ def _key(run: Run) -> tuple[str, int, float | None]:
 def _in_order(
     runs: Any, order: list[str], seeds: Sequence[int], rates: Sequence[float | None]
 ) -> Iterator[Run]:
-    """Yield the runs that were asked for; a file may hold others as well."""
+    """Yield the requested runs; a file may hold others as well."""
     by_key = {_key(run): run for run in runs}
     for label in order:
         for rate in rates:
@@ -323,7 +324,7 @@ def _check_picklable(
 
 
 def _check_importable(part: Any) -> None:
-    """Refuse a function of an interactive session, which no file holds."""
+    """Refuse a function of an interactive session, which is in no file."""
     if getattr(part, "__module__", None) == "__main__":
         main = sys.modules["__main__"]
         if getattr(main, "__file__", None) is None:

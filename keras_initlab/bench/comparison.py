@@ -1,4 +1,4 @@
-"""Comparison: what the candidates did, and how it is shown."""
+"""Comparison: the results of the candidates, and how they are shown."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from keras_initlab.report.text import NARROWEST
 
 # Increased whenever readers of the old form of `to_dict` would misread the new one.
 SCHEMA = 1
-# Of metrics that Keras does not tell the direction of, those whose names do.
+# Names that tell the direction of a metric if Keras does not know it.
 _UP = ("acc", "auc", "f1", "precision", "recall", "iou", "r2", "score")
 _DOWN = ("loss", "error", "mse", "mae", "rmse", "perplexity")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several initialisations did for one model.
+    """The results of several initialisations for one model.
 
     `print` it, show it in a notebook, `plot()` it, or convert it: `text`, `html`,
     `save_html`, `to_dict`, `records`, `run_records`. `comparison["he_normal"]` is the
@@ -63,7 +63,7 @@ class Comparison:
 
         Raises:
             ValueError: the metric is not one of the model's, or it is not known
-                whether more of it is better.
+                whether more is better.
         """
         completed = _with_starts(runs)
         name = metric or _first_metric(completed)
@@ -73,7 +73,7 @@ class Comparison:
 
     @cached_property
     def results(self) -> tuple[CandidateResult, ...]:
-        """What each candidate did with its best learning rate, in their order."""
+        """The result of each candidate with its best learning rate, in their order."""
         labels = dict.fromkeys(run.candidate for run in self.runs)
         return tuple(self._result(label) for label in labels)
 
@@ -91,8 +91,8 @@ class Comparison:
         """The label of the candidate that did best.
 
         It has the fewest diverged runs, and among those the best mean of the metric on
-        the validation data after the last epoch. Whether others differ from it by more
-        than seeds do, `verdict` says.
+        the validation data after the last epoch. `verdict` says whether others differ
+        from it by more than seeds do.
         """
         return min(self.results, key=self._rank).candidate
 
@@ -139,7 +139,7 @@ class Comparison:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON can hold it; NaN and infinities are texts."""
+        """Return everything as strict JSON allows; NaN and infinities are strings."""
         record: dict[str, Any] = strict(
             {
                 "schema": SCHEMA,
@@ -241,7 +241,7 @@ class Comparison:
 
 
 def _with_starts(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Return the runs; those that begin with equal weights share what was measured."""
+    """Return the runs; those with equal first weights share what was measured."""
     every = tuple(runs)
     looked = {(run.candidate, run.seed): run for run in every if run.start}
     return tuple(
@@ -258,7 +258,7 @@ def _first_metric(runs: Sequence[Run]) -> str:
 
 
 def _metrics(runs: Sequence[Run]) -> list[str]:
-    """Return what is known of the training and the validation data alike."""
+    """Return the metrics that both the training and the validation data have."""
     names = dict.fromkeys(name for run in runs for name in run.history)
     return [name for name in names if f"val_{name}" in names]
 
@@ -287,7 +287,7 @@ def _direction(name: str, runs: Sequence[Run]) -> str:
 
 
 def _logs(run: Run) -> list[dict[str, float]]:
-    """Return a run's logs by epoch, those before the first step at the front."""
+    """Return a run's logs by epoch, starting with those before the first step."""
     names = list(run.history)
     epochs = max((len(values) for values in run.history.values()), default=0)
     later = [

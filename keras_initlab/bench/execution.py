@@ -64,9 +64,9 @@ def _elsewhere(tasks: Sequence[Task], executor: Executor) -> Iterator[Run]:
 
 
 def _again(tasks: Sequence[Task]) -> Iterator[Run]:
-    """Yield the runs of an executor that has stopped, from a process of their own.
+    """Yield the runs of an executor that has stopped, from a separate process.
 
-    Not from this process: what killed a worker, as a lack of memory, might end it.
+    Not from this process: what killed a worker, such as a lack of memory, might end it.
     """
     warnings.warn(
         f"A worker of `executor` was killed, and the executor has stopped. Its "

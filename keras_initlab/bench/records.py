@@ -1,4 +1,4 @@
-"""Run, Spread and CandidateResult: what a comparison is made of. No Keras."""
+"""Run, Spread and CandidateResult: the records of a comparison, without Keras."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_initlab.stats import LayerStats
 class Spread:
     """The mean over seeds, and the sample's standard deviation.
 
-    `spread` is None of a single value, `mean` NaN of none.
+    `spread` is None for a single value, `mean` is NaN for none.
 
     >>> print(Spread.of([0.9, 0.94]))
     0.920 ± 0.028
@@ -61,12 +61,11 @@ class Run:
         initial: loss and metrics on the validation data before the first step.
         history: by the names of `fit`'s logs, a value for each epoch that was run.
         directions: of each metric, whether it is to be "min" or "max".
-        seconds: what training took.
-        error: what `fit` broke with after the loss was no longer finite; None if it
-            did not.
-        start, end: the signal at every layer before and after training, of the first
-            seed alone.
-        findings: of `diagnose` before training, of the first seed alone.
+        seconds: the duration of training.
+        error: the error of `fit` after the loss was no longer finite; None without one.
+        start, end: the signal at every layer before and after training, for the first
+            seed only.
+        findings: of `diagnose` before training, for the first seed only.
     """
 
     candidate: str
@@ -103,7 +102,7 @@ class Run:
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """What one candidate did, over the seeds, with its best learning rate.
+    """The results of one candidate, over the seeds, with its best learning rate.
 
     Attributes:
         candidate: its label.
@@ -164,7 +163,7 @@ class CandidateResult:
 
     @property
     def seconds(self) -> Spread:
-        """What a run took."""
+        """The duration of a run."""
         return Spread.of(run.seconds for run in self.runs)
 
     @property

@@ -1,4 +1,4 @@
-"""Runs in a file of JSON Lines: what is done is kept, and not done again."""
+"""Runs in a file of JSON Lines: completed runs are kept, and not done again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["add", "fingerprint", "read", "strict"]
 
 Setup = Mapping[str, Any]
 
-# What must be alike for runs to be compared, and how an error calls it.
+# What must be equal for runs to be compared, and its name in errors.
 _MEANING = {
     "epochs": "epochs",
     "batch_size": "batch size",
@@ -31,7 +31,7 @@ _MEANING = {
 def read(path: str | Path, setup: Setup) -> list[Run]:
     """Return the runs in a file; none if there is no file.
 
-    A last line that was not written to its end is left out: that run is done again.
+    An incomplete last line is left out: that run is done again.
 
     Raises:
         ValueError: it holds runs of another comparison, or something else.
@@ -48,7 +48,7 @@ def read(path: str | Path, setup: Setup) -> list[Run]:
             row = json.loads(line)
             stored, run = row["setup"], _run_of(row["run"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # One that another process could not finish, gone on behind or not.
+            # A line that another process could not finish.
             if _is_torn(line):
                 continue
             raise ValueError(
@@ -71,7 +71,7 @@ def add(path: str | Path, run: Run, setup: Setup) -> None:
 
 
 def fingerprint(value: Any) -> str:
-    """Return a short text that tells one value from others, by its repr."""
+    """Return a short digest of a value, by its repr."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
@@ -127,7 +127,7 @@ def _finding_of(row: Mapping[str, Any]) -> Finding:
 
 
 def strict(value: Any) -> Any:
-    """Return a value as strict JSON holds it: NaN and infinities are texts."""
+    """Return a value as strict JSON allows it: NaN and infinities are strings."""
     if isinstance(value, dict):
         return {key: strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""One run: a model is built, drawn by a candidate, trained, and looked at."""
+"""One run: a model is built, drawn by a candidate, trained, and measured."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from keras_initlab.taps import once
 
 Build = Callable[[], Any]
 
-# Keras's seeds are the process's: of an executor's threads one trains at a time.
+# Keras's seeds are shared by a process: its threads train one at a time.
 _LOCK = threading.Lock()
 # The comparisons that this process has trained for, by their tokens.
 _seen: set[str] = set()
@@ -42,7 +42,7 @@ _seen: set[str] = set()
 
 @dataclass(frozen=True)
 class Environment:
-    """What the process that compares has set, and those that train must have too."""
+    """The settings of the comparing process, which processes that train must share."""
 
     backend: str
     floatx: str
@@ -77,12 +77,12 @@ class Environment:
 
 @dataclass(frozen=True)
 class Task:
-    """All that one run needs, to be sent to another process.
+    """Everything that one run needs, to be sent to another process.
 
     Attributes:
-        token: of the comparison that it belongs to.
-        names: of the layers, by which the figures go whatever the process that built
-            the model had named them.
+        token: of the comparison to which it belongs.
+        names: of the layers, under which figures are recorded, whatever names the
+            process that built the model gave them.
         starts: whether signals are measured and diagnosed before training.
         ends: whether they are measured after it.
     """
@@ -206,7 +206,7 @@ def _fit(model: Any, task: Task, log: _Log) -> tuple[dict[str, float], str | Non
 
 
 class _Log(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the logs, and ends a run whose loss is no longer finite."""
+    """Keeps the logs, and stops a run whose loss is no longer finite."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ class _Log(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class _Look:
-    """The signals of a model, under the names that the comparison goes by."""
+    """The signals of a model, under the names that the comparison uses."""
 
     def __init__(self, model: Any, names: tuple[str, ...]) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""Which candidates differ by more than seeds do, in plain words."""
+"""Which candidates differ by more than the seeds do, in sentences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras_initlab.bench.records import CandidateResult, Run, Spread
 if TYPE_CHECKING:
     from keras_initlab.bench.comparison import Comparison
 
-# Fewer seeds leave Student's t little to go by.
+# With fewer seeds, Student's t-test has little power.
 FEW = 5
 
 Value = Callable[[Run], float]
@@ -44,7 +44,7 @@ def sentences(comparison: Comparison) -> tuple[str, ...]:
 
 
 def _seeds(comparison: Comparison) -> str:
-    """Return what few seeds can tell."""
+    """Return a sentence on how much a few seeds can tell."""
     if len(comparison.seeds) == 1:
         return f"One seed does not tell a difference from noise: pass seeds={FEW}."
     return (
@@ -90,7 +90,7 @@ def _compared(
     value: Value,
     diverged: bool = False,
 ) -> str:
-    """Return the end of a sentence: who does not differ from the first."""
+    """Return the end of a sentence: which candidates do not differ from the first."""
     rivals = [r for r in results if r is not first and (diverged or r.sound)]
     if not rivals:
         return "."

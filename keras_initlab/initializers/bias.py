@@ -1,4 +1,4 @@
-"""Biases that are not zero, in the forms that the field uses."""
+"""Common initializers of biases that are not zero."""
 
 from __future__ import annotations
 

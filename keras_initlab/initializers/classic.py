@@ -1,4 +1,4 @@
-"""The field's six classics, as Keras has them, with the layer's true fans."""
+"""The six classic initializers of Keras, with the layer's true fans."""
 
 from __future__ import annotations
 

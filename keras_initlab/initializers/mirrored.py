@@ -56,8 +56,8 @@ class Mirrored(LayerInitializer):
 
     where V is of the same mean square, orthogonal, over all taps of a convolution, and
     has no pairs; behind pairs it sums to 0 over the inputs of each tap, so that it
-    reads what units differ by and not their mean. Then the network bends from the
-    start, and sees its neighbours.
+    reads the deviation of units from their mean. The network is then nonlinear from the
+    start, and uses all taps.
 
     A network's first kernel has the output side alone (`inputs=False`), its last one
     the input side alone (`outputs=False`).
@@ -169,7 +169,7 @@ class Mirrored(LayerInitializer):
 
     @property
     def mixing(self) -> float:
-        """The share of an output's mean square that its pair does not have: sin² θ."""
+        """The share of an output's mean square in which pairs are independent: sin² θ."""
         return math.sin(self.theta) ** 2 if self.outputs else 0.0
 
     def is_centred(self, shape: tuple[int, ...], layout: fans.KernelLayout) -> bool:

@@ -1,8 +1,7 @@
 """Names that people try for `initlab>` initializers, and what they mean.
 
-Keras looks a name up in a dict, and says of one that is not there no more than that it
-cannot interpret it. So names under which the field knows an initializer, and names of
-classes, are registered too, for no other purpose than to refuse them.
+For an unknown name, Keras only says that it cannot interpret it. So other common names
+of initializers, and names of classes, are registered too, to be refused with a hint.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`initlab>sparse`: few inputs for each unit, so that units stay far apart."""
+"""`initlab>sparse`: few inputs for each unit, so that units stay different."""
 
 from __future__ import annotations
 

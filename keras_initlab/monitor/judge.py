@@ -1,4 +1,4 @@
-"""What a monitor says of each window: the rules of `diagnosis`, and what they know."""
+"""The findings of a monitor: the rules of `diagnosis` on each window."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Judge:
         if self._windows == 1 and first:
             self._first = tuple(first)
             of_model = self._of_model(initial=True)
-            # Weights are looked at when the window ends: NaN may have come since.
+            # Weights are inspected when the window ends: NaN may have appeared since.
             kernels = of_model.get("kernels", ())
             of_model["kernels"] = tuple(replace(k, nonfinite=0) for k in kernels)
             start = diagnosis.all_findings(Facts(stats=self._first, **of_model))
@@ -94,7 +94,7 @@ class Judge:
         return told + self._new(diagnosis.all_findings(facts), training=training)
 
     def _new(self, findings: list[Finding], *, training: bool) -> list[Finding]:
-        """Return the causes that were not told, and what became worse."""
+        """Return the causes that were not reported, and those that became worse."""
         # The layer where a fault begins may move; it is the same fault.
         fresh = [finding for finding in findings if finding.code not in self._told]
         new = []
@@ -135,9 +135,8 @@ class Judge:
                     for facts in kernel_facts(anatomy, initial=initial)
                 )
         except Exception:
-            # Weights spread over processes cannot be read here, and a layer that
-            # somebody wrote may be anything: training goes on, and the rules that go
-            # by signals alone still speak.
+            # Weights distributed over processes cannot be read here, and a user's layer
+            # may do anything: training goes on, with the rules that only need signals.
             return {}
         return of_model
 

@@ -51,7 +51,7 @@ class Live:
 
 
 def line(monitor: VarianceMonitor) -> str:
-    """Return the last window in a line: the variance over depth, its least and most."""
+    """Return the last window in a line: the variance over depth, with its range."""
     variances = {
         stats.layer: stats.variance
         for stats in monitor.stats
