@@ -40,7 +40,7 @@ class Rule:
 # Of the uniform distribution between -1 and 1 over fan_in.
 _COORDINATES = 1 / 3
 # The deviation of an embedding: Keras's own, uniform in ±0.05. Rows grow in training; a
-# step is small beside rows that start larger. With variance 1, one of two text tasks was
+# step is small beside rows that start larger. At variance 1, one of two text tasks was
 # learned far less well (`examples/benchmarks/architectures.py --parts text`).
 _EMBEDDING = 0.05 / math.sqrt(3)
 # A variance, in periods, that is practically infinite.

@@ -169,7 +169,7 @@ class Mirrored(LayerInitializer):
 
     @property
     def mixing(self) -> float:
-        """The share of an output's mean square in which pairs are independent: sin² θ."""
+        """The share of outputs' mean square in which pairs are independent: sin² θ."""
         return math.sin(self.theta) ** 2 if self.outputs else 0.0
 
     def is_centred(self, shape: tuple[int, ...], layout: fans.KernelLayout) -> bool:
