@@ -382,7 +382,7 @@ def _layers(
     layers = []
     for key in keys:
         path = key.split("#")[0]
-        what, kernel = anatomy.layers.get(path), held.get(path)
+        layer, kernel = anatomy.layers.get(path), held.get(path)
         of_kernel: dict[str, Any] = {}
         fans = None if kernel is None else fans_of(kernel)
         if kernel is not None and fans is not None:
@@ -398,7 +398,7 @@ def _layers(
         layers.append(
             InspectedLayer(
                 key,
-                "" if what is None else what.kind,
+                "" if layer is None else layer.kind,
                 predicted=by_prediction.get(key),
                 measured=by_measurement.get(key),
                 **of_kernel,

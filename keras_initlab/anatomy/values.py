@@ -130,12 +130,12 @@ def _is_guarded(kernel: Kernel) -> bool:
 def _digest(values: Array) -> str | None:
     """Return a digest of a random draw; None if the values were not drawn."""
     # Thousands of entries of two draws are not the same by chance.
-    some = values.ravel()[:: max(values.size // 4096, 1)]
+    sample = values.ravel()[:: max(values.size // 4096, 1)]
     # An identity and a constant are the same in each layer, rightly.
-    if len(np.unique(some)) <= 3 or np.count_nonzero(values) * 2 < values.size:
+    if len(np.unique(sample)) <= 3 or np.count_nonzero(values) * 2 < values.size:
         return None
     head = f"{values.shape}".encode()
-    return hashlib.blake2b(head + some.tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(head + sample.tobytes(), digest_size=16).hexdigest()
 
 
 def _units(kernel: Kernel, values: Array) -> Array | None:

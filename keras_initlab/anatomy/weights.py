@@ -39,8 +39,8 @@ def biased_layers(anatomy: Anatomy) -> tuple[tuple[str, float], ...]:
     """
     biased = []
     for path, variable in _other_weights(anatomy):
-        what = anatomy.layers.get(path)
-        if variable.name not in ("bias", "beta") or (what is not None and what.ends):
+        layer = anatomy.layers.get(path)
+        if variable.name not in ("bias", "beta") or (layer is not None and layer.ends):
             continue
         size = float(np.sqrt(np.mean(values_of(variable) ** 2)))
         if size > BIASED:

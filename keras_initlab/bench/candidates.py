@@ -157,8 +157,7 @@ def _of_name(name: str) -> tuple[Kind, Any, str]:
 
 def _suggestion(name: str) -> str:
     names = [AS_BUILT, CALIBRATE, *SCHEMES, *_initializer_names()]
-    ours = [ours for ours in names if ours.endswith(f">{name.lower()}")]
-    close = nearest(name, names) or ours
+    close = nearest(name, names) or [n for n in names if n.endswith(f">{name.lower()}")]
     if close:
         return f"Did you mean {close[0]!r}?"
     return "Pass an initializer, as keras.initializers.HeNormal(), if it has no name."
@@ -167,10 +166,10 @@ def _suggestion(name: str) -> str:
 def _initializer_names() -> list[str]:
     """Return the names of the initializers of Keras and of this package."""
     classes = filter(_is_initializer_class, vars(keras.initializers).values())
-    theirs = {_snake_case(kind.__name__) for kind in classes} - {"initializer"}
+    of_keras = {_snake_case(kind.__name__) for kind in classes} - {"initializer"}
     registered = keras.saving.get_custom_objects()
-    ours = {name for name in registered if name.startswith("initlab>")}
-    return sorted(theirs) + sorted(ours)
+    registered_names = {name for name in registered if name.startswith("initlab>")}
+    return sorted(of_keras) + sorted(registered_names)
 
 
 def _is_initializer_class(value: Any) -> bool:

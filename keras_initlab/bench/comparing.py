@@ -162,7 +162,7 @@ def compare(
 
 
 def _stored(
-    runs: Iterator[Run], out: str | Path | None, setup: store.Setup, some: bool
+    runs: Iterator[Run], out: str | Path | None, setup: store.Setup, has_runs: bool
 ) -> Iterator[Run]:
     """Yield the runs as they end, and add them to a file; stop at Ctrl-C.
 
@@ -174,10 +174,10 @@ def _stored(
         for run in runs:
             if out:
                 store.add(out, run, setup)
-            some = True
+            has_runs = True
             yield run
     except KeyboardInterrupt:
-        if not some:
+        if not has_runs:
             raise
     finally:
         forget()

@@ -62,9 +62,9 @@ def _speed(comparison: Comparison) -> str:
         result.candidate: [e for e in result.epochs_to_target if e is not None]
         for result in comparison.results
     }
-    some = [result for result in comparison.results if reached[result.candidate]]
-    always = [r for r in some if len(reached[r.candidate]) == len(r.runs)]
-    if not some:
+    reaching = [result for result in comparison.results if reached[result.candidate]]
+    always = [r for r in reaching if len(reached[r.candidate]) == len(r.runs)]
+    if not reaching:
         return f"No candidate reaches {aim}."
     if not always:
         return f"No candidate reaches {aim} with every seed."
@@ -75,11 +75,11 @@ def _speed(comparison: Comparison) -> str:
         return comparison.epochs + 1 if needed is None else needed
 
     first = min(always, key=lambda result: Spread.of(reached[result.candidate]).mean)
-    never = [result.candidate for result in comparison.results if result not in some]
+    never = [r.candidate for r in comparison.results if r not in reaching]
     return (
         f"{first.candidate} is first to reach {aim}, after "
         f"{Spread.of(reached[first.candidate])} epochs"
-        + _compared(first, some, epochs, diverged=True)
+        + _compared(first, reaching, epochs, diverged=True)
         + (f" Never: {_joined(never)}." if never else "")
     )
 

@@ -92,8 +92,8 @@ def describe(batch: Any) -> str:
 
 def _read(path: Path) -> Arrays:
     if path.is_dir() or not path.exists():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise BadInput(f"--data {path} {what}. Give an .npz or .npy file.")
+        fault = "is a folder" if path.is_dir() else "does not exist"
+        raise BadInput(f"--data {path} {fault}. Give an .npz or .npy file.")
     try:
         # Never pickles: they run code.
         loaded = np.load(path, allow_pickle=False)

@@ -87,16 +87,16 @@ def _fails(inspection: Inspection, level: str) -> bool:
 def _check_ending(output: Path, form: str | None) -> None:
     """Refuse a name that says one thing and a report that is another."""
     ending = output.suffix.lower()
-    told = _ENDINGS.get(ending)
-    if form is None and told is None:
+    implied = _ENDINGS.get(ending)
+    if form is None and implied is None:
         raise BadInput(
             f"{output} would hold no {ending} file. End FILE in one of "
             f"{', '.join(filter(None, _ENDINGS))}, or say in --format what to write."
         )
-    if form is not None and told not in (None, "text", form):
+    if form is not None and implied not in (None, "text", form):
         raise BadInput(
-            f"{output} would hold {form}, not {told}. Let --format and the ending of "
-            "FILE agree, or leave one out."
+            f"{output} would hold {form}, not {implied}. Let --format and the ending "
+            "of FILE agree, or leave one out."
         )
 
 

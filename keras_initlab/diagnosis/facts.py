@@ -221,7 +221,7 @@ class Facts:
         """
         if self.layers:
             layers = ((stats, self.layer(stats.layer)) for stats in self.stats)
-            return tuple(s for s, what in layers if what is None or not what.ends)
+            return tuple(s for s, layer in layers if layer is None or not layer.ends)
         last = max(
             (i for i, stats in enumerate(self.stats) if stats.weight is not None),
             default=len(self.stats),

@@ -66,7 +66,7 @@ def parts_of(model: Any) -> list[Part]:
     ]
 
 
-def check_has_call(model: Any, what: str) -> None:
+def check_has_call(model: Any, advice: str) -> None:
     """Raise if `model` is not a model with a `call`; `what` ends the message.
 
     Raises:
@@ -80,7 +80,7 @@ def check_has_call(model: Any, what: str) -> None:
     raise ValueError(
         f"`model` must have a `call` for a batch to go through. Received: "
         f"{type(model).__name__} {model.name!r}, which has a `train_step` at most, and "
-        f"holds these models: {names}. {what}"
+        f"holds these models: {names}. {advice}"
     )
 
 

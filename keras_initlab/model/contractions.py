@@ -55,12 +55,12 @@ def _of_dot(operation: Any, ranks: tuple[int, int]) -> Letters | None:
 def _of_tensordot(operation: Any, ranks: tuple[int, int]) -> Letters | None:
     axes = operation.axes
     if isinstance(axes, int):
-        mine, its = list(range(ranks[0] - axes, ranks[0])), list(range(axes))
+        x_axes, y_axes = list(range(ranks[0] - axes, ranks[0])), list(range(axes))
     else:
-        mine, its = ([row] if isinstance(row, int) else list(row) for row in axes)
+        x_axes, y_axes = ([row] if isinstance(row, int) else list(row) for row in axes)
     of_x, of_y = _LETTERS[: ranks[0]], list(_LETTERS[26 : 26 + ranks[1]])
-    for axis, its_axis in zip(mine, its, strict=True):
-        of_y[its_axis] = of_x[axis]
+    for x_axis, y_axis in zip(x_axes, y_axes, strict=True):
+        of_y[y_axis] = of_x[x_axis]
     result = [a for a in of_x if a not in of_y] + [a for a in of_y if a not in of_x]
     return of_x, "".join(of_y), "".join(result)
 

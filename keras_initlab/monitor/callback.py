@@ -289,9 +289,9 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         finally:
             self._tap = None
 
-    def _tell_sinks(self, what: str, *args: Any) -> None:
+    def _tell_sinks(self, name: str, *args: Any) -> None:
         for sink in self._sinks:
-            method = getattr(sink, what, None)
+            method = getattr(sink, name, None)
             if callable(method):
                 method(*args)
 

@@ -64,7 +64,7 @@ class Judge:
             loss: of the window.
         """
         self._windows += 1
-        told: list[Finding] = []
+        reported: list[Finding] = []
         if self._windows == 1 and first:
             self._first = tuple(first)
             of_model = self._of_model(initial=True)
@@ -73,7 +73,7 @@ class Judge:
             of_model["kernels"] = tuple(replace(k, nonfinite=0) for k in kernels)
             start = diagnosis.all_findings(Facts(stats=self._first, **of_model))
             self._at_start = frozenset(finding.code for finding in start)
-            told = self._new(start, training=False)
+            reported = self._new(start, training=False)
         now = tuple(stats)
         ratios = [layer.update_ratio for layer in now if layer.update_ratio is not None]
         self._still = self._still and not any(ratio > SMALL for ratio in ratios)
@@ -91,7 +91,7 @@ class Judge:
         )
         self._before = now
         training = self._at_start is not None
-        return told + self._new(diagnosis.all_findings(facts), training=training)
+        return reported + self._new(diagnosis.all_findings(facts), training=training)
 
     def _new(self, findings: list[Finding], *, training: bool) -> list[Finding]:
         """Return the causes that were not reported, and those that became worse."""

@@ -336,8 +336,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-def _local(name: str, path: Any, what: str) -> Path:
-    expected = f"`{name}` must be a string or a path: {what}, on this machine."
+def _local(name: str, path: Any, meaning: str) -> Path:
+    expected = f"`{name}` must be a string or a path: {meaning}, on this machine."
     advice = 'Give one such as "runs/first".'
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
@@ -349,10 +349,10 @@ def _local(name: str, path: Any, what: str) -> Path:
     return Path(path)
 
 
-def _flag(name: str, value: Any, what: str) -> bool:
+def _flag(name: str, value: Any, meaning: str) -> bool:
     if not isinstance(value, bool):
         raise TypeError(
-            f"`{name}`, {what}, must be True or False. Received: {name}={value!r} of "
-            f"type {type(value).__name__}."
+            f"`{name}`, {meaning}, must be True or False. Received: {name}={value!r} "
+            f"of type {type(value).__name__}."
         )
     return value

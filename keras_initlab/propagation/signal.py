@@ -77,9 +77,9 @@ class Gradient:
         profile = {}
         if total > 0:
             for axis in {*self.profile, *gradient.profile}:
-                mine = self.profile.get(axis, np.float64(1.0))
-                its = gradient.profile.get(axis, np.float64(1.0))
-                mixed = (self.second * mine + gradient.second * its) / total
+                own_profile = self.profile.get(axis, np.float64(1.0))
+                added = gradient.profile.get(axis, np.float64(1.0))
+                mixed = (self.second * own_profile + gradient.second * added) / total
                 profile[axis] = np.asarray(mixed)
         return Gradient(
             total,

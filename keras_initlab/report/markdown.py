@@ -99,12 +99,12 @@ def _that_matter(inspection: Inspection) -> list[int]:
     ends = kernels or range(len(layers))
     # The first layer that shows each fault, before all others that have it.
     first = [group.findings[0] for group in grouped(inspection.findings)]
-    told = [*with_consequences(first), *with_consequences(inspection.findings)]
+    ordered = [*with_consequences(first), *with_consequences(inspection.findings)]
     places = {
         layer.layer.split("#")[0]: i for i, layer in reversed([*enumerate(layers)])
     }
     places |= {layer.layer: i for i, layer in enumerate(layers)}
-    of_findings = [places[finding.layer] for finding in told if finding.layer in places]
+    of_findings = [places[f.layer] for f in ordered if f.layer in places]
     front = of_findings[: ROWS // 2]
     order = [ends[0], ends[-1], *front, *_extremes(layers), *of_findings]
     return sorted([*dict.fromkeys(order)][:ROWS])

@@ -164,9 +164,9 @@ def _no_layer(model: Any, places: list[Place], entry: Any) -> Exception:
     near = nearest(name, names, 3, 0.4)
     near = near or [short[last] for last in nearest(name, short, 3, 0.4)]
     listed = ", ".join(map(repr, near or names[:8])) or "none"
-    what = "The nearest names" if near else "Its layers"
+    lead = "The nearest names" if near else "Its layers"
     return ValueError(
-        f"`layers` must name layers of {model.name!r}. Received: {entry!r}. {what}: "
+        f"`layers` must name layers of {model.name!r}. Received: {entry!r}. {lead}: "
         f"{listed}."
     )
 

@@ -138,8 +138,8 @@ def _parts(
     part: list[tuple[str, float]] = []
     for key, value in back:
         part.append((key, value))
-        what = facts.layer(key)
-        if what is not None and what.normalises:
+        layer = facts.layer(key)
+        if layer is not None and layer.normalises:
             yield part
             part = []
     yield part
@@ -167,11 +167,11 @@ def _energies(facts: Facts) -> list[tuple[str, float]]:
         behind_zeros |= stats.layer.split("#")[0] in facts.from_zero
         if value is None or not math.isfinite(value):
             continue
-        what = facts.layer(stats.layer)
+        layer = facts.layer(stats.layer)
         # Layers of pure data need no gradient; embeddings do.
-        data = what is not None and what.starts and stats.weight is None
+        data = layer is not None and layer.starts and stats.weight is None
         # If another path carries the gradient around it, its own may be small.
-        aside = what is not None and (what.rescaled or what.bypassed)
+        aside = layer is not None and (layer.rescaled or layer.bypassed)
         # Weights that start at 0 pass no gradient now, but do after a step.
         if data or aside or (value == 0 and behind_zeros):
             continue

@@ -37,9 +37,9 @@ def head_loss_mismatch(facts: Facts) -> Iterator[Finding]:
     """Report outputs whose activation does not fit the loss or the targets."""
     for head in facts.heads:
         for fault in (_of_softmax, _of_cross_entropy, _of_targets, _out_of_range):
-            told = fault(head)
-            if told is not None:
-                severity, evidence, remedy = told
+            problem = fault(head)
+            if problem is not None:
+                severity, evidence, remedy = problem
                 yield Finding(
                     "head-loss-mismatch", severity, head.layer, evidence, remedy
                 )

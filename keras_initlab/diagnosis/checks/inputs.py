@@ -47,14 +47,14 @@ def input_scale(facts: Facts) -> Iterator[Finding]:
 
 def _fault(data: InputFacts) -> str | None:
     rms = (data.mean**2 + data.deviation**2) ** 0.5
-    told = (
+    problem = (
         f"The data have mean {wording.number(data.mean)} and deviation "
         f"{wording.number(data.deviation)}"
     )
     if not SMALLEST <= rms <= LARGEST and data.spread <= SPREAD:
-        return f"{told}, where weights are drawn for 0 and 1."
+        return f"{problem}, where weights are drawn for 0 and 1."
     if abs(data.mean) > OFFSET * data.deviation:
-        return f"{told}: hardly anything but an offset."
+        return f"{problem}: hardly anything but an offset."
     if data.spread > SPREAD:
         return (
             f"Feature {data.largest} varies {wording.number(data.spread)} times as "

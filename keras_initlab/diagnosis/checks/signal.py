@@ -103,13 +103,13 @@ def _ratios(facts: Facts, figure: str) -> Iterator[tuple[str, float]]:
     reference = _input_of(facts, figure)
     for stats in facts.hidden:
         value = getattr(stats, figure)
-        what = facts.layer(stats.layer)
+        layer = facts.layer(stats.layer)
         if value is None or math.isnan(value):
             continue
-        fresh = reference is None or (what is not None and what.starts)
-        if fresh or (what is not None and what.normalises and value > 0):
+        fresh = reference is None or (layer is not None and layer.starts)
+        if fresh or (layer is not None and layer.normalises and value > 0):
             reference = value if value > 0 else reference
-        elif reference and not (what is not None and what.rescaled):
+        elif reference and not (layer is not None and layer.rescaled):
             yield stats.layer, value / reference
 
 
@@ -159,8 +159,8 @@ def _since_centred(facts: Facts) -> int:
     """Return how many kernels there are after the last BatchNormalization."""
     count = 0
     for stats in facts.hidden[::-1]:
-        what = facts.layer(stats.layer)
-        if what is not None and what.kind == "BatchNormalization":
+        layer = facts.layer(stats.layer)
+        if layer is not None and layer.kind == "BatchNormalization":
             break
         count += stats.weight is not None
     return count
@@ -183,8 +183,8 @@ def _with_angles(facts: Facts) -> Iterator[LayerStats]:
     """
     averaged = False
     for stats in facts.hidden:
-        what = facts.layer(stats.layer)
-        if what is not None and "AveragePooling" in what.kind:
+        layer = facts.layer(stats.layer)
+        if layer is not None and "AveragePooling" in layer.kind:
             averaged = True
         elif stats.weight is not None:
             averaged = False

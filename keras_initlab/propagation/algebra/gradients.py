@@ -46,8 +46,8 @@ def gradients(outputs: list[Signal], start: Gradient) -> dict[int, Gradient]:
         if signal.serial in echoed:
             for parent, pull in _asked_behind(signal):
                 reached(parent, pull(echoed[signal.serial]), echoed)
-    for told in (noted, echoed):
-        for serial, gradient in told.items():
+    for sideways in (noted, echoed):
+        for serial, gradient in sideways.items():
             _add(arrived, serial, gradient)
     return arrived
 

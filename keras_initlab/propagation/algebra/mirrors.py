@@ -379,15 +379,15 @@ def _slopes_of_pairs(
     odd, even = [], []
     for kind in ((0, 0), (1, 0), inputs):
         level = x.unevenness or 1.0 if kind[0] else 1.0
-        same, its = (
+        same, across_slope = (
             slopes.slopes_correlated(
                 float(np.clip((pairs[kind] / level - x.mean**2) / variance, -1.0, 1.0))
             )
             for pairs in (x.pairs[0], across)
         )
         same = slopes.slope_second if kind == (0, 0) else same
-        odd.append((same + its) / (2 * variance))
-        even.append((same - its) / (2 * variance))
+        odd.append((same + across_slope) / (2 * variance))
+        even.append((same - across_slope) / (2 * variance))
     return odd, even
 
 

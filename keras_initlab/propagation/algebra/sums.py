@@ -311,9 +311,9 @@ def largest(x: Signal, y: Signal, sign: float = 1.0) -> Signal:
     )
     greatest = add([half, size], [1.0, sign])
     units, shared = half.units, np.zeros((2, 2, 2))
-    ours, theirs = half.origins(), gap.origins()
-    for key in ours.keys() & theirs.keys():
-        (factor, origin), (of_gap, _) = ours[key], theirs[key]
+    half_terms, gap_terms = half.origins(), gap.origins()
+    for key in half_terms.keys() & gap_terms.keys():
+        (factor, origin), (of_gap, _) = half_terms[key], gap_terms[key]
         own_pairs = relabelled(origin, units) if origin.units != units else origin.pairs
         shared += factor * of_gap * (own_pairs - _squares(origin, origin))
     deviation = math.sqrt(gap.variance)
