@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["add_text", "appended", "replacing"]
+__all__ = ["add_text", "appended", "replacing", "write_text"]
 
 
 @contextlib.contextmanager
@@ -49,6 +49,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(fresh, target)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file of UTF-8 with Unix line ends, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8", newline="\n")
+
+
 def appended(path: Path, data: bytes) -> None:
     """Add to a file in one go, or leave it as it is where that fails.
 
@@ -59,10 +69,10 @@ def appended(path: Path, data: bytes) -> None:
     """
     with path.open("ab", buffering=0) as file:
         length = os.fstat(file.fileno()).st_size
-        rest = memoryview(data)
+        remaining = memoryview(data)
         try:
-            while rest:
-                rest = rest[file.write(rest) :]
+            while remaining:
+                remaining = remaining[file.write(remaining) :]
         except BaseException:
             with contextlib.suppress(OSError):  # A pipe keeps what it was given.
                 file.truncate(length)

@@ -1,4 +1,4 @@
-"""diagnose and inspect: what is wrong with a model, and all that is known of it."""
+"""diagnose and inspect: what is wrong with a model, and everything known about it."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from keras_initlab.anatomy import (
     zero_layers,
 )
 from keras_initlab.diagnosis import (
-    SEVERITIES,
     Facts,
     Finding,
     InputFacts,
     KernelFacts,
+    worst_first,
 )
 from keras_initlab.diagnosis.checks.inputs import is_constant
 from keras_initlab.measurement import measure
 from keras_initlab.model.batch import batch_of, check_keys, size_of, values_of
 from keras_initlab.model.containers import (
     Part,
+    check_has_call,
     is_container,
     parts_of,
-    refuse_to_call,
 )
 from keras_initlab.model.keras_internals import optimizer_steps, unbuilt_on_failure
 from keras_initlab.report import Findings, InspectedLayer, Inspection, Origin
@@ -57,13 +57,14 @@ SURE = 8
 def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]:
     """Say what is wrong with a network, where, what shows it, and what to do.
 
-    Each rule uses what is known and is silent where it is not. Of a model alone these
-    are its weights, its initializers and what `propagate` predicts from its weights as
-    they are now; with a batch, what `measure` finds on it takes the place of the
-    prediction, and the data are looked at too. Signals are compared along the network,
-    not with fixed sizes: a normalisation starts the count anew, and what is added to a
-    residual stream is not taken for the stream. Of a model without a call, trained by
-    its `train_step` (VAEs, GANs), each model that it holds is diagnosed for itself.
+    Each rule uses the facts that are known, and reports nothing where they are not.
+    For a model alone, these are its weights, its initializers and the prediction of
+    `propagate` from its current weights. With a batch, the signals are measured by
+    `measure` instead of predicted, and the data are checked too. Signals are compared
+    along the network, not with fixed sizes: the comparison starts anew after each
+    normalisation, and a residual branch is not taken for the stream it is added to. For
+    a model without a `call`, trained by its `train_step` (VAEs, GANs), each model that
+    it holds is diagnosed separately.
 
     The codes: `input-scale`, `target-scale` (data); `head-loss-mismatch`,
     `saturated-head` (outputs of a compiled model); `symmetric-units`,
@@ -73,17 +74,17 @@ def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]
     `no-gradient`, `vanishing-gradient`, `exploding-gradient` (gradients);
     `update-too-large`, `update-too-small` (of a monitor's stats).
 
-    What follows from a cause that was found is not listed beside it: it stands in
-    that finding's `consequences`.
+    What follows from a cause is not listed as a finding of its own, but among the
+    `consequences` of the cause.
 
     Args:
         model_or_stats: a built `keras.Model`, compiled or not, which is left as it is;
             or a list of `LayerStats` in call order, such as `measure` and `propagate`
             return and `VarianceMonitor.stats` holds.
         x: a batch as `model(x)` takes it, of shape (batch, ...); or what `fit` takes,
-            of which the first batch is drawn, with its targets: see `measure`.
-        y: the targets of that batch, as `fit` takes them; of a compiled model they are
-            held against the outputs' activations and losses.
+            of which the first batch is used, with its targets: see `measure`.
+        y: the targets of that batch, as `fit` takes them; for a compiled model, they
+            are checked against the outputs' activations and losses.
 
     Returns:
         A list of `Finding`, errors first: `code`, `severity` ("error", "warning" or
@@ -107,15 +108,13 @@ def diagnose(model_or_stats: Any, x: Any = None, y: Any = None) -> list[Finding]
         return Findings(diagnosis.findings_of(_facts_of_stats(model_or_stats, data)))
     x, targets = _batch_of(model_or_stats, x)
     y = targets if y is None else batch_of(y)[0]
-    found = [
+    findings = [
         _outside(part, finding)
         for part in parts_of(model_or_stats)
         for finding in _findings(part.model, x, y)
     ]
     # Stable: of one severity, in the order of the models.
-    return Findings(
-        sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
-    )
+    return Findings(worst_first(findings))
 
 
 def _outside(part: Part, finding: Finding) -> Finding:
@@ -146,12 +145,12 @@ def measured_findings(
 
 
 def inspect(model: Any, x: Any = None) -> Inspection:
-    """Return all that is known of a model, layer by layer, and what is wrong with it.
+    """Return everything known about a model, layer by layer, and what is wrong with it.
 
     Args:
         model: a built `keras.Model`; it is left as it is.
         x: a batch as `model(x)` takes it, or what `fit` takes, of which the first batch
-            is drawn; None leaves out what takes data.
+            is used; None leaves out whatever needs data.
 
     Returns:
         An `Inspection`: `print` it, show it in a notebook, or call its `html()`,
@@ -161,9 +160,9 @@ def inspect(model: Any, x: Any = None) -> Inspection:
         1, or those of `x`) and, with `x`, as measured. See `diagnose` for the findings.
 
     Raises:
-        TypeError: `model` is no `keras.Model`.
-        ValueError: it is not built, and there is no `x` to build it; or it has no call,
-            and there is one.
+        TypeError: `model` is not a `keras.Model`.
+        ValueError: `model` is not built, and there is no `x` to build it; or `x` is
+            given and `model` has no `call`.
 
     >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
     >>> inspect(model).layers[0].kernel_shape
@@ -184,21 +183,21 @@ def inspect(model: Any, x: Any = None) -> Inspection:
     notes = [
         f"{model.name} has no call: each model in it is looked at for itself: {names}."
     ]
-    for one in inspections:
-        notes += [note for note in one.notes if note not in notes]
+    for inspection in inspections:
+        notes += [note for note in inspection.notes if note not in notes]
     findings = [
         _outside(part, finding)
-        for part, one in zip(parts, inspections, strict=True)
-        for finding in one.findings
+        for part, inspection in zip(parts, inspections, strict=True)
+        for finding in inspection.findings
     ]
     return Inspection(
         model.name,
         tuple(
             _moved(layer, part)
-            for part, one in zip(parts, inspections, strict=True)
-            for layer in one.layers
+            for part, inspection in zip(parts, inspections, strict=True)
+            for layer in inspection.layers
         ),
-        tuple(sorted(findings, key=lambda one: SEVERITIES.index(one.severity))),
+        tuple(worst_first(findings)),
         notes=tuple(notes),
         **about,
     )
@@ -227,7 +226,7 @@ def _origin() -> Origin:
 
 
 def _moved(layer: InspectedLayer, part: Part) -> InspectedLayer:
-    """Return what is known of a layer under its path in the container."""
+    """Return the record of a layer under its path in the container."""
     key, predicted = part.outside(layer.layer), layer.predicted
     if predicted is not None:
         predicted = replace(predicted, layer=key)
@@ -249,10 +248,10 @@ def _inspected(model: Any, x: Any, y: Any) -> Inspection:
 
 
 def _batch_of(model: Any, x: Any) -> tuple[Any, Any]:
-    """Return a batch for a model and its targets, None where none is given."""
+    """Return a batch for a model and its targets; None for what is not given."""
     if x is None:
         return None, None
-    refuse_to_call(model, "Pass one of these with its batch, or leave `x` out.")
+    check_has_call(model, "Pass one of these with its batch, or leave `x` out.")
     inputs, targets = batch_of(x)
     check_keys(model, inputs)
     return inputs, targets
@@ -274,7 +273,7 @@ def _build(model: Any, x: Any) -> None:
 def _anatomy(model: Any, x: Any) -> Anatomy:
     if x is None:
         return anatomy_of(model)
-    moments = [_moments(one) for one in _leaves(x)]
+    moments = [_moments(leaf) for leaf in _leaves(x)]
     if not all(moments):
         return anatomy_of(model)
     means: Any
@@ -284,12 +283,12 @@ def _anatomy(model: Any, x: Any) -> Anatomy:
         # Its arrays come in the order of their names.
         means = dict(zip(sorted(x), means, strict=True))
         variances = dict(zip(sorted(x), variances, strict=True))
-    found = anatomy_of(model, mean=means, variance=variances)
-    return anatomy_of(model) if found.forward is None else found
+    anatomy = anatomy_of(model, mean=means, variance=variances)
+    return anatomy_of(model) if anatomy.forward is None else anatomy
 
 
 def _moments(leaf: Any) -> tuple[float, float] | None:
-    """Return mean and variance of what is finite; None of tokens, of bits, of text."""
+    """Return mean and variance of finite values; None for tokens, booleans, text."""
     values = values_of(leaf)
     if not np.issubdtype(values.dtype, np.floating):
         return None
@@ -298,23 +297,23 @@ def _moments(leaf: Any) -> tuple[float, float] | None:
 
 
 def _leaves(x: Any) -> list[Any]:
-    found: list[Any] = keras.tree.flatten(x)
-    return found
+    leaves: list[Any] = keras.tree.flatten(x)
+    return leaves
 
 
 def _facts(
     anatomy: Anatomy, kernels: tuple[KernelFacts, ...], x: Any, y: Any = None
 ) -> tuple[Facts, list[LayerStats]]:
     inputs = () if x is None else input_facts(anatomy, x)
-    others = broken_weights(anatomy)
+    broken = broken_weights(anatomy)
     # What is predicted from NaN is nonsense.
-    broken = others or any(one.nonfinite for one in kernels)
+    is_broken = broken or any(kernel.nonfinite for kernel in kernels)
     measured: list[LayerStats] = []
     stats: list[LayerStats] = []
     if x is not None:
         measured = measure(anatomy.model, x)
         stats = _telling(measured, inputs, x)
-    elif not broken:
+    elif not is_broken:
         stats = anatomy.predicted
     facts = Facts(
         stats=tuple(stats),
@@ -322,7 +321,7 @@ def _facts(
         kernels=kernels,
         inputs=inputs,
         heads=head_facts(anatomy, y),
-        broken=others,
+        broken=broken,
         biased=biased_layers(anatomy),
         from_zero=zero_layers(anatomy.model),
         frozen=None if y is None else frozen_model(anatomy.model),
@@ -339,23 +338,23 @@ def _is_trained(model: Any) -> bool:
 def _telling(
     measured: list[LayerStats], inputs: Sequence[InputFacts], x: Any
 ) -> list[LayerStats]:
-    """Return what a batch says of the model: of a few inputs, not all is said."""
+    """Return the stats that a batch is large enough to tell."""
     if is_constant(inputs):
-        # Whatever the model, its inputs are alike, and no gradient reaches a zero.
-        return [one for one in measured if one.nonfinite]
+        # Whatever the model, all inputs look alike, and inputs of 0 give no gradients.
+        return [layer for layer in measured if layer.nonfinite]
     if size_of(x) >= SURE:
         return measured
     # A unit that is 0 for half of all inputs is 0 for a single one by chance.
-    return [replace(one, dead_fraction=None) for one in measured]
+    return [replace(layer, dead_fraction=None) for layer in measured]
 
 
 def _facts_of_stats(stats: Any, x: Any) -> Facts:
     if isinstance(stats, LayerStats):
         stats = [stats]
-    known = isinstance(stats, Sequence) and all(
-        isinstance(one, LayerStats) for one in stats
+    are_stats = isinstance(stats, Sequence) and all(
+        isinstance(row, LayerStats) for row in stats
     )
-    if not known:
+    if not are_stats:
         raise TypeError(
             "Expected a keras.Model or a list of LayerStats, as il.measure and "
             f"il.propagate return and monitor.stats holds. Received: {stats!r} of type "
@@ -374,21 +373,21 @@ def _layers(
     kernels: tuple[KernelFacts, ...],
     measured: Sequence[LayerStats],
 ) -> list[InspectedLayer]:
-    by_prediction = {one.layer: one for one in anatomy.predicted}
-    by_measurement = {one.layer: one for one in measured}
+    by_prediction = {stats.layer: stats for stats in anatomy.predicted}
+    by_measurement = {stats.layer: stats for stats in measured}
     keys = [*by_measurement] or [*by_prediction] or [*anatomy.layers]
-    facts = {(one.layer, one.weight): one for one in kernels}
-    # The first of a layer's kernels: of a separable convolution, the depthwise one.
-    held = {one.path: one for one in anatomy.kernels[::-1]}
-    found = []
+    facts = {(kernel.layer, kernel.weight): kernel for kernel in kernels}
+    # A layer's first kernel: the depthwise one of a separable convolution.
+    held = {kernel.path: kernel for kernel in anatomy.kernels[::-1]}
+    layers = []
     for key in keys:
         path = key.split("#")[0]
-        what, kernel = anatomy.layers.get(path), held.get(path)
-        known: dict[str, Any] = {}
+        layer, kernel = anatomy.layers.get(path), held.get(path)
+        of_kernel: dict[str, Any] = {}
         fans = None if kernel is None else fans_of(kernel)
         if kernel is not None and fans is not None:
             about = facts.get((path, kernel.weight))
-            known = {
+            of_kernel = {
                 "weight": kernel.weight,
                 "kernel_shape": tuple(int(size) for size in kernel.variable.shape),
                 "fan_in": fans.fan_in,
@@ -396,16 +395,16 @@ def _layers(
                 "nonlinearity": None if about is None else about.nonlinearity,
                 "initializer": None if about is None else about.initializer,
             }
-        found.append(
+        layers.append(
             InspectedLayer(
                 key,
-                "" if what is None else what.kind,
+                "" if layer is None else layer.kind,
                 predicted=by_prediction.get(key),
                 measured=by_measurement.get(key),
-                **known,
+                **of_kernel,
             )
         )
-    return found
+    return layers
 
 
 def _described(x: Any) -> str:

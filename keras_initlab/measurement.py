@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from keras_initlab.model import nonlinearity
 from keras_initlab.model.batch import batch_size, check_keys, inputs_of
-from keras_initlab.model.containers import refuse_to_call
+from keras_initlab.model.containers import check_has_call
 from keras_initlab.model.layers import main_weight, places
 from keras_initlab.stats import LayerStats, Stats, possible
 from keras_initlab.taps import once
@@ -35,48 +35,48 @@ def measure(
     """Measure the signal at every layer's output, and the gradient there, on a batch.
 
     One pass forward and one back, for any Keras model. There is no loss and there are
-    no targets: the gradient at the model's outputs is drawn from N(0, 1), one value an
-    element, and carried back to the layers ("a unit gradient at the outputs"). What is
-    measured is what the network does to a gradient on its way, whatever the loss.
+    no targets: the gradient at the model's outputs is drawn from N(0, 1), one value per
+    element, and propagated back to the layers ("a unit gradient at the outputs"). This
+    measures what the network does to a gradient, whatever the loss.
 
-    The model is as before afterwards, to the last seed and moving average, also when a
-    layer raises an error. One that is not built is built, as a first call would.
+    Afterwards the model is as before, including seeds and moving averages, even if a
+    layer raises an error. A model that is not built is built, as by a first call.
 
-    Figures are over all elements of an output (batch and units) that are finite, and
-    None where there are none, or where there is nothing to say:
+    Figures are taken over all finite elements of an output (batch and units). They are
+    None if there are none, or if a figure does not apply:
 
-    - `shape`: None stands for the batch, the first axis where it is as long as `x`.
-    - `batch_variance`, `input_cosine`: from two inputs on. The cosine is that of the
-      flattened outputs, the mean over all pairs of inputs whose outputs are not 0.
-    - `dead_fraction`: of the units (features, or channels: the last axis, the second
-      of images with channels first), the share that is 0 wherever they are, for every
+    - `shape`: None stands for the batch, the first axis if it is as long as `x`.
+    - `batch_variance`, `input_cosine`: for two inputs or more. The cosine is that of
+      the flattened outputs, averaged over all pairs of inputs whose outputs are not 0.
+    - `dead_fraction`: the share of units (features, or channels: the last axis, or the
+      second for images with channels first) that are 0 at every position, for every
       input of the batch.
-    - `saturated_fraction`: where the layer's own activation is bounded, the share
-      within 1 % of its range of an end; of ReLU6, whose zeros are counted in
-      `zero_fraction`, the upper end.
-    - `gradient_second_moment`: E[(dL/dx)²] of an output x, L = Σ r·y over the model's
-      outputs y. None where no output depends on x.
-    - `weight`, `weight_gradient_second_moment`: the layer's own kernel (of an RNN, its
-      cell's; of a layer without one, its first trainable weight), and
-      E[(dL/dw)²] divided by the size of the batch: that of one input, where inputs do
-      not meet. A shared layer's has the gradients of all its calls; a frozen
-      weight's is None.
+    - `saturated_fraction`: if the layer's own activation is bounded, the share of
+      values within 1 % of its range of one of its ends; for ReLU6, whose zeros are
+      counted in `zero_fraction`, of the upper end.
+    - `gradient_second_moment`: E[(dL/dx)²] of an output x, with L = Σ r·y over the
+      model's outputs y. None if no output depends on x.
+    - `weight`, `weight_gradient_second_moment`: the layer's own kernel (for an RNN, its
+      cell's; for a layer without a kernel, its first trainable weight), and
+      E[(dL/dw)²] divided by the size of the batch, which is the figure of one input
+      unless inputs interact. For a shared layer, the gradients of all its calls are
+      added up; for a frozen weight it is None.
 
-    Layers run in the dtype of their policy, without loss scaling: what is too small for
-    float16 is 0. On JAX each measurement compiles the model, as the first step of `fit`
-    does; elsewhere it runs eagerly.
+    Layers run in the dtype of their policy, without loss scaling: gradients too small
+    for float16 become 0. On JAX each measurement compiles the model, as the first step
+    of `fit` does; on the other backends it runs eagerly.
 
     Args:
-        model: a `keras.Model`, compiled or not, also in the midst of `fit`.
+        model: a `keras.Model`, compiled or not; also from a callback, during `fit`.
         x: a batch as `model(x)` takes it, of shape (batch, ...): an array, a tensor (a
             sparse or ragged one, too), a data frame, or a list, tuple or dict of these.
-            A tuple `(x, y)` is not split. Or what yields batches to `fit`: a
-            `tf.data.Dataset`, a `PyDataset`, a `DataLoader`, a generator. The first
-            batch is drawn, without its targets and weights.
-        training: call the layers as in training (dropout drops, BatchNormalization
-            goes by the batch) or as in inference.
-        gradients: False leaves out the pass back.
-        seed: of the gradients at the outputs; None draws others each time.
+            A tuple `(x, y)` is not split. Or anything that yields batches to `fit`: a
+            `tf.data.Dataset`, a `PyDataset`, a `DataLoader`, a generator. Its first
+            batch is used, without targets and sample weights.
+        training: call the layers as in training (dropout is active, BatchNormalization
+            uses the statistics of the batch) or as in inference.
+        gradients: False leaves out the backward pass.
+        seed: of the gradients at the outputs; None draws new ones each time.
 
     Returns:
         A `LayerStats` with `source="measured"` for each call of a layer, in the order
@@ -86,8 +86,8 @@ def measure(
     Raises:
         TypeError: `model` is not a `keras.Model`; `x` holds no array.
         ValueError: `x` is empty, or holds no batch; `model` has no `call`, as VAEs and
-            GANs with a `train_step`; or whatever Keras says of an `x` that does not
-            fit.
+            GANs that only have a `train_step`; or Keras's own error for an `x` that
+            does not fit.
 
     >>> import numpy as np, keras
     >>> model = keras.Sequential([
@@ -102,13 +102,14 @@ def measure(
     b (None, 256) None 1
 
     Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward
-    neural networks", AISTATS 2010, section 4, measures activations and gradients so.
+    neural networks", AISTATS 2010, section 4, measures activations and gradients this
+    way.
     """
-    _check_model(model)
+    check_has_call(model, "Measure one of these, as il.measure(model.encoder, x).")
     x = inputs_of(x)
     check_keys(model, x)
     batch = batch_size(x)
-    # A stream of its own: with the plain seed, an `x` that was drawn from
+    # A separate stream: with the plain seed, an `x` that was drawn from
     # default_rng(0) would be its own gradient.
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
     once.build(model, x)
@@ -130,19 +131,10 @@ def measure(
     return Stats(_stats(call, by_weight, batch) for call in passed.calls)
 
 
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"`model` must be a keras.Model. Received: {model!r} of type "
-            f"{type(model).__name__}. Put a single layer in a keras.Sequential."
-        )
-    refuse_to_call(model, "Measure one of these, as il.measure(model.encoder, x).")
-
-
 def _main_weights(model: Any) -> dict[int, Any]:
-    """Return the trainable ones, each once, by their id."""
-    found = [main_weight(place.layer) for place in places(model) if place.measured]
-    return {id(v): v for v in found if v is not None and v.trainable}
+    """Return the layers' main weights that are trainable, each once, by their id."""
+    weights = [main_weight(place.layer) for place in places(model) if place.measured]
+    return {id(v): v for v in weights if v is not None and v.trainable}
 
 
 def _stats(call: once.Call, by_weight: dict[int, Any], batch: int) -> LayerStats:
@@ -171,8 +163,8 @@ def _dead_fraction(values: Array, layer: Any) -> float | None:
     if not np.isfinite(values).any():
         return None
     axis = unit_axis(layer, values.ndim)
-    others = tuple(index for index in range(values.ndim) if index != axis)
-    alive = (values != 0).any(axis=others) if values.ndim > 1 else (values != 0).any()
+    reduced = tuple(index for index in range(values.ndim) if index != axis)
+    alive = (values != 0).any(axis=reduced) if values.ndim > 1 else (values != 0).any()
     return float(1 - np.mean(alive))
 
 
@@ -193,8 +185,8 @@ def _second_moment(tensor: Any) -> float | None:
 
 
 def _finite(x: Array) -> Array:
-    known = np.isfinite(x)
-    return x if known.all() else x[known]
+    finite = np.isfinite(x)
+    return x if finite.all() else x[finite]
 
 
 def _moments(x: Array) -> dict[str, Any]:
@@ -214,7 +206,7 @@ def _moments(x: Array) -> dict[str, Any]:
 
 
 def _batch_figures(rows: Array) -> dict[str, Any]:
-    """Return what tells one input's output, a row, from another's."""
+    """Return how much the outputs of different inputs, the rows, differ."""
     figures: dict[str, Any] = {}
     finite = np.isfinite(rows)
     if not finite.any():
@@ -223,8 +215,8 @@ def _batch_figures(rows: Array) -> dict[str, Any]:
         if finite.all():
             unit_variances = rows.var(axis=0)
         else:
-            known = rows[:, finite.any(axis=0)]
-            unit_variances = np.nanvar(np.where(np.isfinite(known), known, np.nan), 0)
+            seen = rows[:, finite.any(axis=0)]
+            unit_variances = np.nanvar(np.where(np.isfinite(seen), seen, np.nan), 0)
         figures["batch_variance"] = float(unit_variances.mean())
         figures["input_cosine"] = _input_cosine(rows[finite.all(axis=1)])
     return figures

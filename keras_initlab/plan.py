@@ -12,9 +12,7 @@ import keras
 from keras_initlab import markup, numerals, plots
 from keras_initlab.stats import LayerStats
 from keras_initlab.tables import Justify, Rows, render_table
-
-# How many weights that were left alone for one reason are named in print.
-_SHOWN = 5
+from keras_initlab.words import by_reason
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class UnlistedWeight:
 
 
 class Signals(Protocol):
-    """Where a plan has the signals from that it draws."""
+    """Provides the signals that a plan plots."""
 
     def predicted(self) -> tuple[list[LayerStats], list[LayerStats]]:
         """Return the prediction before and after the rewrite."""
@@ -91,9 +89,9 @@ class Plan(Rows[PlanRow]):
 
     `print(plan)` shows them as a table, `plan.plot()` as a figure of the signal before
     and after, `plan.records` as a list of flat dicts.
-    `plan.assumptions` are the sentences under the table: what a prediction rests on;
-    `plan.measured` those on what a batch says of the inputs, `plan.inputs` the same as
-    flat dicts.
+    `plan.assumptions` are the sentences under the table: the assumptions of the
+    prediction; `plan.measured` those on the moments of the inputs on a batch, and
+    `plan.inputs` the same as flat dicts.
     `plan.unlisted` are the weights of two or more axes that have no row, with reasons.
     """
 
@@ -129,10 +127,10 @@ class Plan(Rows[PlanRow]):
     def plot(self, x: Any = None, figure: Any = None) -> Any:
         """Return a figure of each layer's variance before and after the rewrite.
 
-        Lines are predicted, as `propagate` does. With `x` dots are measured on it, each
-        with a draw of the initializers, whatever the model has learned since; it has
-        its own weights again afterwards. Weights that the plan leaves alone count with
-        the values that they have.
+        Lines are predicted, as by `propagate`. With `x`, dots are measured on it, with
+        weights drawn by the initializers, whatever the model has learned since; its own
+        weights are restored afterwards. Weights that the plan leaves alone count with
+        their current values.
 
         Args:
             x: a batch, as `measure` takes it; None leaves out the dots.
@@ -192,15 +190,8 @@ class Plan(Rows[PlanRow]):
         return headings, [[cell(row) for _, cell in columns] for row in self.rows]
 
     def _left(self) -> list[str]:
-        """Return a line for each reason to have left weights alone."""
-        by_reason: dict[str, list[str]] = {}
-        for weight in self.unlisted:
-            by_reason.setdefault(weight.reason, []).append(str(weight))
-        lines = []
-        for reason, names in by_reason.items():
-            rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            lines.append(f"left alone: {', '.join(names[:_SHOWN])}{rest} ({reason})")
-        return lines
+        left = ((weight.reason, str(weight)) for weight in self.unlisted)
+        return by_reason("left alone", left)
 
     def __repr__(self) -> str:
         return f"<Plan of {len(self.rows)} kernels of {self.model!r}; print it>"

@@ -31,15 +31,15 @@ def draw(choice: Choice, index: int, initializer: Any) -> Any:
 
 
 class PlanSignals:
-    """What is predicted and measured with either initializers of a plan.
+    """The predicted and measured signals with a plan's old and new initializers.
 
-    Weights that the plan leaves alone count with the values that they have.
+    Weights that the plan leaves alone count with their current values.
 
     Args:
         model: the model of the plan.
         choices: those that give a kernel another initializer.
         mean, variance: of the inputs, as the scheme takes them.
-        given: what a batch says of the inputs, if the scheme went by one.
+        given: moments of the inputs, if the scheme took them from a batch.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class PlanSignals:
         return self._measurement("before", x), self._measurement("after", x)
 
     def _prediction(self, side: Side) -> list[LayerStats]:
-        drawn = {
+        rewritten = {
             choice.kernel.key
             for choice in self._choices
             if choice.kernel.attribute is not None
@@ -79,7 +79,7 @@ class PlanSignals:
                     self._mean,
                     self._variance,
                     from_weights=not quantised_layers(part.model),
-                    drawn=drawn,
+                    redrawn=rewritten,
                     given=self._given,
                 ).stats
             ]
@@ -93,14 +93,14 @@ class PlanSignals:
         }
         variables = [choice.kernel.variable for choice in kernels.values()]
         # A copy: on PyTorch the array is the variable's own memory.
-        kept = [np.array(keras.ops.convert_to_numpy(one)) for one in variables]
+        before = [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
         try:
             for index, choice in kernels.items():
-                drawn = draw(choice, index, getattr(choice.row, side))
-                choice.kernel.variable.assign(drawn)
+                initializer = getattr(choice.row, side)
+                choice.kernel.variable.assign(draw(choice, index, initializer))
             return measure(self._model, x, gradients=False)
         finally:
-            for variable, values in zip(variables, kept, strict=True):
+            for variable, values in zip(variables, before, strict=True):
                 variable.assign(values)
 
     @contextlib.contextmanager

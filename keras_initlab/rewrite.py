@@ -12,10 +12,10 @@ import keras
 from keras_initlab.initializers import Auto
 from keras_initlab.model.batch import inputs_of
 from keras_initlab.model.containers import (
+    check_has_call,
     check_is_model,
     is_container,
     parts_of,
-    refuse_to_call,
 )
 from keras_initlab.model.keras_internals import PASSED_ON_INITIALIZER
 from keras_initlab.model.kernels import kernels_of, unlisted_weights
@@ -83,20 +83,20 @@ def rewrite_initializers(
 ) -> Plan:
     """Give every kernel of `model` an initializer that fits its place in the network.
 
-    A scheme chooses them. `Activation()`, or "activation", goes by the nonlinearity
+    A scheme chooses them. `Activation()`, or "activation", looks at the nonlinearity
     that follows each kernel. `Variance()`, or "variance", follows the signal through
-    the whole graph, and scales each kernel to what reaches it. `Isometric()`, or
-    "isometric", mirrors units in pairs, for plain networks of any depth.
-    `AutoScheme()`, or "auto", picks of these what has served networks of the kind best.
-    A scheme of your own is an object with a method `choose`: see
+    the whole graph, and scales each kernel for the signal that reaches it.
+    `Isometric()`, or "isometric", mirrors units in pairs, for plain networks of any
+    depth. `AutoScheme()`, or "auto", picks the one of these that has worked best for
+    networks of the same kind. Your own scheme is an object with a method `choose`: see
     `keras_initlab.schemes.Scheme`.
 
-    The weights of built layers are drawn again; other weights, biases among them, stay
-    as they are. The choice is in the layers' config: clones and loaded models draw by
-    the same rule.
+    The kernels of built layers are drawn again; other weights, such as biases, are not
+    changed. The choice is stored in the layers' config: clones and loaded models draw
+    by the same rule.
 
-    A model without a call of its own, trained by its `train_step` (VAEs, GANs), is
-    rewritten model by model: each that it holds for itself.
+    In a model without a `call`, trained by its `train_step` (VAEs, GANs), each model
+    that it holds is rewritten separately.
 
     Args:
         model: any Keras model, built unless `only_unbuilt`.
@@ -104,46 +104,45 @@ def rewrite_initializers(
             options, such as `Variance(target=2.0)`.
         seed: an int gives every kernel its own repeatable draw; None draws afresh.
         x: a batch, as `measure` takes it: an array, a dict or list of these, a
-            `tf.data.Dataset`, a `PyDataset`, a `DataLoader`, a generator. What the
-            first layers that learn read is then described by its mean, variance and
-            correlations on the batch, behind preprocessing and frozen layers, in place
-            of mean 0 and variance 1; tokens by how often two are the same one.
-            "activation" scales the kernels there, and no others, by it.
+            `tf.data.Dataset`, a `PyDataset`, a `DataLoader`, a generator. The input of
+            the first trainable layers, after preprocessing and frozen layers, is then
+            described by its mean, variance and correlations on the batch, instead of
+            mean 0 and variance 1; tokens by how often two of them are equal.
+            "activation" uses it to scale only the kernels that read this input.
         skip: layers to leave alone: a layer, its name or path ("encoder/dense"), or
-            several of these. A name stands for every layer inside that one as well.
-        only_unbuilt: leave built layers, which may hold loaded weights, alone; not for
+            several of these. A name also covers every layer inside that one.
+        only_unbuilt: leave built layers alone, as they may hold loaded weights; not for
             "variance" and "isometric".
-        only_defaults: True rewrites the kernels alone that have the initializer which
-            their layer's class gives by itself, and leaves what somebody has chosen.
-            None, the default, leaves alone initializers that neither Keras nor this
-            package has made, and heads that were given far less than the usual
-            variance; False rewrites these as well. The plan names each. Named
-            initializers, such as "he_normal", go by default: sound layer by layer is
-            not sound at depth, and `Isometric` needs every kernel.
-        dry_run: plan only, and change nothing.
-        redraw: draw the weights of a model that was trained, or given weights, without
-            a warning.
-        **options: of the scheme that is given by its name:
+        only_defaults: True rewrites only kernels with the default initializer of their
+            layer's class, and leaves those that somebody has chosen. None, the default,
+            leaves alone initializers from outside Keras and this package, and heads
+            that were given far less than the usual variance; False rewrites these as
+            well. The plan names each. Initializers of Keras that were chosen, such as
+            "he_normal", are rewritten unless it is True: a choice that is sound layer
+            by layer may not be at depth, and `Isometric` needs every kernel.
+        dry_run: only return the plan, and change nothing.
+        redraw: do not warn if the model was trained or was given weights, which are
+            then lost.
+        **options: those of a scheme that is given by its name:
             `scheme="variance", target=2.0` is `scheme=Variance(target=2.0)`.
             `target`, `head` and `criterion` belong to `Variance`, `q` and `theta` to
             `Isometric`, `residual`, `mean` and `variance` to both.
 
     Returns:
-        A `Plan` with a row for each kernel; print it. Weights that an own layer of the
-        user's multiplies its input with are kernels, too; `plan.unlisted` names the
-        weights of two or more axes that are none, with the reason. Frozen kernels
-        (`trainable=False`, or under LoRA) are left alone, as are quantised ones, and
-        those that start at 0 while a residual path or a bias carries the signal around
-        them: see the notes. A compiled model's optimizer keeps its state: compile again
-        before training anew.
+        A `Plan` with a row for each kernel; print it. Weights with which your own
+        layers multiply their input are kernels, too; `plan.unlisted` names the other
+        weights of two or more axes, with the reason. Frozen kernels (`trainable=False`,
+        or under LoRA) are left alone, as are quantised ones, and those that start at 0
+        while a residual path or a bias carries the signal around them: see the notes. A
+        compiled model's optimizer keeps its state: compile again before training anew.
 
     Raises:
-        TypeError: `model` is not a Keras model, `scheme` no scheme, `seed` no int, an
-            option that no scheme has.
-        ValueError: an unknown scheme or option, a name in `skip` that no layer has, an
-            `x` that does not fit, is not finite or all 0, `x` beside `mean` or
-            `variance`, a model that is not built, a layer whose signal cannot be
-            predicted. The model is then as it was.
+        TypeError: `model` is not a Keras model, `scheme` is not a scheme, `seed` is not
+            an int, or no scheme has an option of this name.
+        ValueError: an unknown scheme or option; a name in `skip` that no layer has; an
+            `x` that does not fit, is not finite, or is 0 everywhere; `x` together with
+            `mean` or `variance`; a model that is not built; a layer whose signal cannot
+            be predicted. The model is then unchanged.
 
     >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(64),
     ...     keras.layers.BatchNormalization(), keras.layers.ReLU(),
@@ -195,8 +194,8 @@ def rewrite_initializers(
 
 
 def _given_by(model: Any, x: Any, chooser: Scheme, only_unbuilt: bool) -> Given:
-    """Return what a batch says of the inputs, or refuse it."""
-    refuse_to_call(model, "Rewrite each by itself: rewrite_initializers(model.encoder)")
+    """Return the moments of the inputs on a batch, or refuse the batch."""
+    check_has_call(model, "Rewrite each by itself: rewrite_initializers(model.encoder)")
     if only_unbuilt:
         raise ValueError(
             "`x` needs a model that is built, so that its layers can be called. "
@@ -221,7 +220,7 @@ def _unlisted(model: keras.Model, selection: Selection) -> list[UnlistedWeight]:
 
 
 def _scheme_of(scheme: Any, options: dict[str, Any]) -> Scheme:
-    """Return the scheme that is given as an object, or by its name and options."""
+    """Return a scheme, given as an object or by its name and options."""
     if isinstance(scheme, str):
         if scheme not in _BY_NAME:
             raise ValueError(
@@ -229,12 +228,12 @@ def _scheme_of(scheme: Any, options: dict[str, Any]) -> Scheme:
                 f"Received: scheme={scheme!r}.{did_you_mean(scheme, SCHEMES)} Leave it "
                 "out for the default."
             )
-        own = {
+        accepted = {
             name: value
             for name, value in options.items()
             if _belongs(name, value, scheme)
         }
-        return _BY_NAME[scheme](**own)
+        return _BY_NAME[scheme](**accepted)
     if isinstance(scheme, type) or not isinstance(scheme, Scheme):
         mend = "Pass one of these names"
         if hasattr(scheme, "choose"):
@@ -245,10 +244,10 @@ def _scheme_of(scheme: Any, options: dict[str, Any]) -> Scheme:
             f"{type(scheme).__name__}. {mend}."
         )
     if options:
-        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        listed = ", ".join(f"{name}={value!r}" for name, value in options.items())
         raise ValueError(
             "Options beside `scheme` go with the name of a scheme; an object holds its "
-            f"own. Received: {given} with scheme={scheme!r}. Give them to "
+            f"own. Received: {listed} with scheme={scheme!r}. Give them to "
             f"{type(scheme).__name__}."
         )
     return scheme
@@ -306,7 +305,7 @@ def _check_built(model: Any, only_unbuilt: bool) -> None:
     for part in parts_of(model):
         _check_weights(part.model, part.path)
     if is_container(model):
-        missing = [one.path for one in kernels_of(model) if not one.layer.built]
+        missing = [k.path for k in kernels_of(model) if not k.layer.built]
         if missing:
             raise ValueError(
                 "All layers that a model without a call holds must be built. Received: "
@@ -333,7 +332,7 @@ def _check_weights(model: Any, path: str) -> None:
 
 
 def _warn_if_trained(model: keras.Model, choices: Sequence[Choice]) -> None:
-    """Warn where weights are about to be drawn over that have learned something."""
+    """Warn if trained weights are about to be drawn again."""
     lost = [c for c in choices if c.row.changed and c.kernel.variable is not None]
     learned = what_was_learned(model) if lost else None
     if learned is not None:
@@ -359,11 +358,11 @@ def _apply(choices: Sequence[Choice], seeds: Seeds) -> None:
 
 
 def _pass_on(choices: Sequence[Choice], seeds: Seeds) -> None:
-    """Set the initializer of layers that hand theirs to the layers inside them.
+    """Set the initializer of layers that pass theirs on to the layers inside them.
 
     An attention layer's config holds one initializer, from which a clone makes its
-    inner layers. Where all of these were rewritten it becomes an `Auto` that looks
-    at each of them: the same rule.
+    inner layers. If all of these were rewritten, it becomes an `Auto`, which applies
+    the same rule to each of them.
     """
     parents = {id(p): p for choice in choices for p in choice.kernel.parents[1:]}
     for number, parent in enumerate(parents.values()):

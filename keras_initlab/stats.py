@@ -1,4 +1,4 @@
-"""LayerStats and Bounds: records between who computes signals and who shows them."""
+"""LayerStats and Bounds: records shared by those who compute and those who show."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class LayerStats:
-    """What is known of the signal at one layer's output.
+    """What is known about the signal at one layer's output.
 
-    Figures are over all elements of the output (batch and units) unless said
-    otherwise. What the producer does not know is `None`, never 0.
+    Figures are over all elements of the output (batch and units) unless stated
+    otherwise. Unknown figures are `None`, never 0.
 
     Attributes:
         layer: path inside the model without the model's own name (`encoder/dense`),
             with `#0`, `#1` for the calls of a shared layer.
-        weight: the weight that the gradient figures speak of.
+        weight: the weight to which `weight_gradient_second_moment` and `update_ratio`
+            belong.
         shape: of the output, with None for the batch.
         mean: E[x].
         variance: E[(x - E[x])²].
@@ -37,9 +38,9 @@ class LayerStats:
         saturated_fraction: share of elements at a bounded activation's ends.
         nonfinite: how many elements are NaN or infinite.
         gradient_second_moment: E[(dL/dx)²] at the output.
-        weight_gradient_second_moment: E[(dL/dw)²]. A weight that is shared, by the
-            calls of a layer or by layers, has one gradient, that of all of them
-            together: it stands at each.
+        weight_gradient_second_moment: E[(dL/dw)²]. A weight that is shared, by several
+            calls of a layer or by several layers, has a single gradient, the sum over
+            all of them, which is given at each.
         update_ratio: ‖Δw‖ / ‖w‖ of one step.
         source: how the figures came about.
 
@@ -63,7 +64,7 @@ class LayerStats:
     weight_gradient_second_moment: float | None = None
     update_ratio: float | None = None
     # Keyword-only, so that it can follow the optional fields without a default:
-    # a record that does not say where it comes from would be a lie in waiting.
+    # a record must say where it comes from.
     source: Source = field(kw_only=True)
 
     def __post_init__(self) -> None:
@@ -105,15 +106,15 @@ class Stats(list[LayerStats]):
     """A list of `LayerStats`, which a notebook shows as a table."""
 
     def _repr_html_(self) -> str:
-        known = [
+        columns = [
             name
             for name in _COLUMNS
-            if any(getattr(one, name) is not None for one in self)
+            if any(getattr(layer, name) is not None for layer in self)
         ]
-        headings = [markup.Heading("layer"), *map(_heading, known)]
+        headings = [markup.Heading("layer"), *map(_heading, columns)]
         rows = [
-            markup.Row([one.layer, *(_cell(getattr(one, name)) for name in known)])
-            for one in self
+            markup.Row([row.layer, *(_cell(getattr(row, name)) for name in columns)])
+            for row in self
         ]
         parts = [*markup.legend(headings), *markup.table(headings, rows)]
         return markup.fragment(markup.report(parts))
@@ -132,8 +133,8 @@ def _cell(value: Shape | str | float | None) -> str | None:
 
 
 _POSITIVE, _SHARE = (0.0, math.inf), (0.0, 1.0)
-# Between which ends a figure is. Moments are of one computation: no one of them is to
-# be trusted where another cannot be.
+# The range of each figure. Moments come from one computation: if one of them is
+# impossible, none of them can be trusted.
 _MOMENTS = {
     "mean": (-math.inf, math.inf),
     "variance": _POSITIVE,
@@ -157,10 +158,10 @@ _ROUNDING_AT_0 = 1e-12
 
 
 def possible(stats: LayerStats) -> LayerStats:
-    """Return the stats without what no signal can have, such as E[x²] < E[x]².
+    """Return the stats without impossible figures, such as E[x²] < E[x]².
 
-    Whoever makes stats passes them through here. What cannot be is an error of the
-    maker's: it is not known, and a `RuntimeWarning` names it.
+    All stats are passed through this function when they are made. An impossible figure
+    is a fault of whoever computed it: it becomes None, and a `RuntimeWarning` names it.
 
     >>> possible(LayerStats("dense", zero_fraction=-1e-9, source="measured"))
     ... # doctest: +ELLIPSIS
@@ -193,8 +194,8 @@ def possible(stats: LayerStats) -> LayerStats:
         )
         moments = _MOMENTS if wrong.keys() & _MOMENTS.keys() else {}
         changes |= dict.fromkeys({*wrong, *moments})
-    known: dict[str, Any] = changes
-    return replace(stats, **known)
+    fields: dict[str, Any] = changes
+    return replace(stats, **fields)
 
 
 def _is_below_squared_mean(stats: LayerStats) -> bool:

@@ -396,7 +396,7 @@ X = np.ones((3, 6), "float32")
 @pytest.mark.parametrize(
     ("model", "x", "error", "match"),
     [
-        (lambda: layers.Dense(2), X, TypeError, "keras.Model"),
+        (lambda: layers.Dense(2), X, TypeError, "must be a Keras model"),
         (mlp, None, TypeError, "a batch of data"),
         (mlp, [[1.0] * 6], TypeError, "NumPy"),
         (mlp, keras.KerasTensor((2, 6)), TypeError, "a batch of data"),

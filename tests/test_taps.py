@@ -70,7 +70,7 @@ def test_steps_that_call_other_layers_share_what_they_share():
 
 def test_an_empty_batch_changes_nothing():
     x = np.arange(6.0, dtype="float32").reshape(3, 2)
-    assert vector({"x": x[:0]})[0].entries == ()
+    assert vector({"x": x[:0]})[0].figures == ()
     assert as_read(vector({"x": x}), vector({"x": x[:0]})) == as_read(vector({"x": x}))
 
 

@@ -78,8 +78,8 @@ def rescaled(activation: Activation, slope: float, offset: float) -> Activation:
     """
     assert activation.function is not None
     function = activation.function
-    found = sine_like(lambda x: np.asarray(function(slope * x + offset)))
-    return activation if found is None else found
+    sine = sine_like(lambda x: np.asarray(function(slope * x + offset)))
+    return activation if sine is None else sine
 
 
 def sine_like(evaluate: Callable[[Array], NDArray[Any]]) -> Activation | None:
@@ -104,9 +104,9 @@ def sine_like(evaluate: Callable[[Array], NDArray[Any]]) -> Activation | None:
         turn = math.acos(cosine)
         if turn * _POINTS < math.pi:
             return None  # half a wave: a parabola would do as well
-        found = _fitted(turn / step, x, values)
-        if found is not None and _agrees(found, evaluate, kind):
-            return found
+        sine = _fitted(turn / step, x, values)
+        if sine is not None and _agrees(sine, evaluate, kind):
+            return sine
     return None
 
 
@@ -130,15 +130,15 @@ def _fitted(frequency: float, x: Array, values: Array) -> Activation | None:
 
 
 def _agrees(
-    found: Activation, evaluate: Callable[[Array], NDArray[Any]], itemsize: int
+    sine: Activation, evaluate: Callable[[Array], NDArray[Any]], itemsize: int
 ) -> bool:
     """Whether the values are the same where the sine was not fitted."""
-    assert found.function is not None
+    assert sine.function is not None
     x = np.concatenate([np.linspace(-7.7, 8.3, 97), np.linspace(-0.31, 0.29, 31)])
-    expected = np.asarray(found.function(x), np.float64)
+    expected = np.asarray(sine.function(x), np.float64)
     error = np.abs(np.asarray(evaluate(x), np.float64) - expected).max()
     # The phase ωx is rounded in the dtype, too.
-    allowed = _TOLERANCE.get(itemsize, 1e-2) * (1 + 8 * found.frequency)
+    allowed = _TOLERANCE.get(itemsize, 1e-2) * (1 + 8 * sine.frequency)
     return bool(error <= allowed * np.ptp(expected))
 
 

@@ -22,7 +22,7 @@ __all__ = ["in_numpy", "is_elementwise", "recognise", "recognise_rows"]
 Array = NDArray[np.float64]
 
 # Dense where activations bend, close to the points where they jump, and far out for
-# those that are clipped far from 0.
+# activations that are clipped far from 0.
 _KINKS = np.array(sorted({kink for row in NAMED.values() for kink in row.kinks}))
 _FAR = np.array([-1000.0, -100.0, -30.0, -15.0, 15.0, 30.0, 100.0, 1000.0])
 _GRID = np.concatenate(
@@ -102,7 +102,7 @@ def in_numpy(function: Callable[[Any], Any]) -> Callable[[Array], NDArray[Any]]:
                 with _evaluation_scope(device):
                     result = function(keras.ops.convert_to_tensor(x, dtype=dtype))
                     return np.asarray(keras.ops.convert_to_numpy(result))
-            except Exception as error:  # whatever a stranger's function may raise
+            except Exception as error:  # whatever a user's function may raise
                 problem = problem or error
         assert problem is not None
         raise problem

@@ -347,8 +347,8 @@ def _from_callable(function: Callable[[Any], Any]) -> Activation:
         if activation is not None:
             return activation
         if is_elementwise(evaluate):
-            known = recognise(evaluate) or sine_like(evaluate)
-            return known or Activation(name, evaluate)
+            recognised = recognise(evaluate) or sine_like(evaluate)
+            return recognised or Activation(name, evaluate)
     except Exception as error:
         raise ValueError(
             "An activation is expected to be a callable of one tensor of any shape. "

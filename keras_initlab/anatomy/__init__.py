@@ -1,4 +1,4 @@
-"""What a diagnosis may know of a Keras model besides its signals."""
+"""Facts about a Keras model, other than its signals, for `diagnose`."""
 
 from keras_initlab.anatomy.head import head_facts
 from keras_initlab.anatomy.inputs import input_facts

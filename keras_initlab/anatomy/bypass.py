@@ -1,4 +1,4 @@
-"""Layers that a path without kernels leads around: branches, gates, inner levels."""
+"""Layers that a path without kernels bypasses: branches, gates, inner levels."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 from keras_initlab.model.graph import Call, Graph
 
-# What joins tensors and leaves the values of each as they are.
+# Operations that join tensors and leave their values unchanged.
 _JOINING = ("Concatenate", "Stack", "Hstack", "Vstack")
 
 
 @dataclass(frozen=True)
 class Bypassed:
-    """Ids of layers beside which the signal has a path without kernels.
+    """Ids of layers that are bypassed by a path without kernels.
 
     Attributes:
-        merged: of the layers whose result is added to what that path carries, or
-            multiplies it: a residual branch, a gate, a transform net.
-        joined: of these, and of those whose result is joined to it: the inner levels
-            of a U-Net.
+        merged: of the layers whose output is added to, or multiplied with, the signal
+            on that path: a residual branch, a gate, a transform net.
+        joined: of these, and of those whose output is concatenated with it: the inner
+            levels of a U-Net.
     """
 
     merged: frozenset[int] = frozenset()
@@ -35,13 +35,13 @@ def bypassed_in(graph: Graph | None, kernels: Collection[int]) -> Bypassed:
     """
     if graph is None:
         return Bypassed()
-    makers = {made: call for call in graph.calls for made in call.outputs}
+    makers = {tensor: call for call in graph.calls for tensor in call.outputs}
     around: dict[bool, set[int]] = {True: set(), False: set()}
     for call in graph.calls:
         if len(set(call.inputs)) > 1:
             joins = type(call.operation).__name__ in _JOINING
             for branch in _branches(call, makers, kernels):
-                around[joins].update(id(one.operation) for one in branch)
+                around[joins].update(id(inner.operation) for inner in branch)
     merged = frozenset(around[False])
     return Bypassed(merged, merged | around[True])
 
@@ -49,7 +49,7 @@ def bypassed_in(graph: Graph | None, kernels: Collection[int]) -> Bypassed:
 def _branches(
     merge: Call, makers: dict[int, Call], kernels: Collection[int]
 ) -> Iterator[set[Call]]:
-    """Yield the calls of each branch that a path without kernels leads around."""
+    """Yield the calls of each branch that a path without kernels bypasses."""
     inputs = list(dict.fromkeys(merge.inputs))
     for shortcut in inputs:
         path = _without_kernels(shortcut, makers, kernels)
@@ -62,26 +62,26 @@ def _branches(
 def _without_kernels(
     tensor: int, makers: dict[int, Call], kernels: Collection[int]
 ) -> set[int]:
-    """Return the tensors of which no kernel has made this one."""
-    found, pending = {tensor}, [tensor]
+    """Return the tensors from which this one is computed without a kernel."""
+    tensors, pending = {tensor}, [tensor]
     while pending:
         maker = makers.get(pending.pop())
         if maker is not None and id(maker.operation) not in kernels:
-            fresh = set(maker.inputs) - found
-            found |= fresh
+            fresh = set(maker.inputs) - tensors
+            tensors |= fresh
             pending += fresh
-    return found
+    return tensors
 
 
 def _since(end: int, path: Collection[int], makers: dict[int, Call]) -> set[Call]:
-    """Return the calls from a path to `end`; none where something else leads there."""
-    found: set[Call] = set()
+    """Return the calls between a path and `end`; none if `end` has other sources."""
+    calls: set[Call] = set()
     pending = [end]
     while pending:
         maker = makers.get(pending.pop())
         if maker is None:
             return set()  # an input of the model
-        if maker not in found:
-            found.add(maker)
+        if maker not in calls:
+            calls.add(maker)
             pending += [tensor for tensor in maker.inputs if tensor not in path]
-    return found
+    return calls

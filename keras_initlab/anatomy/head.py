@@ -13,7 +13,7 @@ from keras_initlab.anatomy.model import Anatomy
 from keras_initlab.diagnosis import HeadFacts, TargetFacts
 from keras_initlab.model import nonlinearity
 
-# Layers that leave an output's values as they are.
+# Layers that do not change the values of an output.
 _SAME_VALUES = (
     keras.layers.Reshape,
     keras.layers.Flatten,
@@ -85,7 +85,7 @@ def _ends(anatomy: Anatomy, tensor: int) -> tuple[str, int, list[str]] | None:
     The last activation comes first. None where a layer's effect is not known.
     """
     assert anatomy.flat is not None
-    makers = {made: call for call in anatomy.flat.calls for made in call.outputs}
+    makers = {output: call for call in anatomy.flat.calls for output in call.outputs}
     functions: list[str] = []
     last: tuple[str, int] | None = None
     while (call := makers.get(tensor)) is not None and call.is_layer:
@@ -94,8 +94,8 @@ def _ends(anatomy: Anatomy, tensor: int) -> tuple[str, int, list[str]] | None:
             shape = tuple(call.node.outputs[call.outputs.index(tensor)].shape)
             last = call.path, int(shape[-1] or 0) if shape else 0
         if not isinstance(layer, _SAME_VALUES):
-            known = isinstance(layer, nonlinearity.ACTIVATION_LAYERS)
-            if not (known or hasattr(layer, "kernel")):
+            is_activation = isinstance(layer, nonlinearity.ACTIVATION_LAYERS)
+            if not (is_activation or hasattr(layer, "kernel")):
                 return None
             name = _name(nonlinearity.own_nonlinearity(layer))
             if name is None:
@@ -121,7 +121,7 @@ def _name(function: Any) -> str | None:
 
 
 def _loss(loss: Any) -> tuple[str | None, bool]:
-    """Return a loss's name, and whether it takes logits; None of one's own."""
+    """Return a loss's name (None for a user's own), and whether it takes logits."""
     if isinstance(loss, str):
         try:
             loss = keras.losses.get(loss)
@@ -138,10 +138,10 @@ def _crosses(loss: Any, y: Any) -> bool:
     """Whether flat targets and outputs of (batch, 1) broadcast in a loss.
 
     Keras brings both to one shape for its own losses and for functions; it leaves them
-    to a class of one's own, which is tried on numbers.
+    to a user's own class, which is tried on numbers.
     """
-    own = isinstance(loss, keras.losses.Loss) and type(loss) not in _CLASSES
-    if not own or y is None:
+    is_custom = isinstance(loss, keras.losses.Loss) and type(loss) not in _CLASSES
+    if not is_custom or y is None:
         return False
     targets = np.asarray(y if isinstance(y, list) else keras.ops.convert_to_numpy(y))
     if targets.ndim != 1 or len(targets) < 2:
@@ -153,15 +153,15 @@ def _crosses(loss: Any, y: Any) -> bool:
             float(
                 keras.ops.convert_to_numpy(
                     loss(
-                        keras.ops.convert_to_tensor(one),
+                        keras.ops.convert_to_tensor(labels),
                         keras.ops.convert_to_tensor(outputs),
                     )
                 )
             )
-            for one in (targets, targets[:, None])
+            for labels in (targets, targets[:, None])
         )
     except Exception:
-        # Whatever somebody's loss may ask for; training will tell.
+        # A user's loss may require anything; training will show it.
         return False
     return not np.isclose(flat, deep, rtol=1e-3, equal_nan=True)
 

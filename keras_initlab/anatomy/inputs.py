@@ -1,4 +1,4 @@
-"""Facts of the data that a model is shown."""
+"""Facts about a model's input data."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from keras_initlab.model.batch import values_of
 def input_facts(anatomy: Anatomy, x: Any) -> tuple[InputFacts, ...]:
     """Return the facts of each array in `x`, a batch as the model takes it.
 
-    Whole numbers are taken for tokens or labels, of which scales say nothing, where an
-    embedding reads them.
+    Whole numbers that an embedding reads are taken for tokens: their scale means
+    nothing.
     """
     leaves = [values_of(leaf) for leaf in keras.tree.flatten(x)]
     scaled = anatomy.scales_inputs(len(leaves))
-    names = [_given_name(one) for one in _inputs(anatomy.model)]
+    names = [_given_name(tensor) for tensor in _inputs(anatomy.model)]
     if isinstance(x, dict):
-        # Its arrays come in the order of their names.
+        # Keras sorts its arrays by name.
         if set(x) <= set(names):
             scaled = [scaled[names.index(name)] for name in sorted(x)]
         names = sorted(x)
@@ -44,7 +44,7 @@ def _inputs(model: Any) -> list[Any]:
 
 
 def _given_name(symbol: Any) -> str | None:
-    """Return the name of an input; None of the number that Keras gives to others."""
+    """Return the name of an input; None if Keras only numbered it."""
     name = getattr(symbol, "name", None) or ""
     return None if name.startswith("keras_tensor") else name or None
 
@@ -52,14 +52,14 @@ def _given_name(symbol: Any) -> str | None:
 def _facts(name: str, values: Any, scaled: bool) -> InputFacts:
     values = values.astype("float64")
     finite = np.isfinite(values)
-    known = np.where(finite, values, np.nan)
+    present = np.where(finite, values, np.nan)
     if not finite.any():
         return InputFacts(name, 0.0, 0.0, nonfinite=values.size, scaled=scaled)
-    spread, largest = _spread(known)
+    spread, largest = _spread(present)
     return InputFacts(
         name,
-        float(np.nanmean(known)),
-        float(np.nanstd(known)),
+        float(np.nanmean(present)),
+        float(np.nanstd(present)),
         spread=spread,
         largest=largest,
         nonfinite=int(values.size - finite.sum()),

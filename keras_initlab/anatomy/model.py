@@ -20,7 +20,7 @@ from keras_initlab.model.roles import NORMALISING, Roles, roles_of
 from keras_initlab.propagation.propagate import Forward, run_forward
 from keras_initlab.stats import LayerStats
 
-# Their inner kernels feed a softmax, or are added up by one: their scale is a
+# Their inner kernels feed a softmax, or are averaged by one: their scale is a
 # temperature, not a gain.
 ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 RESCALING = (*NORMALISING, keras.layers.Normalization, keras.layers.Rescaling)
@@ -52,7 +52,7 @@ class Readers:
 
     Attributes:
         kernels: those next kernels.
-        whole: whether nothing but layers that keep units apart comes before them.
+        whole: whether all layers before them keep units apart.
         normalised: whether a normalisation comes before each of them.
     """
 
@@ -95,7 +95,7 @@ class Anatomy:
         """The graph of all calls, or None."""
         if self.forward is None:
             return graph.graph_of(self.model) if graph.has_graph(self.model) else None
-        # A model that runs on a sample alone is one call, which tells nothing.
+        # A model that is run on a sample as a whole is one call, which tells nothing.
         flat_graph = self.forward.propagation.flat_graph
         opened = any(id(call.operation) in self._inside for call in flat_graph.calls)
         return flat_graph if opened else None
@@ -105,7 +105,7 @@ class Anatomy:
         """Which kernels end branches, and which are heads."""
         if self.flat is not None:
             return roles_of(self.flat, self.kernels)
-        # Of a model without a graph, no more is known than which comes last.
+        # Without a graph, all that is known is which kernel comes last.
         last = [k for k in self.kernels if k.weight != "recurrent_kernel"][-1:]
         return Roles(heads={(id(kernel.layer), kernel.weight) for kernel in last})
 
@@ -174,7 +174,7 @@ class Anatomy:
 
     @cached_property
     def _rescaled(self) -> set[int]:
-        """Ids of the layers whose output nothing reads but through a normalisation."""
+        """Ids of the layers whose output is only read through a normalisation."""
         if self.flat is None:
             return set()
         tensors: set[int] = set()
@@ -201,20 +201,20 @@ class Anatomy:
         rescaled = {layer for layer, always in by_layer.items() if always}
         last = {id(call.operation): i for i, call in enumerate(self.flat.calls)}
         for place in places(self.model):
-            # Of a layer that holds others, what the last one of them makes.
+            # The output of a layer that holds others is that of the last one of them.
             if id(place.layer) not in last:
                 parts = [id(part.layer) for part in every_place(place.layer)]
                 called = [part for part in parts if part in last]
                 if called and max(called, key=lambda part: last[part]) in rescaled:
                     rescaled.add(id(place.layer))
             elif id(place.layer) in rescaled:
-                # Inside of a layer that is not opened no more is known than of it all.
+                # For layers inside one that is not opened, it is known as a whole.
                 rescaled.update(id(part.layer) for part in every_place(place.layer))
         return rescaled
 
     @cached_property
     def bypassed(self) -> Bypassed:
-        """Which layers have a path without kernels beside them."""
+        """Which layers are bypassed by a path without kernels."""
         return bypassed_in(self.flat, set(self._inside))
 
     def scales_inputs(self, count: int) -> list[bool]:
@@ -239,17 +239,17 @@ class Anatomy:
         return answers
 
     def _keeps_scale(self, call: graph.Call) -> bool:
-        """Say whether a call is predicted to leave mean and size as they were."""
+        """Say whether a call is predicted not to change mean and size."""
         if self.forward is None or not self.of_data:
             return False
         signals = self.forward.propagation.signals
         tensors = (*call.inputs, *call.outputs)
-        first, *rest = (signals[tensor] for tensor in tensors if tensor in signals)
+        first, *later = (signals[tensor] for tensor in tensors if tensor in signals)
         size = math.sqrt(first.second)
-        return len(rest) == len(tensors) - 1 and all(
+        return len(later) == len(tensors) - 1 and all(
             abs(math.sqrt(signal.second) - size) <= SAME_SCALE * size
             and abs(signal.mean - first.mean) <= SAME_SCALE * size
-            for signal in rest
+            for signal in later
         )
 
     def readers(self, kernel: Kernel) -> Readers | None:
@@ -337,7 +337,7 @@ def anatomy_of(
     try:
         forward = run_forward(model, mean, variance, from_weights=True)
     except Exception as error:
-        # A prediction is one witness of several: a layer that cannot be run on
-        # symbols or on a sample must not silence the others.
+        # The prediction is one source of facts among several: a layer that cannot be
+        # run on symbols or on a sample must not suppress the others.
         return Anatomy(model, kernels, None, f"{type(error).__name__}: {error}")
     return Anatomy(model, kernels, forward, of_data=variance is not None)

@@ -25,8 +25,8 @@ from keras_initlab.schemes.small_starts import carrier
 
 Array = NDArray[np.float64]
 
-# Of a length, what two units may differ by and still be the same: backends sum in
-# another order for one than for the other.
+# How much two equal units may differ, as a share of their length: backends do not sum
+# both in the same order.
 SAME = 1e-5
 
 _KNOWN_WEIGHTS = {
@@ -73,16 +73,16 @@ def _facts(
         twins, alike = _twins(units, siblings, readers)
     branch_end = key in anatomy.roles.branches
     at_start: dict[str, Any] = {}
-    if initial and (own_fans := fans_of(kernel)) is not None:
+    if initial and (layer_fans := fans_of(kernel)) is not None:
         follows = followed(kernel, finder)
-        drawn = _drawn(kernel)
+        second = _drawn_moment(kernel)
         at_start = {
             "initializer": describe(kernel.initializer, without="seed")
             or "its initializer",
             "nonlinearity": follows.resolved.name,
             "digest": _digest(values),
-            "scale": _scale(kernel, drawn, own_fans, follows),
-            "by_wrong_fans": _by_wrong_fans(kernel, drawn, own_fans, follows),
+            "scale": _scale(kernel, second, layer_fans, follows),
+            "by_wrong_fans": _by_wrong_fans(kernel, second, layer_fans, follows),
             "isometric": isinstance(kernel.initializer, Mirrored),
         }
     return KernelFacts(
@@ -104,7 +104,7 @@ def _facts(
 
 
 def _is_spared(kernel: Kernel, anatomy: Anatomy) -> bool:
-    """Say whether another path or its bias carries the signal around zeros."""
+    """Say whether another path, or a bias, carries the signal around zeros."""
     if anatomy.forward is None:
         return False
     return carrier(kernel, anatomy.kernels, anatomy.forward.propagation) is not None
@@ -128,14 +128,14 @@ def _is_guarded(kernel: Kernel) -> bool:
 
 
 def _digest(values: Array) -> str | None:
-    """Return what tells a draw from others; None of what was not drawn."""
+    """Return a digest of a random draw; None if the values were not drawn."""
     # Thousands of entries of two draws are not the same by chance.
-    some = values.ravel()[:: max(values.size // 4096, 1)]
+    sample = values.ravel()[:: max(values.size // 4096, 1)]
     # An identity and a constant are the same in each layer, rightly.
-    if len(np.unique(some)) <= 3 or np.count_nonzero(values) * 2 < values.size:
+    if len(np.unique(sample)) <= 3 or np.count_nonzero(values) * 2 < values.size:
         return None
     head = f"{values.shape}".encode()
-    return hashlib.blake2b(head + some.tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(head + sample.tobytes(), digest_size=16).hexdigest()
 
 
 def _units(kernel: Kernel, values: Array) -> Array | None:
@@ -161,9 +161,9 @@ def _units(kernel: Kernel, values: Array) -> Array | None:
 
 def _columns(values: Array, layout: fans.KernelLayout) -> Array:
     outputs = [axis % values.ndim for axis in layout.outputs]
-    rest = [axis for axis in range(values.ndim) if axis not in outputs]
+    summed = [axis for axis in range(values.ndim) if axis not in outputs]
     count = math.prod(values.shape[axis] for axis in outputs)
-    return values.transpose(*rest, *outputs).reshape(-1, count)
+    return values.transpose(*summed, *outputs).reshape(-1, count)
 
 
 def _rows(kernel: Kernel, count: int) -> Array | None:
@@ -173,12 +173,12 @@ def _rows(kernel: Kernel, count: int) -> Array | None:
     if layout.batch or not layout.inputs or (layout.blocks > 1 and _is_grouped(kernel)):
         return None
     inputs = [axis % values.ndim for axis in layout.inputs]
-    rest = [axis for axis in range(values.ndim) if axis not in inputs]
+    remaining = [axis for axis in range(values.ndim) if axis not in inputs]
     size = math.prod(values.shape[axis] for axis in inputs)
     if size % count:
         return None
     # After flattening, a unit is read once at each position.
-    rows = values.transpose(*inputs, *rest).reshape(size // count, count, -1)
+    rows = values.transpose(*inputs, *remaining).reshape(size // count, count, -1)
     return rows.transpose(0, 2, 1).reshape(-1, count)
 
 
@@ -214,8 +214,8 @@ def _twins(
 def _reads_apart(kernels: Sequence[Kernel]) -> bool:
     """Say whether no kernel reads two of its inputs alike.
 
-    Whatever has become of units on the way, by a reshape or a sum: twins among them
-    have gradients that differ then.
+    Then units that are copies of each other have different gradients, whatever reshapes
+    or sums come between.
     """
     for kernel in kernels:
         layout = layout_of(kernel)
@@ -230,8 +230,8 @@ def _reads_apart(kernels: Sequence[Kernel]) -> bool:
 def _repeated(units: Array) -> int:
     """Return how many columns equal one before them, those of zeros left out.
 
-    By random projections, sorted, as all pairs would be too many; what they say is
-    then confirmed entry by entry.
+    Candidates are found by sorted random projections, as there are too many pairs, and
+    then compared entry by entry.
     """
     if not np.isfinite(units).all():
         return 0
@@ -252,60 +252,60 @@ def _repeated(units: Array) -> int:
 
 
 def _scale(
-    kernel: Kernel, drawn: float | None, own: fans.Fans, follows: Followed
+    kernel: Kernel, second: float | None, layer_fans: fans.Fans, follows: Followed
 ) -> float | None:
     """Return E[w²] by the initializer over what fits; 1 within the usual rules."""
-    if drawn is None or isinstance(kernel.initializer, (Auto, Mirrored, Scaled)):
+    if second is None or isinstance(kernel.initializer, (Auto, Mirrored, Scaled)):
         return None
-    fitting = [follows.rule.variance(own)]
+    fitting = [follows.rule.variance(layer_fans)]
     if follows.resolved.family in ("linear", "saturating", "selu"):
-        fitting.append(1 / own.fan_in)
+        fitting.append(1 / layer_fans.fan_in)
     by_rule = ("linear", "periodic")
     if follows.resolved.function is not None and follows.resolved.family not in by_rule:
-        fitting.append(activations.gain(follows.resolved) ** 2 / own.fan_in)
-    if drawn > max(fitting):
-        return drawn / max(fitting)
-    return min(1.0, drawn / min(fitting))
+        fitting.append(activations.gain(follows.resolved) ** 2 / layer_fans.fan_in)
+    if second > max(fitting):
+        return second / max(fitting)
+    return min(1.0, second / min(fitting))
 
 
-def _drawn(kernel: Kernel) -> float | None:
+def _drawn_moment(kernel: Kernel) -> float | None:
     """Return E[w²] by the initializer."""
     initializer = kernel.initializer
     if initializer is None:
         return None
     shape = tuple(kernel.variable.shape)
     try:
-        # One that somebody wrote is called, which is not to move Keras's generators.
+        # A user's initializer is called, which must not advance Keras's generators.
         with keras.StatelessScope():
             moments = initial_moments(
                 initializer, shape, kernel.layer, kernel.weight, kernel.parents
             )
     except (TypeError, ValueError):
         return None
-    drawn = moments.second_moment
-    return drawn if math.isfinite(drawn) and drawn > 0 else None
+    second = moments.second_moment
+    return second if math.isfinite(second) and second > 0 else None
 
 
 def _by_wrong_fans(
-    kernel: Kernel, drawn: float | None, own: fans.Fans, follows: Followed
+    kernel: Kernel, second: float | None, layer_fans: fans.Fans, follows: Followed
 ) -> float | None:
-    """Return the variance by a shape's fans over that by the layer's.
+    """Return the ratio of the variance by the shape's fans to that by the layer's.
 
-    Of Keras's own initializers it is known which fans they go by; of one that somebody
-    wrote, its variance may show it.
+    Keras's own initializers are known to use the shape's fans; the variance of a user's
+    initializer may show that it does.
     """
     shape = tuple(kernel.variable.shape)
-    plain = fans.kernel_fans(shape) if len(shape) > 1 else own
+    plain = fans.kernel_fans(shape) if len(shape) > 1 else layer_fans
     initializer = kernel.initializer
     if isinstance(initializer, keras.initializers.VarianceScaling):
-        return own.over(initializer.mode) / plain.over(initializer.mode)
+        return layer_fans.over(initializer.mode) / plain.over(initializer.mode)
     if type(initializer).__module__.startswith(("keras.", "keras_initlab.")):
         return None
     usual = {1.0, 2.0, follows.rule.gain**2}
-    if drawn is None or any(_near(drawn * own.fan_in, rule) for rule in usual):
+    if second is None or any(_near(second * layer_fans.fan_in, rule) for rule in usual):
         return None
-    by_shape = any(_near(drawn * plain.fan_in, rule) for rule in usual)
-    return own.fan_in / plain.fan_in if by_shape else None
+    by_shape = any(_near(second * plain.fan_in, rule) for rule in usual)
+    return layer_fans.fan_in / plain.fan_in if by_shape else None
 
 
 def _near(value: float, expected: float) -> bool:

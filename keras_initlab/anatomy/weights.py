@@ -21,26 +21,26 @@ BIASED = 2.0
 
 
 def broken_weights(anatomy: Anatomy) -> tuple[tuple[str, str, int], ...]:
-    """Return where weights other than kernels hold NaN or infinity, and how many."""
-    found = []
+    """Return which weights other than kernels hold NaN or infinity, and how many."""
+    broken = []
     for path, variable in _other_weights(anatomy):
         values = values_of(variable)
         # A mask that is not trained may rightly hold -inf.
         wrong = np.isnan(values) | (np.isinf(values) & bool(variable.trainable))
         if wrong.any():
-            found.append((path, variable.name, int(wrong.sum())))
-    return tuple(found)
+            broken.append((path, variable.name, int(wrong.sum())))
+    return tuple(broken)
 
 
 def biased_layers(anatomy: Anatomy) -> tuple[tuple[str, float], ...]:
     """Return the layers whose biases are far from 0, and their root mean square.
 
-    Those at the end are left out: a head's biases may say how frequent classes are.
+    Heads are left out: their biases may encode how frequent the classes are.
     """
     biased = []
     for path, variable in _other_weights(anatomy):
-        what = anatomy.layers.get(path)
-        if variable.name not in ("bias", "beta") or (what is not None and what.ends):
+        layer = anatomy.layers.get(path)
+        if variable.name not in ("bias", "beta") or (layer is not None and layer.ends):
             continue
         size = float(np.sqrt(np.mean(values_of(variable) ** 2)))
         if size > BIASED:
@@ -49,15 +49,13 @@ def biased_layers(anatomy: Anatomy) -> tuple[tuple[str, float], ...]:
 
 
 def _other_weights(anatomy: Anatomy) -> Iterator[tuple[str, Any]]:
-    known = {
-        id(one.variable) for one in anatomy.kernels if one.weight != "recurrent_kernel"
-    }
+    seen = {id(k.variable) for k in anatomy.kernels if k.weight != "recurrent_kernel"}
     for place in places(anatomy.model):
         layer = place.layer
         for variable in layer.variables if is_closed(layer) else own_variables(layer):
-            if id(variable) in known:
+            if id(variable) in seen:
                 continue
-            known.add(id(variable))
+            seen.add(id(variable))
             if keras.backend.is_float_dtype(variable.dtype):
                 yield place.path, variable
 
@@ -72,7 +70,7 @@ def frozen_model(model: Any) -> str | None:
 def zero_layers(model: Any) -> frozenset[str]:
     """Return the paths of the layers whose main weight is all zeros, or next to it.
 
-    Such as ReZero's factors and LayerScale's: a share of their length says nothing.
+    Such as the factors of ReZero and LayerScale: update ratios mean nothing for them.
     """
     paths = set()
     for place in places(model) if getattr(model, "built", False) else ():

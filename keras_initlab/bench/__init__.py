@@ -1,4 +1,4 @@
-"""The lab bench: which initialisation trains a model of one's own faster."""
+"""The lab bench: which initialisation trains your model faster."""
 
 from keras_initlab.bench.comparing import compare
 from keras_initlab.bench.comparison import Comparison

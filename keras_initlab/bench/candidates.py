@@ -1,8 +1,7 @@
-"""Candidates: what a model's weights are drawn by, and how they are named."""
+"""Candidates: ways to draw a model's weights, and their names."""
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import keras
 from keras_initlab.calibration import calibrate
 from keras_initlab.rewrite import SCHEMES, rewrite_initializers
 from keras_initlab.schemes import Scheme, SchemeContext, Selection
+from keras_initlab.words import nearest
 
 Kind = Literal["as built", "scheme", "initializer", "calibrate", "function"]
 
@@ -74,65 +74,66 @@ class _OneInitializer:
         return type(self.initializer).from_config(config)
 
 
-def candidates_of(given: Any) -> list[Candidate]:
-    """Return the candidates that `compare` was given, each under a label of its own.
+def candidates_of(candidates: Any) -> list[Candidate]:
+    """Return the candidates passed to `compare`, each with a unique label.
 
     Raises:
-        TypeError: one is nothing that weights can be drawn by.
-        ValueError: there is none, a name is unknown, or two have one label.
+        TypeError: weights cannot be drawn by one of them.
+        ValueError: there are none, a name is unknown, or two have the same label.
     """
     named: list[tuple[str | None, Any]]
-    if isinstance(given, Mapping):
-        named = [(str(label), one) for label, one in given.items()]
-    elif isinstance(given, str) or not isinstance(given, Iterable):
-        named = [(None, given)]
+    if isinstance(candidates, Mapping):
+        named = [(str(label), value) for label, value in candidates.items()]
+    elif isinstance(candidates, str) or not isinstance(candidates, Iterable):
+        named = [(None, candidates)]
     else:
-        named = [(None, one) for one in given]
+        named = [(None, value) for value in candidates]
     if not named:
         raise ValueError(
             "`candidates` must name at least one initialisation. Received: "
-            f"{given!r}. Pass for example ['glorot_uniform', 'initlab>auto']."
+            f"{candidates!r}. Pass for example ['glorot_uniform', 'initlab>auto']."
         )
-    candidates = [_candidate(label, one) for label, one in named]
-    labels = [one.label for one in candidates]
+    resolved = [_candidate(label, value) for label, value in named]
+    labels = [candidate.label for candidate in resolved]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise ValueError(
             "Each candidate must have a label of its own. Received: two that are "
             f"called {twice!r}. Pass a dict from labels to candidates."
         )
-    return candidates
+    return resolved
 
 
-def _candidate(label: str | None, given: Any) -> Candidate:
-    kind, value, name = _resolved(given)
+def _candidate(label: str | None, candidate: Any) -> Candidate:
+    kind, value, name = _resolved(candidate)
     return Candidate(label or name, kind, value)
 
 
-def _resolved(given: Any) -> tuple[Kind, Any, str]:
+def _resolved(candidate: Any) -> tuple[Kind, Any, str]:
     """Return the kind of a candidate, its value, and its name."""
-    if given is None:
+    if candidate is None:
         return "as built", None, AS_BUILT
-    if isinstance(given, str):
-        return _of_name(given)
-    if isinstance(given, type) and issubclass(given, keras.initializers.Initializer):
-        given = given()
-    if isinstance(given, keras.initializers.Initializer):
-        return "initializer", given, _name_of(given)
-    if isinstance(given, Scheme) and not isinstance(given, type):
-        return "scheme", given, reprlib.repr(given)
-    if callable(given):
-        return "function", given, getattr(given, "__name__", type(given).__name__)
+    if isinstance(candidate, str):
+        return _of_name(candidate)
+    if _is_initializer_class(candidate):
+        candidate = candidate()
+    if isinstance(candidate, keras.initializers.Initializer):
+        return "initializer", candidate, _name_of(candidate)
+    if isinstance(candidate, Scheme) and not isinstance(candidate, type):
+        return "scheme", candidate, reprlib.repr(candidate)
+    if callable(candidate):
+        name = getattr(candidate, "__name__", type(candidate).__name__)
+        return "function", candidate, name
     raise TypeError(
         "A candidate must be the name of an initializer or a scheme, 'calibrate', an "
         "initializer, a scheme, a function of the model, or None. Received: "
-        f"{given!r} of type {type(given).__name__}. Pass for example 'he_normal' or "
-        "il.Variance()."
+        f"{candidate!r} of type {type(candidate).__name__}. Pass for example "
+        "'he_normal' or il.Variance()."
     )
 
 
 def _of_name(name: str) -> tuple[Kind, Any, str]:
-    # Names of schemes come first; no initializer of Keras's or ours has one of them.
+    # Schemes come first; no initializer of Keras or this package has such a name.
     if name.replace("_", " ").replace("-", " ") == AS_BUILT:
         return "as built", None, AS_BUILT
     if name == CALIBRATE:
@@ -149,33 +150,30 @@ def _of_name(name: str) -> tuple[Kind, Any, str]:
         raise ValueError(
             "A candidate that is a string must name an initializer, a scheme "
             f"({', '.join(map(repr, SCHEMES))}), {CALIBRATE!r} or {AS_BUILT!r}. "
-            f"Received: {name!r}. "
-            f"{_suggestion(name)}"
+            f"Received: {name!r}. {_suggestion(name)}"
         )
     return "initializer", initializer, name
 
 
 def _suggestion(name: str) -> str:
-    known = [AS_BUILT, CALIBRATE, *SCHEMES, *_initializer_names()]
-    close = difflib.get_close_matches(name.lower(), known, 1) or [
-        one for one in known if one.partition(">")[2] == name.lower()
-    ]
+    names = [AS_BUILT, CALIBRATE, *SCHEMES, *_initializer_names()]
+    close = nearest(name, names) or [n for n in names if n.endswith(f">{name.lower()}")]
     if close:
         return f"Did you mean {close[0]!r}?"
     return "Pass an initializer, as keras.initializers.HeNormal(), if it has no name."
 
 
 def _initializer_names() -> list[str]:
-    """Return the names by which initializers of Keras's and ours can be called."""
-    classes = (
-        one
-        for one in vars(keras.initializers).values()
-        if isinstance(one, type) and issubclass(one, keras.initializers.Initializer)
-    )
-    theirs = {_snake_case(one.__name__) for one in classes} - {"initializer"}
+    """Return the names of the initializers of Keras and of this package."""
+    classes = filter(_is_initializer_class, vars(keras.initializers).values())
+    of_keras = {_snake_case(kind.__name__) for kind in classes} - {"initializer"}
     registered = keras.saving.get_custom_objects()
-    ours = {name for name in registered if name.startswith("initlab>")}
-    return sorted(theirs) + sorted(ours)
+    registered_names = {name for name in registered if name.startswith("initlab>")}
+    return sorted(of_keras) + sorted(registered_names)
+
+
+def _is_initializer_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, keras.initializers.Initializer)
 
 
 def _snake_case(name: str) -> str:
@@ -188,7 +186,7 @@ def _snake_case(name: str) -> str:
 
 
 def _name_of(initializer: Any) -> str:
-    """Return an initializer as it would be typed, without what is not set."""
+    """Return an initializer as it would be typed, without unset arguments."""
     arguments = {
         key: value
         for key, value in initializer.get_config().items()

@@ -1,4 +1,4 @@
-"""The columns that the text and the page show of each candidate."""
+"""The columns for each candidate, in text and on the page."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def columns_of(comparison: Comparison) -> list[Column]:
         return Column(header, tuple(map(cell, results)), rank, number, long)
 
     metric = comparison.metric
-    columns = [column("candidate", lambda one: one.candidate, 0, False, True)]
+    columns = [column("candidate", lambda result: result.candidate, 0, False, True)]
     if len(comparison.learning_rates) > 1:
         columns.append(column("learning\nrate", _rate, 4))
     if metric != "loss":
@@ -60,16 +60,16 @@ def columns_of(comparison: Comparison) -> list[Column]:
         columns.append(column(f"epochs to\n{comparison.target:g}", _epochs, 2))
     columns += [
         column("diverged", _diverged, 3),
-        column("first\nval_loss", lambda one: _spread(one.first_loss), 6),
-        column("final\nloss", lambda one: _spread(one.train_loss), 9),
+        column("first\nval_loss", lambda result: _spread(result.first_loss), 6),
+        column("final\nloss", lambda result: _spread(result.train_loss), 9),
         column("variance\nat the start", _signal("start", "variance"), 8),
         column("variance\nat the end", _signal("end", "variance"), 11),
         column("gradient\nat the start", _signal("start", _GRADIENT), 10),
         column("gradient\nat the end", _signal("end", _GRADIENT), 12),
-        column("seconds", lambda one: f"{one.seconds.mean:.2g}", 13),
+        column("seconds", lambda result: f"{result.seconds.mean:.2g}", 13),
         column("findings", _codes, 7, False, True),
     ]
-    return [one for one in columns if any(cell is not None for cell in one.cells)]
+    return [c for c in columns if any(cell is not None for cell in c.cells)]
 
 
 _GRADIENT = "gradient_second_moment"
@@ -106,7 +106,7 @@ def _diverged(result: CandidateResult) -> str | None:
 
 
 def _signal(when: str, figure: str) -> Cell:
-    """Return a cell: between which values a figure is over depth."""
+    """Return a cell with the range of a figure over depth."""
 
     def cell(result: CandidateResult) -> str | None:
         stats: Sequence[LayerStats] = getattr(result, when)

@@ -1,4 +1,4 @@
-"""compare: which initialisation trains a model of one's own better, and faster."""
+"""compare: which initialisation trains your model better, and faster."""
 
 from __future__ import annotations
 
@@ -70,40 +70,40 @@ def compare(
             - "calibrate": the weights as `build` draws them, scaled by `il.calibrate`
               on inputs of the training data;
             - None, or "as built": the weights as `build` draws them;
-            - any other function: it is given the built model, and changes it in place,
+            - any other function: it receives the built model, and changes it in place
               or returns another compiled model.
-        x, y: training data as `fit` takes them, arrays or nested arrays; or batches
-            that can be drawn from again and again (`tf.data.Dataset`, `PyDataset`,
-            `DataLoader`), whose order is their own, with `y=None`.
+        x, y: training data as `fit` takes them, arrays or nested arrays; or, with
+            `y=None`, batches that can be iterated several times (`tf.data.Dataset`,
+            `PyDataset`, `DataLoader`) and determine their own order.
         validation_data: a tuple (x, y), or batches. None holds out a fifth of `x` and
             `y`, the same for all runs.
         epochs: for each run.
         seeds: a number of seeds, counted from 0, or the seeds.
-        learning_rates: to be tried for each candidate; None leaves that of the model.
+        learning_rates: those to try for each candidate; None keeps the model's own.
         metric: the name of the metric that is compared, as in `fit`'s logs
-            ("accuracy"); with "min" or "max", as `("score", "max")`, where Keras does
+            ("accuracy"); with "min" or "max", as in `("score", "max")`, if Keras does
             not know which is better. None is the model's first metric, or its loss.
-        target: a value of the metric; the epochs that it takes to reach it on the
-            validation data are counted.
+        target: a value of the metric; the epochs needed to reach it on the validation
+            data are counted.
         executor: any `concurrent.futures.Executor` whose workers run this package and
             the same backend: a `ProcessPoolExecutor` (with the "spawn" context), or
             `dask.distributed`'s `Client.get_executor()`. `build`, candidates and data
             are pickled. None trains in this process, one run after the other.
-        out: a file of JSON Lines, to which each run is added as it ends. Runs that are
-            in it already are not done again.
-        batch_size: of arrays.
+        out: a file of JSON Lines, to which each run is added when it ends. Runs that it
+            already holds are not done again.
+        batch_size: for arrays.
         signals: False measures and diagnoses nothing, which saves time: on JAX each
             measurement compiles the model.
         verbose: 0 shows no progress.
 
     Returns:
-        A `Comparison`: print it, show it in a notebook, `plot()` it. After Ctrl-C it
-        holds the runs that are done.
+        A `Comparison`: print it, show it in a notebook, or call its `plot()`. After
+        Ctrl-C it holds the runs that were completed.
 
     Raises:
-        TypeError, ValueError: an argument is not as above: before any training, or,
-            of a metric that the model does not have, after the first run.
-        KeyboardInterrupt: no run was done yet.
+        TypeError, ValueError: an argument is not as above. Raised before any training;
+            for a metric that the model does not have, after the first run.
+        KeyboardInterrupt: no run was completed.
 
     >>> import numpy as np
     >>> def build():
@@ -121,16 +121,12 @@ def compare(
     numbers = _seeds(seeds)
     rates = _rates(learning_rates)
     wanted, direction = _metric(metric)
-    _check_counts(epochs=epochs, batch_size=batch_size)
+    sizes = {"epochs": epochs, "batch_size": batch_size}
+    _check_counts(**sizes)
     _check_build(build)
     data = data_of(x, y, validation_data)
     names, weights = _try_out(build, chosen, numbers[0], rates, data)
-    setup = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "data": digest(data),
-        "weights": weights,
-    }
+    setup = {**sizes, "data": digest(data), "weights": weights}
     done = {_key(run): run for run in store.read(out, setup)} if out else {}
     common = (data, epochs, batch_size, Environment.here(), uuid.uuid4().hex, names)
     tasks = [
@@ -150,7 +146,7 @@ def compare(
     ]
     if executor is not None and tasks:
         _check_picklable(tasks[0], chosen, executor)
-    order = [one.label for one in chosen]
+    order = [candidate.label for candidate in chosen]
     comparison = functools.partial(
         Comparison.of,
         metric=wanted,
@@ -159,28 +155,29 @@ def compare(
         epochs=epochs,
         planned=len(order) * len(numbers) * len(rates),
     )
-    for run in _kept(execute(tasks, executor, bool(verbose)), out, setup, bool(done)):
+    for run in _stored(execute(tasks, executor, bool(verbose)), out, setup, bool(done)):
         comparison([run])  # refuses an unknown metric after the first run
         done[_key(run)] = run
     return comparison(_in_order(done.values(), order, numbers, rates))
 
 
-def _kept(
-    runs: Iterator[Run], out: str | Path | None, setup: store.Setup, some: bool
+def _stored(
+    runs: Iterator[Run], out: str | Path | None, setup: store.Setup, has_runs: bool
 ) -> Iterator[Run]:
-    """Yield the runs as they are done, and add them to a file; end at Ctrl-C.
+    """Yield the runs as they end, and add them to a file; stop at Ctrl-C.
 
     Raises:
-        KeyboardInterrupt: there is none yet, and `some` says that none was before.
+        KeyboardInterrupt: no run has ended yet, and `some` says that there was none
+            before.
     """
     try:
         for run in runs:
             if out:
                 store.add(out, run, setup)
-            some = True
+            has_runs = True
             yield run
     except KeyboardInterrupt:
-        if not some:
+        if not has_runs:
             raise
     finally:
         forget()
@@ -193,13 +190,13 @@ def _key(run: Run) -> tuple[str, int, float | None]:
 def _in_order(
     runs: Any, order: list[str], seeds: Sequence[int], rates: Sequence[float | None]
 ) -> Iterator[Run]:
-    """Yield the runs that were asked for; a file may hold others as well."""
-    found = {_key(run): run for run in runs}
+    """Yield the requested runs; a file may hold others as well."""
+    by_key = {_key(run): run for run in runs}
     for label in order:
         for rate in rates:
             for seed in seeds:
-                if (label, seed, rate) in found:
-                    yield found[label, seed, rate]
+                if (label, seed, rate) in by_key:
+                    yield by_key[label, seed, rate]
 
 
 def _try_out(
@@ -211,7 +208,7 @@ def _try_out(
 ) -> tuple[tuple[str, ...], str]:
     """Apply each candidate once; return the layers' names, and the weights' shapes.
 
-    What cannot be drawn fails before anything is trained.
+    A candidate that cannot be applied fails here, before anything is trained.
     """
     x, _ = sample_of(data)
     names: tuple[str, ...] = ()
@@ -224,32 +221,32 @@ def _try_out(
             raise
         if not names:
             names = tuple(place.path for place in places(model))
-            shapes = store.fingerprint([tuple(one.shape) for one in model.weights])
+            shapes = store.fingerprint([tuple(w.shape) for w in model.weights])
     return names, shapes
 
 
 def _seeds(seeds: Any) -> list[int]:
     if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
         return list(range(seeds))
-    found = [] if isinstance(seeds, int | str | float) else list(seeds)
-    if not found or not all(isinstance(one, int) and one >= 0 for one in found):
+    numbers = [] if isinstance(seeds, int | str | float) else list(seeds)
+    if not numbers or not all(isinstance(n, int) and n >= 0 for n in numbers):
         raise ValueError(
             "`seeds` must be a number of seeds, 1 or more, or a list of ints. "
             f"Received: seeds={seeds!r}. Leave it out for 3."
         )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(numbers))
 
 
 def _rates(rates: Any) -> list[float | None]:
     if rates is None:
         return [None]
-    found = [rates] if isinstance(rates, int | float) else list(rates)
-    if not found or not all(isinstance(r, int | float) and r > 0 for r in found):
+    values = [rates] if isinstance(rates, int | float) else list(rates)
+    if not values or not all(isinstance(r, int | float) and r > 0 for r in values):
         raise ValueError(
             "`learning_rates` must be a list of numbers above 0. Received: "
             f"learning_rates={rates!r}. Leave it out for that of the model."
         )
-    return [float(rate) for rate in dict.fromkeys(found)]
+    return [float(rate) for rate in dict.fromkeys(values)]
 
 
 def _metric(metric: Any) -> tuple[str | None, str | None]:
@@ -292,7 +289,7 @@ def _check_picklable(
 ) -> None:
     """Refuse what an executor cannot send to other processes.
 
-    Executors of other packages than Python's bring picklers of their own.
+    Executors of other packages use their own picklers.
     """
     kind = type(executor)
     if not isinstance(executor, Executor):
@@ -312,7 +309,7 @@ def _check_picklable(
             "mp_context=multiprocessing.get_context('spawn'))."
         )
     parts = [("build", task.build)]
-    parts += [(f"the candidate {one.label!r}", one.value) for one in candidates]
+    parts += [(f"the candidate {c.label!r}", c.value) for c in candidates]
     for name, part in [*parts, ("the data", task.data)]:
         try:
             pickle.dumps(part)
@@ -327,7 +324,7 @@ def _check_picklable(
 
 
 def _check_importable(part: Any) -> None:
-    """Refuse a function of an interactive session, which no file holds."""
+    """Refuse a function of an interactive session, which is in no file."""
     if getattr(part, "__module__", None) == "__main__":
         main = sys.modules["__main__"]
         if getattr(main, "__file__", None) is None:

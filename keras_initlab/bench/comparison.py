@@ -1,4 +1,4 @@
-"""Comparison: what the candidates did, and how it is shown."""
+"""Comparison: the results of the candidates, and how they are shown."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 from keras_initlab.bench import html, picture, text, verdict
 from keras_initlab.bench.records import CandidateResult, Run
 from keras_initlab.bench.store import strict
-from keras_initlab.files import replacing
+from keras_initlab.files import write_text
 from keras_initlab.report.text import NARROWEST
 
 # Increased whenever readers of the old form of `to_dict` would misread the new one.
 SCHEMA = 1
-# Of metrics that Keras does not tell the direction of, those whose names do.
+# Names that tell the direction of a metric if Keras does not know it.
 _UP = ("acc", "auc", "f1", "precision", "recall", "iou", "r2", "score")
 _DOWN = ("loss", "error", "mse", "mae", "rmse", "perplexity")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several initialisations did for one model.
+    """The results of several initialisations for one model.
 
     `print` it, show it in a notebook, `plot()` it, or convert it: `text`, `html`,
     `save_html`, `to_dict`, `records`, `run_records`. `comparison["he_normal"]` is the
@@ -63,17 +63,17 @@ class Comparison:
 
         Raises:
             ValueError: the metric is not one of the model's, or it is not known
-                whether more of it is better.
+                whether more is better.
         """
-        found = _with_starts(runs)
-        name = metric or _first_metric(found)
-        _check_metric(name, found)
-        where = direction or _direction(name, found)
-        return cls(found, name, where, target, epochs, planned)
+        completed = _with_starts(runs)
+        name = metric or _first_metric(completed)
+        _check_metric(name, completed)
+        where = direction or _direction(name, completed)
+        return cls(completed, name, where, target, epochs, planned)
 
     @cached_property
     def results(self) -> tuple[CandidateResult, ...]:
-        """What each candidate did with its best learning rate, in their order."""
+        """The result of each candidate with its best learning rate, in their order."""
         labels = dict.fromkeys(run.candidate for run in self.runs)
         return tuple(self._result(label) for label in labels)
 
@@ -83,7 +83,7 @@ class Comparison:
                 return result
         raise KeyError(
             f"No candidate is called {candidate!r}. There are: "
-            f"{', '.join(repr(one.candidate) for one in self.results)}."
+            f"{', '.join(repr(result.candidate) for result in self.results)}."
         )
 
     @property
@@ -91,8 +91,8 @@ class Comparison:
         """The label of the candidate that did best.
 
         It has the fewest diverged runs, and among those the best mean of the metric on
-        the validation data after the last epoch. Whether others differ from it by more
-        than seeds do, `verdict` says.
+        the validation data after the last epoch. `verdict` says whether others differ
+        from it by more than seeds do.
         """
         return min(self.results, key=self._rank).candidate
 
@@ -115,7 +115,7 @@ class Comparison:
     def records(self) -> list[dict[str, Any]]:
         """A flat dict for each candidate: rows of a data frame."""
         return [
-            {**one.record, "best": one.candidate == self.best} for one in self.results
+            {**row.record, "best": row.candidate == self.best} for row in self.results
         ]
 
     @property
@@ -124,7 +124,7 @@ class Comparison:
 
         `chosen` marks the learning rate that its candidate is judged by.
         """
-        chosen = {one.candidate: one.learning_rate for one in self.results}
+        chosen = {result.candidate: result.learning_rate for result in self.results}
         return [
             {
                 "candidate": run.candidate,
@@ -139,8 +139,8 @@ class Comparison:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON can hold it; NaN and infinities are texts."""
-        found: dict[str, Any] = strict(
+        """Return everything as strict JSON allows; NaN and infinities are strings."""
+        record: dict[str, Any] = strict(
             {
                 "schema": SCHEMA,
                 "metric": self.metric,
@@ -153,7 +153,7 @@ class Comparison:
                 "runs": self.run_records,
             }
         )
-        return found
+        return record
 
     def plot(self, kind: str = "curves", figure: Any = None) -> Any:
         """Return a matplotlib figure.
@@ -194,9 +194,7 @@ class Comparison:
         Raises:
             OSError: the file cannot be written.
         """
-        page = self.html()
-        with replacing(path) as fresh:
-            fresh.write_text(page, encoding="utf-8", newline="\n")
+        write_text(path, self.html())
 
     def __str__(self) -> str:
         columns = shutil.get_terminal_size((0, 0)).columns
@@ -212,17 +210,17 @@ class Comparison:
         return html.as_fragment(self)
 
     def _result(self, label: str) -> CandidateResult:
-        own = [run for run in self.runs if run.candidate == label]
+        runs = [run for run in self.runs if run.candidate == label]
         by_rate = [
             CandidateResult(
                 label,
                 rate,
-                tuple(run for run in own if run.learning_rate == rate),
+                tuple(run for run in runs if run.learning_rate == rate),
                 self.metric,
                 self.direction,
                 self.target,
             )
-            for rate in dict.fromkeys(run.learning_rate for run in own)
+            for rate in dict.fromkeys(run.learning_rate for run in runs)
         ]
         return min(by_rate, key=self._rank)
 
@@ -243,14 +241,14 @@ class Comparison:
 
 
 def _with_starts(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Return the runs; those that begin with equal weights share what was measured."""
-    found = tuple(runs)
-    looked = {(run.candidate, run.seed): run for run in found if run.start}
+    """Return the runs; those with equal first weights share what was measured."""
+    every = tuple(runs)
+    looked = {(run.candidate, run.seed): run for run in every if run.start}
     return tuple(
         replace(run, start=same.start, findings=same.findings)
         if (same := looked.get((run.candidate, run.seed))) is not None
         else run
-        for run in found
+        for run in every
     )
 
 
@@ -260,7 +258,7 @@ def _first_metric(runs: Sequence[Run]) -> str:
 
 
 def _metrics(runs: Sequence[Run]) -> list[str]:
-    """Return what is known of the training and the validation data alike."""
+    """Return the metrics that both the training and the validation data have."""
     names = dict.fromkeys(name for run in runs for name in run.history)
     return [name for name in names if f"val_{name}" in names]
 
@@ -289,7 +287,7 @@ def _direction(name: str, runs: Sequence[Run]) -> str:
 
 
 def _logs(run: Run) -> list[dict[str, float]]:
-    """Return a run's logs by epoch, those before the first step at the front."""
+    """Return a run's logs by epoch, starting with those before the first step."""
     names = list(run.history)
     epochs = max((len(values) for values in run.history.values()), default=0)
     later = [

@@ -1,4 +1,4 @@
-"""Training data in an order that the seed alone decides, on every backend."""
+"""Training data in an order that depends only on the seed, on every backend."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VALIDATION_BATCH = 256
 
 
 class Data(NamedTuple):
-    """What models are trained and judged on; `y` is None where `x` yields batches."""
+    """Training and validation data; `y` is None if `x` yields batches."""
 
     x: Any
     y: Any
@@ -27,10 +27,10 @@ class Data(NamedTuple):
 
 
 class Shuffled(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches of arrays, in an order of their own for each seed and epoch.
+    """Batches of arrays, in an order that depends on seed and epoch.
 
-    Keras's own shuffling goes by generators that a model's layers draw from as well,
-    so that one more dropout layer would change the order of the data.
+    Keras's own shuffling uses generators from which a model's layers draw as well, so
+    that one more dropout layer would change the order of the data.
     """
 
     def __init__(self, x: Any, y: Any, batch_size: int, seed: int) -> None:
@@ -46,7 +46,7 @@ class Shuffled(keras.utils.PyDataset):  # type: ignore[misc]
     def __getitem__(self, index: int) -> Any:
         first = index * self._batch_size
         rows = self._order[first : first + self._batch_size]
-        return keras.tree.map_structure(lambda one: one[rows], self._data)
+        return keras.tree.map_structure(lambda array: array[rows], self._data)
 
     def on_epoch_end(self) -> None:
         """Draw the next epoch's order."""
@@ -54,10 +54,10 @@ class Shuffled(keras.utils.PyDataset):  # type: ignore[misc]
 
 
 def data_of(x: Any, y: Any, validation_data: Any) -> Data:
-    """Return the data, as arrays where they do not yield batches of their own.
+    """Return the data, as arrays unless they yield batches.
 
     Raises:
-        ValueError: `x` can be drawn from once only, or there is nothing to hold out.
+        ValueError: `x` can be iterated only once, or there is nothing to hold out.
     """
     if draws_batches(x):
         _check_batches(x, y, validation_data)
@@ -72,7 +72,7 @@ def data_of(x: Any, y: Any, validation_data: Any) -> Data:
 
 
 def training_data(data: Data, batch_size: int, seed: int) -> Any:
-    """Return what `fit` is given as `x`."""
+    """Return the argument `x` for `fit`."""
     if draws_batches(data.x):
         return data.x
     return Shuffled(data.x, data.y, batch_size, seed)
@@ -88,7 +88,7 @@ def sample_of(data: Data) -> tuple[Any, Any]:
 
 
 def digest(data: Data) -> str:
-    """Return what tells these data from others; "" of data that yield batches."""
+    """Return a digest of the data; "" for data that yield batches."""
     if draws_batches(data.x):
         return ""
     total = hashlib.sha256()
@@ -102,7 +102,7 @@ def digest(data: Data) -> str:
 def _arrays(values: Any) -> Any:
     """Return arrays, data frames or tensors, nested as given, as NumPy's arrays."""
     if isinstance(values, list | tuple) and not any(
-        hasattr(one, "shape") or isinstance(one, dict | list | tuple) for one in values
+        hasattr(v, "shape") or isinstance(v, dict | list | tuple) for v in values
     ):
         return np.asarray(values)  # a list of numbers
     return keras.tree.map_structure(_array, batch_of(values)[0])
@@ -117,7 +117,7 @@ def _array(leaf: Any) -> Any:
 def _rows(values: Any, rows: Any) -> Any:
     if values is None:
         return None
-    return keras.tree.map_structure(lambda one: one[rows], values)
+    return keras.tree.map_structure(lambda array: array[rows], values)
 
 
 def _split(x: Any, y: Any) -> Data:

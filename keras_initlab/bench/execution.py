@@ -30,8 +30,8 @@ def execute(
     bar = keras.utils.Progbar(len(tasks), unit_name="run") if show else None
     done = _here(tasks) if executor is None else _elsewhere(tasks, executor)
     try:
-        for number, one in enumerate(done, start=1):
-            yield one
+        for number, run in enumerate(done, start=1):
+            yield run
             if bar is not None:
                 bar.update(number, finalize=number == len(tasks))
     except BaseException:
@@ -64,9 +64,9 @@ def _elsewhere(tasks: Sequence[Task], executor: Executor) -> Iterator[Run]:
 
 
 def _again(tasks: Sequence[Task]) -> Iterator[Run]:
-    """Yield the runs of an executor that has stopped, from a process of their own.
+    """Yield the runs of an executor that has stopped, from a separate process.
 
-    Not from this process: what killed a worker, as a lack of memory, might end it.
+    Not from this process: what killed a worker, such as a lack of memory, might end it.
     """
     warnings.warn(
         f"A worker of `executor` was killed, and the executor has stopped. Its "

@@ -35,7 +35,7 @@ def _report(comparison: Comparison, alone: bool) -> Iterator[str]:
     yield markup.title(summary(comparison), "h1" if alone else "div")
     yield from markup.bullets(comparison.verdict)
     columns = columns_of(comparison)
-    headings = [markup.Heading(one.header, one.number) for one in columns]
+    headings = [markup.Heading(column.header, column.number) for column in columns]
     yield from markup.table(headings, _rows(comparison))
     yield markup.quiet(legend(comparison))
     yield from _plots(comparison)
@@ -46,13 +46,13 @@ def _rows(comparison: Comparison) -> Iterator[markup.Row]:
     columns = columns_of(comparison)
     for index, result in enumerate(comparison.results):
         mark = "* " if result.candidate == comparison.best else ""
-        cells = [one.cells[index] for one in columns[1:]]
+        cells = [column.cells[index] for column in columns[1:]]
         yield markup.Row([mark + result.candidate, *cells])
 
 
 def _plots(comparison: Comparison) -> Iterator[str]:
     for kind, about in _ABOUT.items():
-        if kind == "depth" and not any(one.start for one in comparison.results):
+        if kind == "depth" and not any(result.start for result in comparison.results):
             continue
         try:
             data = base64.b64encode(plots.svg(comparison.plot(kind))).decode()
@@ -67,7 +67,7 @@ def _plots(comparison: Comparison) -> Iterator[str]:
 
 def _findings(comparison: Comparison) -> Iterator[str]:
     for result in comparison.results:
-        findings = [str(one) for one in result.findings if one.severity != "info"]
+        findings = [str(f) for f in result.findings if f.severity != "info"]
         if findings:
             name = markup.escaped(result.candidate)
             yield f"<details><summary>{name}: before training</summary>"

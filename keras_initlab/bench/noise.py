@@ -23,13 +23,13 @@ def welch_p_value(first: Sequence[float], second: Sequence[float]) -> float:
     if min(len(first), len(second)) < 2:
         return 1.0
     difference = statistics.fmean(first) - statistics.fmean(second)
-    errors = [statistics.variance(one) / len(one) for one in (first, second)]
+    errors = [statistics.variance(sample) / len(sample) for sample in (first, second)]
     error = sum(errors)
     if error == 0:
         return 1.0 if difference == 0 else 0.0
     freedom = error**2 / sum(
-        squared**2 / (len(one) - 1)
-        for squared, one in zip(errors, (first, second), strict=True)
+        squared**2 / (len(sample) - 1)
+        for squared, sample in zip(errors, (first, second), strict=True)
     )
     return _outside(abs(difference) / math.sqrt(error), freedom)
 

@@ -20,7 +20,7 @@ def draw(comparison: Comparison, kind: str, figure: Any) -> Any:
             f"kind={kind!r}."
         )
     if kind == "depth":
-        signals = {one.candidate: (one.start, one.end) for one in comparison.results}
+        signals = {r.candidate: (r.start, r.end) for r in comparison.results}
         return plots.compared_depth(signals, figure)
     names = dict.fromkeys(["val_loss", f"val_{comparison.metric}"])
     panels = {name: _curves(comparison, name) for name in names}
@@ -36,9 +36,9 @@ def _curves(comparison: Comparison, name: str) -> dict[str, list[list[float]]]:
     """Return each run's values by epoch, that before the first step at the front."""
     short = name.removeprefix("val_")
     return {
-        one.candidate: [
+        result.candidate: [
             [run.initial.get(short, float("nan")), *run.history.get(name, [])]
-            for run in one.runs
+            for run in result.runs
         ]
-        for one in comparison.results
+        for result in comparison.results
     }

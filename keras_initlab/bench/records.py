@@ -1,4 +1,4 @@
-"""Run, Spread and CandidateResult: what a comparison is made of. No Keras."""
+"""Run, Spread and CandidateResult: the records of a comparison, without Keras."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_initlab.stats import LayerStats
 class Spread:
     """The mean over seeds, and the sample's standard deviation.
 
-    `spread` is None of a single value, `mean` NaN of none.
+    `spread` is None for a single value, `mean` is NaN for none.
 
     >>> print(Spread.of([0.9, 0.94]))
     0.920 ± 0.028
@@ -31,11 +31,11 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
         """Return the spread of some values."""
-        found = [float(value) for value in values]
-        if not found:
+        numbers = [float(value) for value in values]
+        if not numbers:
             return cls(math.nan, None, 0)
-        deviation = statistics.stdev(found) if len(found) > 1 else None
-        return cls(statistics.fmean(found), deviation, len(found))
+        deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+        return cls(statistics.fmean(numbers), deviation, len(numbers))
 
     def __str__(self) -> str:
         size = max(abs(self.mean), self.spread or 0.0)
@@ -61,12 +61,11 @@ class Run:
         initial: loss and metrics on the validation data before the first step.
         history: by the names of `fit`'s logs, a value for each epoch that was run.
         directions: of each metric, whether it is to be "min" or "max".
-        seconds: what training took.
-        error: what `fit` broke with after the loss was no longer finite; None if it
-            did not.
-        start, end: the signal at every layer before and after training, of the first
-            seed alone.
-        findings: of `diagnose` before training, of the first seed alone.
+        seconds: the duration of training.
+        error: the error of `fit` after the loss was no longer finite; None without one.
+        start, end: the signal at every layer before and after training, for the first
+            seed only.
+        findings: of `diagnose` before training, for the first seed only.
     """
 
     candidate: str
@@ -103,7 +102,7 @@ class Run:
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """What one candidate did, over the seeds, with its best learning rate.
+    """The results of one candidate, over the seeds, with its best learning rate.
 
     Attributes:
         candidate: its label.
@@ -164,7 +163,7 @@ class CandidateResult:
 
     @property
     def seconds(self) -> Spread:
-        """What a run took."""
+        """The duration of a run."""
         return Spread.of(run.seconds for run in self.runs)
 
     @property
@@ -207,9 +206,9 @@ class CandidateResult:
 
 def extremes(stats: Sequence[LayerStats], name: str) -> tuple[float, float] | None:
     """Return the smallest and the largest of a figure over depth; None if unknown."""
-    values = [getattr(one, name) for one in stats]
-    known = [value for value in values if value is not None]
-    return (min(known), max(known)) if known else None
+    values = [getattr(layer, name) for layer in stats]
+    present = [value for value in values if value is not None]
+    return (min(present), max(present)) if present else None
 
 
 def _columns(name: str, spread: Spread) -> dict[str, float | None]:
@@ -218,11 +217,11 @@ def _columns(name: str, spread: Spread) -> dict[str, float | None]:
 
 
 def _over_depth(when: str, stats: Sequence[LayerStats]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+    record: dict[str, float | None] = {}
     for name, figure in (
         ("variance", "variance"),
         ("gradient", "gradient_second_moment"),
     ):
         low, high = extremes(stats, figure) or (None, None)
-        found |= {f"{when}_{name}_min": low, f"{when}_{name}_max": high}
-    return found
+        record |= {f"{when}_{name}_min": low, f"{when}_{name}_max": high}
+    return record

@@ -1,8 +1,8 @@
-"""One compiled model for all runs of a comparison that differ in their values alone.
+"""One compiled model for all runs of a comparison that only differ in their values.
 
-Compiling the training step takes longer than many a run: on TensorFlow and JAX each new
-model has its own. Runs whose candidates only draw weights go through the model of the
-first run, which is given the values of all their variables.
+Compiling the training step often takes longer than a run, and on TensorFlow and JAX
+each new model compiles its own. Runs whose candidates only draw weights reuse the model
+of the first run, which receives the values of all their variables.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["forget", "reusable"]
 
-# Of the comparison under way in this process, by its token.
+# The model of the current comparison in this process, by its token.
 _compiled: dict[str, Any] = {}
 
 
@@ -20,41 +20,41 @@ def reusable(token: str, model: Any) -> Any:
     """Return the model to train in place of `model`: itself, or one that equals it.
 
     Args:
-        token: of the comparison; another one begins anew.
+        token: of the comparison; a new token starts anew.
         model: built and compiled, with the values to start from.
     """
-    kept = _compiled.get(token)
-    if kept is None:
+    compiled = _compiled.get(token)
+    if compiled is None:
         _compiled.clear()
         _compiled[token] = model
         return model
-    pairs = _pairs(kept.variables, model.variables)
+    pairs = _pairs(compiled.variables, model.variables)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    slots = _pairs(kept.optimizer.variables, model.optimizer.variables)
-    trainable = [one.trainable for one in kept.variables]
+    slots = _pairs(compiled.optimizer.variables, model.optimizer.variables)
+    trainable = [variable.trainable for variable in compiled.variables]
     if (
         pairs is None
         or slots is None
-        or trainable != [one.trainable for one in model.variables]
+        or trainable != [variable.trainable for variable in model.variables]
     ):
         return model
     for target, source in (*pairs, *slots):
         target.assign(source)
-    return kept
+    return compiled
 
 
 def forget() -> None:
-    """Let go of the model of this process."""
+    """Release the model of this process."""
     _compiled.clear()
 
 
 def _pairs(
     targets: Sequence[Any], sources: Sequence[Any]
 ) -> list[tuple[Any, Any]] | None:
-    """Return variables by twos; None if they are not of the same kinds."""
+    """Return pairs of variables; None if shapes or dtypes differ."""
     kinds = [
-        [(tuple(one.shape), one.dtype) for one in variables]
+        [(tuple(variable.shape), variable.dtype) for variable in variables]
         for variables in (targets, sources)
     ]
     return list(zip(targets, sources, strict=True)) if kinds[0] == kinds[1] else None

@@ -1,4 +1,4 @@
-"""Runs in a file of JSON Lines: what is done is kept, and not done again."""
+"""Runs in a file of JSON Lines: completed runs are kept, and not done again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["add", "fingerprint", "read", "strict"]
 
 Setup = Mapping[str, Any]
 
-# What must be alike for runs to be compared, and how an error calls it.
+# What must be equal for runs to be compared, and its name in errors.
 _MEANING = {
     "epochs": "epochs",
     "batch_size": "batch size",
@@ -31,7 +31,7 @@ _MEANING = {
 def read(path: str | Path, setup: Setup) -> list[Run]:
     """Return the runs in a file; none if there is no file.
 
-    A last line that was not written to its end is left out: that run is done again.
+    An incomplete last line is left out: that run is done again.
 
     Raises:
         ValueError: it holds runs of another comparison, or something else.
@@ -46,16 +46,16 @@ def read(path: str | Path, setup: Setup) -> list[Run]:
             continue
         try:
             row = json.loads(line)
-            found, run = row["setup"], _run_of(row["run"])
+            stored, run = row["setup"], _run_of(row["run"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # One that another process could not finish, gone on behind or not.
+            # A line that another process could not finish.
             if _is_torn(line):
                 continue
             raise ValueError(
                 f"`out` must be a file that `compare` wrote, or a new one. Received: "
                 f"{file}, whose line {number} holds something else."
             ) from error
-        _check_setup(file, found, setup)
+        _check_setup(file, stored, setup)
         runs.append(run)
     return runs
 
@@ -71,7 +71,7 @@ def add(path: str | Path, run: Run, setup: Setup) -> None:
 
 
 def fingerprint(value: Any) -> str:
-    """Return a short text that tells one value from others, by its repr."""
+    """Return a short digest of a value, by its repr."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
@@ -85,10 +85,10 @@ def _is_torn(line: str) -> bool:
     return False
 
 
-def _check_setup(file: Path, found: Setup, setup: Setup) -> None:
+def _check_setup(file: Path, stored: Setup, setup: Setup) -> None:
     for name, value in setup.items():
-        if found.get(name) != value:
-            values = f": {found.get(name)!r}, not {value!r}"
+        if stored.get(name) != value:
+            values = f": {stored.get(name)!r}, not {value!r}"
             detail = values if isinstance(value, int) else ""
             raise ValueError(
                 "`out` must hold runs of the same comparison. Received: "
@@ -97,41 +97,41 @@ def _check_setup(file: Path, found: Setup, setup: Setup) -> None:
 
 
 def _run_of(row: Mapping[str, Any]) -> Run:
-    known = dict(row)
-    known["history"] = {
+    fields = dict(row)
+    fields["history"] = {
         name: [float(value) for value in values]
-        for name, values in known["history"].items()
+        for name, values in fields["history"].items()
     }
-    known["initial"] = {name: float(v) for name, v in known["initial"].items()}
-    known["seconds"] = float(known["seconds"])
+    fields["initial"] = {name: float(v) for name, v in fields["initial"].items()}
+    fields["seconds"] = float(fields["seconds"])
     for name in ("start", "end"):
-        known[name] = tuple(_stats_of(one) for one in known[name])
-    known["findings"] = tuple(_finding_of(one) for one in known["findings"])
-    return Run(**known)
+        fields[name] = tuple(map(_stats_of, fields[name]))
+    fields["findings"] = tuple(map(_finding_of, fields["findings"]))
+    return Run(**fields)
 
 
 def _stats_of(row: Mapping[str, Any]) -> LayerStats:
     texts = ("layer", "weight", "source")
-    known: dict[str, Any] = {
+    fields: dict[str, Any] = {
         name: float(value) if isinstance(value, str) and name not in texts else value
         for name, value in row.items()
     }
-    if known["shape"] is not None:
-        known["shape"] = tuple(known["shape"])
-    return LayerStats(**known)
+    if fields["shape"] is not None:
+        fields["shape"] = tuple(fields["shape"])
+    return LayerStats(**fields)
 
 
 def _finding_of(row: Mapping[str, Any]) -> Finding:
-    follows = tuple(_finding_of(one) for one in row["consequences"])
+    follows = tuple(map(_finding_of, row["consequences"]))
     return Finding(**{**row, "consequences": follows})
 
 
 def strict(value: Any) -> Any:
-    """Return a value as strict JSON holds it: NaN and infinities are texts."""
+    """Return a value as strict JSON allows it: NaN and infinities are strings."""
     if isinstance(value, dict):
-        return {key: strict(one) for key, one in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [strict(one) for one in value]
+        return [strict(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

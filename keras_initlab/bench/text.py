@@ -29,7 +29,7 @@ def as_text(
     check_width(width)
     columns = columns_of(comparison)
     shown, widths = _fitting(columns, width)
-    omitted = [one.name for i, one in enumerate(columns) if i not in shown]
+    omitted = [column.name for i, column in enumerate(columns) if i not in shown]
     blocks = [
         render([plain(summary(comparison))], width, color),
         render([_table(comparison, columns, shown, widths)], width, color),
@@ -58,7 +58,7 @@ def legend(comparison: Comparison) -> str:
     parts = ["* best."]
     if len(comparison.seeds) > 1:
         parts.append("Mean ± standard deviation over the seeds.")
-    if any(one.start for one in comparison.results):
+    if any(result.start for result in comparison.results):
         first = comparison.seeds[0]
         parts.append(
             f"Signals: the smallest to the largest over depth, of seed {first}."
@@ -73,8 +73,8 @@ def _fitting(
     if width is None:
         return list(range(len(columns))), None
     widths = [
-        needed([one.header, *(plain(cell or "").plain for cell in one.cells)])
-        for one in columns
+        needed([column.header, *(plain(cell or "").plain for cell in column.cells)])
+        for column in columns
     ]
     for index, column in enumerate(columns):
         if column.long and index:

@@ -1,4 +1,4 @@
-"""One run: a model is built, drawn by a candidate, trained, and looked at."""
+"""One run: a model is built, drawn by a candidate, trained, and measured."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from keras_initlab.taps import once
 
 Build = Callable[[], Any]
 
-# Keras's seeds are the process's: of an executor's threads one trains at a time.
+# Keras's seeds are shared by a process: its threads train one at a time.
 _LOCK = threading.Lock()
 # The comparisons that this process has trained for, by their tokens.
 _seen: set[str] = set()
@@ -42,7 +42,7 @@ _seen: set[str] = set()
 
 @dataclass(frozen=True)
 class Environment:
-    """What the process that compares has set, and those that train must have too."""
+    """The settings of the comparing process, which processes that train must share."""
 
     backend: str
     floatx: str
@@ -77,12 +77,12 @@ class Environment:
 
 @dataclass(frozen=True)
 class Task:
-    """All that one run needs, to be sent to another process.
+    """Everything that one run needs, to be sent to another process.
 
     Attributes:
-        token: of the comparison that it belongs to.
-        names: of the layers, by which the figures go whatever the process that built
-            the model had named them.
+        token: of the comparison to which it belongs.
+        names: of the layers, under which figures are recorded, whatever names the
+            process that built the model gave them.
         starts: whether signals are measured and diagnosed before training.
         ends: whether they are measured after it.
     """
@@ -206,7 +206,7 @@ def _fit(model: Any, task: Task, log: _Log) -> tuple[dict[str, float], str | Non
 
 
 class _Log(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the logs, and ends a run whose loss is no longer finite."""
+    """Keeps the logs, and stops a run whose loss is no longer finite."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -226,13 +226,13 @@ class _Log(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class _Look:
-    """The signals of a model, under the names that the comparison goes by."""
+    """The signals of a model, under the names that the comparison uses."""
 
     def __init__(self, model: Any, names: tuple[str, ...]) -> None:
         self.model = model
-        own = [place.path for place in places(model)]
-        same = len(own) == len(names)
-        self._names = dict(zip(own, names, strict=True)) if same else {}
+        paths = [place.path for place in places(model)]
+        same = len(paths) == len(names)
+        self._names = dict(zip(paths, names, strict=True)) if same else {}
 
     def before(
         self, x: Any, y: Any
@@ -248,10 +248,10 @@ class _Look:
         return () if is_container(self.model) else self._stats(measure(self.model, x))
 
     def _stats(self, stats: Iterable[LayerStats]) -> tuple[LayerStats, ...]:
-        return tuple(replace(one, layer=self._named(one.layer)) for one in stats)
+        return tuple(replace(layer, layer=self._named(layer.layer)) for layer in stats)
 
     def _renamed(self, finding: Finding) -> Finding:
-        follows = tuple(self._renamed(one) for one in finding.consequences)
+        follows = tuple(map(self._renamed, finding.consequences))
         layer = self._named(finding.layer)
         return replace(finding, layer=layer, consequences=follows)
 
@@ -262,7 +262,7 @@ class _Look:
 
 def _directions(model: Any, names: Iterable[str]) -> dict[str, str]:
     """Return for each metric whether it is to be "min" or "max", where Keras knows."""
-    found = {}
+    directions = {}
     for name in names:
         callback = keras.callbacks.EarlyStopping(monitor=name)
         callback.set_model(model)
@@ -270,8 +270,8 @@ def _directions(model: Any, names: Iterable[str]) -> dict[str, str]:
         with contextlib.suppress(ValueError):  # neither is known of this metric
             callback.on_epoch_end(0, {name: 0.0})
             up = callback.monitor_op is keras.ops.greater
-            found[name] = "max" if up else "min"
-    return found
+            directions[name] = "max" if up else "min"
+    return directions
 
 
 def _set_learning_rate(model: Any, rate: float) -> None:
@@ -300,5 +300,5 @@ def _check_compiled(model: Any) -> None:
 
 
 def _is_finite(model: Any) -> bool:
-    values = (keras.ops.convert_to_numpy(one) for one in model.trainable_variables)
-    return all(np.isfinite(one.astype("float64")).all() for one in values)
+    values = map(keras.ops.convert_to_numpy, model.trainable_variables)
+    return all(np.isfinite(array.astype("float64")).all() for array in values)

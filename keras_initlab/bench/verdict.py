@@ -1,4 +1,4 @@
-"""Which candidates differ by more than seeds do, in plain words."""
+"""Which candidates differ by more than the seeds do, in sentences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras_initlab.bench.records import CandidateResult, Run, Spread
 if TYPE_CHECKING:
     from keras_initlab.bench.comparison import Comparison
 
-# Fewer seeds leave Student's t little to go by.
+# With fewer seeds, Student's t-test has little power.
 FEW = 5
 
 Value = Callable[[Run], float]
@@ -22,29 +22,29 @@ def sentences(comparison: Comparison) -> tuple[str, ...]:
     results = comparison.results
     best = comparison[comparison.best]
     name = f"val_{comparison.metric}"
-    found = []
+    parts = []
     missing = comparison.planned - len(comparison.runs)
     if missing:
-        found.append(
+        parts.append(
             f"Interrupted: {missing} of {comparison.planned} runs are missing."
         )
-    found += [_diverged(one) for one in results if one.diverged]
+    parts += [_diverged(result) for result in results if result.diverged]
     if not best.sound:
-        return (*found, "No candidate has a run that did not diverge.")
-    found.append(
+        return (*parts, "No candidate has a run that did not diverge.")
+    parts.append(
         f"After {_count(comparison.epochs, 'epoch')}, {name} is best with "
         f"{best.candidate} ({best.final_metric})"
         + _compared(best, results, lambda run: run.final(name))
     )
     if comparison.target is not None:
-        found.append(_speed(comparison))
+        parts.append(_speed(comparison))
     if len(results) > 1 and len(comparison.seeds) < FEW:
-        found.append(_seeds(comparison))
-    return tuple(found)
+        parts.append(_seeds(comparison))
+    return tuple(parts)
 
 
 def _seeds(comparison: Comparison) -> str:
-    """Return what few seeds can tell."""
+    """Return a sentence on how much a few seeds can tell."""
     if len(comparison.seeds) == 1:
         return f"One seed does not tell a difference from noise: pass seeds={FEW}."
     return (
@@ -59,12 +59,12 @@ def _speed(comparison: Comparison) -> str:
     assert target is not None
     aim, name = f"{comparison.metric} {target:g}", f"val_{comparison.metric}"
     reached = {
-        one.candidate: [e for e in one.epochs_to_target if e is not None]
-        for one in comparison.results
+        result.candidate: [e for e in result.epochs_to_target if e is not None]
+        for result in comparison.results
     }
-    some = [one for one in comparison.results if reached[one.candidate]]
-    always = [one for one in some if len(reached[one.candidate]) == len(one.runs)]
-    if not some:
+    reaching = [result for result in comparison.results if reached[result.candidate]]
+    always = [r for r in reaching if len(reached[r.candidate]) == len(r.runs)]
+    if not reaching:
         return f"No candidate reaches {aim}."
     if not always:
         return f"No candidate reaches {aim} with every seed."
@@ -74,12 +74,12 @@ def _speed(comparison: Comparison) -> str:
         # Never within the budget: at least one epoch more than it.
         return comparison.epochs + 1 if needed is None else needed
 
-    first = min(always, key=lambda one: Spread.of(reached[one.candidate]).mean)
-    never = [one.candidate for one in comparison.results if one not in some]
+    first = min(always, key=lambda result: Spread.of(reached[result.candidate]).mean)
+    never = [r.candidate for r in comparison.results if r not in reaching]
     return (
         f"{first.candidate} is first to reach {aim}, after "
         f"{Spread.of(reached[first.candidate])} epochs"
-        + _compared(first, some, epochs, diverged=True)
+        + _compared(first, reaching, epochs, diverged=True)
         + (f" Never: {_joined(never)}." if never else "")
     )
 
@@ -90,22 +90,22 @@ def _compared(
     value: Value,
     diverged: bool = False,
 ) -> str:
-    """Return the end of a sentence: who does not differ from the first."""
-    others = [one for one in results if one is not first and (diverged or one.sound)]
-    if not others:
+    """Return the end of a sentence: which candidates do not differ from the first."""
+    rivals = [r for r in results if r is not first and (diverged or r.sound)]
+    if not rivals:
         return "."
-    own = _values(first, value, diverged)
-    pairs = [(own, _values(one, value, diverged)) for one in others]
+    values = _values(first, value, diverged)
+    pairs = [(values, _values(rival, value, diverged)) for rival in rivals]
     if max(min(len(a), len(b)) for a, b in pairs) < 2:
         return "."
     alike = [
-        one.candidate
-        for one, (a, b) in zip(others, pairs, strict=True)
+        rival.candidate
+        for rival, (a, b) in zip(rivals, pairs, strict=True)
         if welch_p_value(a, b) >= LEVEL
     ]
     if not alike:
         return ", by more than the noise between seeds."
-    if len(alike) == len(others):
+    if len(alike) == len(rivals):
         return "; no other differs from it by more than the noise between seeds."
     verb = "does" if len(alike) == 1 else "do"
     return (

@@ -31,7 +31,7 @@ Call = Callable[..., Any]
 
 
 class NotFinite(ArithmeticError):
-    """What a kernel makes is infinite or not a number."""
+    """A kernel's output is infinite or not a number."""
 
 
 @dataclass(eq=False)
@@ -40,9 +40,9 @@ class _Frame:
 
     Attributes:
         scope: holds the values that kernels have in it.
-        calls: the moments of what kernels made, by their index, call and gate.
-        untold: kernels that were scaled in it, while what is still to run sees them as
-            they were.
+        calls: the moments of kernels' outputs, by their index, call and gate.
+        untold: kernels that were scaled in it, but whose new values the remaining
+            layers do not see yet.
     """
 
     scope: keras.StatelessScope
@@ -87,24 +87,24 @@ class Calibrator:
         """Find the factors; the model stays as it is.
 
         Raises:
-            NotFinite: what a kernel makes is not.
+            NotFinite: a kernel's output is not finite.
         """
-        left = {i for i, one in enumerate(self._scalings) if one.leave is not None}
+        left = {i for i, s in enumerate(self._scalings) if s.leave is not None}
         shared: set[int] = set()
         with calls_forgotten(self._model), self._patches.applied():
             for _ in range(ROUNDS):
                 self.rounds += 1
                 self._held = left | shared
-                # Each round drops the same: the generator is put back after it.
+                # Dropout is the same in each round: the generator is reset after it.
                 with self._backend.isolated(self._model, False):
                     calls = self._round(lambda: self._model(x, training=True))
-                shared |= {i for i, one in calls.items() if len(one) > 1} - left
+                shared |= {i for i, parts in calls.items() if len(parts) > 1} - left
                 if self._fit(calls, shared) <= CLOSE:
                     break
             self._fit(calls, left)
 
     def _round(self, call: Callable[[], Any]) -> dict[int, list[list[Moments]]]:
-        """Call something with the kernels as they are now; return what they made."""
+        """Call a function with the current kernels; return their outputs' moments."""
         mapping = [pair for scaling in self._scalings for pair in scaling.mapping]
         with keras.StatelessScope(mapping) as scope:
             self._frames.append(_Frame(scope))
@@ -134,19 +134,19 @@ class Calibrator:
         return True
 
     def _observe(self, scaling: Scaling, parts: Sequence[Any]) -> list[float]:
-        """Measure what a kernel made, by gate; return what to multiply that by."""
+        """Measure a kernel's output, by gate; return the factors to apply to it."""
         index = self._index[id(scaling)]
-        made = [
+        moments = [
             self._measured(scaling, part).times(1 / factor)
             for part, factor in zip(parts, scaling.factors, strict=True)
         ]
         scaling.order = min(scaling.order, next(self._numbers))
-        self._frames[-1].calls.setdefault(index, []).append(made)
+        self._frames[-1].calls.setdefault(index, []).append(moments)
         if index in self._held:
             return [1.0] * scaling.gates
         self._held.add(index)
         before = scaling.factors
-        scaling.fit_once(made, self._statistic)
+        scaling.fit_once(moments, self._statistic)
         self._frames[-1].untold.add(index)
         return [new / old for new, old in zip(scaling.factors, before, strict=True)]
 
@@ -154,15 +154,15 @@ class Calibrator:
         shape = None
         if scaling.bias_start is not None:
             shape = scaling.bias_start.shape
-        found = moments_of(part, self._backend.passes, shape, self._statistic)
-        if not found.is_finite:
-            # Keras gives errors in a call another text.
+        moments = moments_of(part, self._backend.passes, shape, self._statistic)
+        if not moments.is_finite:
+            # Keras changes the message of an error raised in a call.
             self.not_finite = scaling.kernel.path
             raise NotFinite
-        return found
+        return moments
 
     def _tell(self, scaling: Scaling) -> None:
-        """Let what is still to run see a kernel as it is now."""
+        """Let the layers that are still to run see a kernel's new value."""
         frame, index = self._frames[-1], self._index[id(scaling)]
         if index in frame.untold:
             frame.untold.remove(index)
@@ -182,9 +182,9 @@ class Calibrator:
             calls = self._round(run)
             if self._fit(calls, free) <= CLOSE:
                 break
-        for index, made in calls.items():
+        for index, repeats in calls.items():
             gates = range(self._scalings[index].gates)
-            whole = [pooled([one[gate] for one in made]) for gate in gates]
+            whole = [pooled([moments[gate] for moments in repeats]) for gate in gates]
             self._frames[-1].calls.setdefault(index, []).append(whole)
             self._frames[-1].untold.add(index)
             self._tell(self._scalings[index])
@@ -218,9 +218,7 @@ class Calibrator:
 
     def _wrap_for_loop(self, place: Place) -> Any:
         layer = place.layer
-        alone = [
-            one for one in self._scalings if one.kernel.layer is vars(layer).get("cell")
-        ]
+        alone = [s for s in self._scalings if s.kernel.layer is vars(layer).get("cell")]
         if alone and products.is_cell(alone[0].kernel.layer):
             return functools.partial(self._around_sequence, scaling=alone[0])
         return functools.partial(self._around_loop, layer=layer, path=place.path)
@@ -242,11 +240,11 @@ class Calibrator:
             if not self._listens(path):
                 return call(*args, **kwargs)
             self._tell(scaling)
-            made = products.product(layer, call, args, kwargs)
-            (factor,) = self._observe(scaling, [made])
+            product = products.product(layer, call, args, kwargs)
+            (factor,) = self._observe(scaling, [product])
             if scaling.centre:
                 self._tell(scaling)
-            return products.finished(layer, made * factor)
+            return products.finished(layer, product * factor)
 
         return calibrated
 
@@ -260,12 +258,12 @@ class Calibrator:
                 return call(inputs, *args, **kwargs)
             for scaling in held:
                 self._tell(scaling)
-            made = products.depthwise_product(layer, inputs)
-            (factor,) = self._observe(by_weight["depthwise_kernel"], [made])
-            made = products.pointwise_product(layer, made * factor)
-            (factor,) = self._observe(by_weight["pointwise_kernel"], [made])
+            product = products.depthwise_product(layer, inputs)
+            (factor,) = self._observe(by_weight["depthwise_kernel"], [product])
+            product = products.pointwise_product(layer, product * factor)
+            (factor,) = self._observe(by_weight["pointwise_kernel"], [product])
             self._tell(by_weight["pointwise_kernel"])
-            return products.finished(layer, made * factor)
+            return products.finished(layer, product * factor)
 
         return calibrated
 
@@ -283,9 +281,9 @@ class Calibrator:
         return calibrated
 
     def _around_sequence(self, call: Call, scaling: Scaling) -> Call:
-        """Wrap a recurrent layer: what its kernel makes of all steps, in one product.
+        """Wrap a recurrent layer: the product of its kernel with all steps at once.
 
-        It does not depend on the states, so that it is exact, and no step is seen.
+        It does not depend on the states, so that it is exact without running the steps.
         """
         cell, path = scaling.kernel.layer, scaling.kernel.path
 
@@ -302,7 +300,7 @@ class Calibrator:
         return calibrated
 
     def _around_loop(self, call: Call, layer: Any, path: str) -> Call:
-        """Wrap a layer that calls others step by step, in Python, to see each step."""
+        """Wrap a layer that calls others step by step; run it in Python."""
         indices = self._inside(layer)
 
         @functools.wraps(call)
@@ -316,7 +314,7 @@ class Calibrator:
 
     def _around_own(self, call: Call, held: list[Scaling]) -> Call:
         layer, path = held[0].kernel.layer, held[0].kernel.path
-        made = _made_in(layer, held)
+        by_product = _by_product_in(layer, held)
 
         @functools.wraps(call)
         def calibrated(*args: Any, **kwargs: Any) -> Any:
@@ -324,7 +322,7 @@ class Calibrator:
                 return call(*args, **kwargs)
             for scaling in held:
                 self._tell(scaling)
-            if made and self._follow(layer, made, args, kwargs):
+            if by_product and self._follow(layer, by_product, args, kwargs):
                 for scaling in held:
                     self._tell(scaling)
                 with self._mute():
@@ -334,7 +332,7 @@ class Calibrator:
         return calibrated
 
     def _by_output(self, held: list[Scaling], call: Callable[[], Any]) -> Any:
-        """Scale kernels whose products are unseen by their layer's output."""
+        """Scale kernels whose products cannot be traced, by their layer's output."""
         for scaling in held:
             scaling.by_output = True
 
@@ -354,27 +352,28 @@ class Calibrator:
         return bool(keras.backend.is_float_dtype(dtype))
 
     def _follow(
-        self, layer: Any, made: dict[int, Scaling], args: Any, kwargs: Any
+        self, layer: Any, by_product: dict[int, Scaling], args: Any, kwargs: Any
     ) -> bool:
         """Run an own layer's call as a graph, and scale its kernels on the way.
 
         Returns:
             Whether that could be done.
         """
-        own = own_graph_of(layer)
+        seen = own_graph_of(layer)
         leaves = keras.tree.flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if self._backend.is_tensor(leaf)]
-        if own is None or len(tensors) != len(own.graph.inputs):
+        if seen is None or len(tensors) != len(seen.graph.inputs):
             return False
         weights = held_weights(layer)
-        values = dict(zip(own.graph.inputs, tensors, strict=True))
-        values |= {n: _as_read(layer, weights[name]) for n, name in own.weights.items()}
-        # What fails half way is measured in another way.
+        values = dict(zip(seen.graph.inputs, tensors, strict=True))
+        numbered = seen.weights.items()
+        values |= {n: _as_read(layer, weights[name]) for n, name in numbered}
+        # If this fails half way, the layer's output is measured instead.
         held, frame = set(self._held), self._frames[-1].calls
         before = {index: len(calls) for index, calls in frame.items()}
         try:
-            for call in own.graph.calls:
-                self._follow_one(call, values, made)
+            for call in seen.graph.calls:
+                self._follow_one(call, values, by_product)
         except NotFinite:
             raise
         except Exception:
@@ -387,7 +386,7 @@ class Calibrator:
         return True
 
     def _follow_one(
-        self, call: GraphCall, values: dict[int, Any], made: dict[int, Scaling]
+        self, call: GraphCall, values: dict[int, Any], by_product: dict[int, Scaling]
     ) -> None:
         symbols = zip(call.node.input_tensors, call.inputs, strict=True)
         filled = {id(symbol): values[number] for symbol, number in symbols}
@@ -395,8 +394,8 @@ class Calibrator:
         outputs = keras.tree.flatten(call.operation(*args, **kwargs))
         for number, output in zip(call.outputs, outputs, strict=True):
             values[number] = output
-            if number in made:
-                (factor,) = self._observe(made[number], [output])
+            if number in by_product:
+                (factor,) = self._observe(by_product[number], [output])
                 values[number] = output * factor
 
     @contextmanager
@@ -408,19 +407,19 @@ class Calibrator:
             self._muted = False
 
 
-def _made_in(layer: Any, held: list[Scaling]) -> dict[int, Scaling]:
-    """Return the kernels that tensors in an own layer's graph are made with.
+def _by_product_in(layer: Any, held: list[Scaling]) -> dict[int, Scaling]:
+    """Return the kernels of a user's layer, by the tensors that are their products.
 
-    Empty where the product of one of them does not show.
+    Empty if the product of one of them cannot be traced.
     """
     uses = uses_of(layer)
-    made: dict[int, Scaling] = {}
+    by_product: dict[int, Scaling] = {}
     for scaling in held:
         use = uses.get(scaling.kernel.weight)
-        if use is None or not use.made:
+        if use is None or not use.products:
             return {}
-        made |= dict.fromkeys(use.made, scaling)
-    return made
+        by_product |= dict.fromkeys(use.products, scaling)
+    return by_product
 
 
 def _as_read(layer: Any, variable: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Moments of what a kernel makes, and the factor that takes them to a target."""
+"""Moments of a kernel's output, and the factor that takes them to a target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 Mean = Array | float
 
-# A mean square out of this range may have lost digits, or all of itself, in float32.
+# A mean square outside this range may have lost digits, or underflowed, in float32.
 _LEAST, _MOST = 1e-30, 1e30
 
 DEAD = "its output is 0 on the whole batch: left alone"
@@ -30,7 +30,7 @@ class Moments:
 
     Attributes:
         mean: of each unit, of the shape of a bias; or one number over all units.
-        spread: the mean square of what is left without `mean`.
+        spread: the mean square of the deviations from `mean`.
     """
 
     mean: Mean
@@ -78,19 +78,19 @@ def moments_of(
     Args:
         x: the tensor, of any shape.
         passes: those of the backend.
-        unit_shape: the shape of a bias, which each unit's own mean is wanted for; None
-            where the mean over all is enough.
-        statistic: of a second moment without `unit_shape` no mean is taken at all.
+        unit_shape: the shape of a bias if the mean of each unit is needed; None if the
+            mean over all units is enough.
+        statistic: for a second moment without `unit_shape`, no mean is computed.
     """
     if keras.backend.standardize_dtype(x.dtype) not in ("float32", "float64"):
         x = keras.ops.cast(x, "float32")
-    found = _moments(x, passes, unit_shape, statistic)
-    if _LEAST < found.spread < _MOST and found.is_finite:
-        return found
-    # Nothing, next to nothing, or too much for the dtype: in units of the largest.
+    moments = _moments(x, passes, unit_shape, statistic)
+    if _LEAST < moments.spread < _MOST and moments.is_finite:
+        return moments
+    # Zero, tiny, or too large for the dtype: computed in units of the largest value.
     largest = float(keras.ops.max(keras.ops.abs(x)))
     if not 0 < largest < math.inf:
-        return found if largest else Moments(found.mean * 0.0, 0.0)
+        return moments if largest else Moments(moments.mean * 0.0, 0.0)
     return _moments(x / largest, passes, unit_shape, statistic).times(largest)
 
 
@@ -114,24 +114,24 @@ def _moments(
 def factor_for(
     moments: Moments, bias: Mean, target: float, statistic: Statistic
 ) -> tuple[float, str]:
-    """Return f so that f · product + bias has the target, and a note.
+    """Return f such that f · product + bias has the target, and a note.
 
-    With A and C the statistic of product and bias alone and B that of both together,
-    f² A + 2 f B + C = target, which has one positive root where C < target.
+    With A and C the statistics of product and bias alone and B their mixed term,
+    f² A + 2 f B + C = target, which has one positive root if C < target.
     """
-    own = moments.value(statistic)
-    if not own > 0:
+    of_product = moments.value(statistic)
+    if not of_product > 0:
         return 1.0, DEAD
     if isinstance(bias, float) and not bias:
-        return math.sqrt(target / own), ""
+        return math.sqrt(target / of_product), ""
     of_bias = Moments(bias, 0.0).value(statistic)
     if of_bias >= target:
-        alone = math.sqrt(target / own)
+        alone = math.sqrt(target / of_product)
         return alone, f"its bias alone has {of_bias:.3g}: scaled without it"
     both = moments.plus(bias).value(statistic)
-    mixed = (both - own - of_bias) / 2
-    root = math.sqrt(mixed**2 + own * (target - of_bias))
+    mixed = (both - of_product - of_bias) / 2
+    root = math.sqrt(mixed**2 + of_product * (target - of_bias))
     # The form of the root in which nothing cancels.
     if mixed > 0:
         return (target - of_bias) / (mixed + root), ""
-    return (root - mixed) / own, ""
+    return (root - mixed) / of_product, ""

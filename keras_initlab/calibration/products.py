@@ -1,4 +1,4 @@
-"""What the layers of Keras make with their kernels, apart from bias and activation."""
+"""The products of Keras's layers with their kernels, without bias and activation."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _is_own_class(layer: Any) -> bool:
 
 
 def product(layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Return what a linear layer makes before its bias and its activation."""
+    """Return a linear layer's output before its bias and its activation."""
     with attributes(layer, bias=None, use_bias=False, activation=None):
         return call(*args, **kwargs)
 
@@ -82,7 +82,7 @@ def unit_shape(layer: Any, bias: Any) -> tuple[int, ...]:
 
 
 def depthwise_product(layer: Any, inputs: Any) -> Any:
-    """Return what the depthwise kernel of a separable convolution makes."""
+    """Return the output of the depthwise kernel of a separable convolution."""
     return keras.ops.depthwise_conv(
         inputs,
         layer.depthwise_kernel,
@@ -94,7 +94,7 @@ def depthwise_product(layer: Any, inputs: Any) -> Any:
 
 
 def pointwise_product(layer: Any, inputs: Any) -> Any:
-    """Return what the pointwise kernel of a separable convolution makes."""
+    """Return the output of the pointwise kernel of a separable convolution."""
     return keras.ops.conv(
         inputs,
         layer.pointwise_kernel,
@@ -105,7 +105,7 @@ def pointwise_product(layer: Any, inputs: Any) -> Any:
 
 
 def gate_count(layer: Any, kernel: Any) -> int:
-    """Return how many gates a kernel has; 1 of a layer that is no recurrent cell."""
+    """Return how many gates a kernel has; 1 if its layer is not a recurrent cell."""
     if kernel is None or not is_cell(layer):
         return 1
     units = getattr(layer, "units", None) or layer.filters
@@ -113,7 +113,7 @@ def gate_count(layer: Any, kernel: Any) -> int:
 
 
 def gates(cell: Any, inputs: Any, count: int) -> list[Any]:
-    """Return what the kernel of a recurrent cell makes of its input, gate by gate.
+    """Return the product of a recurrent cell's kernel with its input, gate by gate.
 
     Args:
         cell: a cell of Keras's.
@@ -123,11 +123,11 @@ def gates(cell: Any, inputs: Any, count: int) -> list[Any]:
     if hasattr(cell, "input_conv"):
         shape = tuple(inputs.shape)
         steps = keras.ops.reshape(inputs, (-1, *shape[len(shape) - cell.rank - 1 :]))
-        made = cell.input_conv(steps, cell.kernel, padding=cell.padding)
+        product = cell.input_conv(steps, cell.kernel, padding=cell.padding)
         axis = 1 if cell.data_format == "channels_first" else -1
     else:
-        made, axis = keras.ops.matmul(inputs, cell.kernel), -1
-    return list(keras.ops.split(made, count, axis=axis))
+        product, axis = keras.ops.matmul(inputs, cell.kernel), -1
+    return list(keras.ops.split(product, count, axis=axis))
 
 
 @contextlib.contextmanager

@@ -18,10 +18,10 @@ class CalibrationRow:
         weight: the weight's name in the layer.
         gate: the number of the gate in a recurrent kernel; None of a whole kernel.
         target: the statistic that its output should have; None where it is left alone.
-        before: the statistic of its output with the kernel as it was, on what reaches
-            it now, the kernels before it calibrated; None where it was not seen.
-        after: the same with the kernel as it is now.
-        factor: what the kernel was multiplied by; 1.0 where it was left alone.
+        before: the statistic of its output with the kernel's old values, on its current
+            input, with the kernels before it calibrated; None if it was not measured.
+        after: the same with the kernel's new values.
+        factor: by which the kernel was multiplied; 1.0 if it was left alone.
         note: its role, or why it was left alone.
     """
 

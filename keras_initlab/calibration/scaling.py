@@ -1,4 +1,4 @@
-"""What is known of one kernel in a calibration, and what it is multiplied by."""
+"""One kernel in a calibration: what is known about it, and its factor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keras_initlab.calibration.moments import (
 )
 from keras_initlab.model.kernels import Kernel
 
-# By how much a factor may be off where a kernel is fitted in several rounds.
+# How far off a factor may be if a kernel is fitted in several rounds.
 CLOSE = 1e-3
 # The power of a factor that a statistic follows: 2 where the output is linear in the
 # kernel. Below the least, another scale is no remedy.
@@ -43,15 +43,15 @@ class Scaling:
         leave: why it is only measured; None if it is scaled.
         note: its role.
         gates: how many kernels it is, along its last axis.
-        start: the tensor that it is before the pass; None where it is not even
-            measured.
-        is_drawn: whether that is another draw than the variable holds.
-        bias: the variable that is added to what it makes, if that is not 0.
+        start: its value before the pass; None if it is not even measured.
+        is_drawn: whether that is a new draw, not the value of the variable.
+        bias: the variable that is added to its output, if that is not 0.
         bias_start: its values, in the shape in which they are added.
         centre: whether that bias is set so that each unit's mean is 0.
-        factors: what each gate is multiplied by.
-        moments: of what each gate makes without a factor; empty before a call.
-        by_output: whether its product is unseen, and its layer's output is measured.
+        factors: by which each gate is multiplied.
+        moments: of each gate's output without a factor; empty before a call.
+        by_output: whether its layer's output is measured, because its product cannot
+            be traced.
         finding: what the pass has found out about it.
         order: the number of its first call among those of all kernels.
     """
@@ -85,7 +85,7 @@ class Scaling:
 
     @property
     def mapping(self) -> Iterator[tuple[Any, Any]]:
-        """The variables that have other values than before the pass, with these."""
+        """The variables that the pass changes, with their new values."""
         if self.is_drawn or any(factor != 1 for factor in self.factors):
             yield self.kernel.variable, self._value
         if self.centre and self.moments and not self.is_left:
@@ -117,7 +117,7 @@ class Scaling:
         return self.bias_start
 
     def before(self, gate: int, statistic: Statistic) -> float:
-        """Return the statistic of its output as it was, on what reaches it now."""
+        """Return the statistic of its output with its old value and current input."""
         if self.by_output:
             return self._first[gate]
         bias = 0.0 if self.bias_start is None else self.bias_start
@@ -125,11 +125,11 @@ class Scaling:
 
     def after(self, gate: int, statistic: Statistic) -> float:
         """Return the statistic of its output as it is now."""
-        made = self.moments[gate].times(self.factors[gate])
-        return made.plus(self._bias).value(statistic)
+        product = self.moments[gate].times(self.factors[gate])
+        return product.plus(self._bias).value(statistic)
 
     def fit(self, calls: Sequence[Sequence[Moments]], statistic: Statistic) -> float:
-        """Fit the factors to what the kernel has made.
+        """Fit the factors to the kernel's outputs.
 
         Args:
             calls: moments without the factors, of each call and gate.
@@ -165,9 +165,9 @@ class Scaling:
             ]
         return off
 
-    def fit_once(self, made: Sequence[Moments], statistic: Statistic) -> None:
-        """Set the factors by one call, which the output is linear in."""
-        self.moments = list(made)
+    def fit_once(self, moments: Sequence[Moments], statistic: Statistic) -> None:
+        """Set the factors from one call, whose output is linear in them."""
+        self.moments = list(moments)
         solved = [self._solved(gate, statistic) for gate in range(self.gates)]
         if not self.is_left:
             self.factors = solved

@@ -1,4 +1,4 @@
-"""Which kernels are calibrated, and to what."""
+"""Which kernels are calibrated, and to which targets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNSEEN_ROLES = (
 
 
 def reason_not_to_touch(kernel: Kernel) -> str | None:
-    """Return why a kernel's layer is left intact and unmeasured, None if it is not."""
+    """Return why a kernel is neither scaled nor measured; None if it may be."""
     layer, variable = kernel.layer, kernel.variable
     mode = getattr(layer, "quantization_mode", None)
     if getattr(layer, "lora_enabled", False):
@@ -39,7 +39,7 @@ def reason_not_to_touch(kernel: Kernel) -> str | None:
 
 
 def reason_to_leave(kernel: Kernel) -> str | None:
-    """Return why a kernel may be measured, and not scaled; None if it may be scaled."""
+    """Return why a kernel is only measured, not scaled; None if it may be scaled."""
     if not kernel.layer.trainable or not kernel.variable.trainable:
         return "frozen"
     if any(isinstance(p, keras.layers.SpectralNormalization) for p in kernel.parents):
@@ -77,7 +77,7 @@ def roles_in(model: Any, kernels: Sequence[Kernel]) -> Roles | None:
 
 
 def target_of(kernel: Kernel, roles: Roles, target: float) -> tuple[float, str]:
-    """Return what a kernel's output should have, by its role, and a note."""
+    """Return the target of a kernel's output, by its role, and a note."""
     branch = roles.branches.get(kernel.key)
     note = ""
     if branch is not None:
@@ -110,15 +110,15 @@ class _Flat:
             read = tuple(numbers[number] for number in call.inputs)
             path = f"{prefix}/{call.path}" if prefix else call.path
             below = _inside(call)
-            made: tuple[int, ...] = ()
+            outputs: tuple[int, ...] = ()
             if below is not None and len(below.inputs) == len(read):
-                made = self._enter(below, read, path)
-            if len(made) != len(call.outputs):
-                made = self._fresh(len(call.outputs))
+                outputs = self._enter(below, read, path)
+            if len(outputs) != len(call.outputs):
+                outputs = self._fresh(len(call.outputs))
                 key = f"{path}#{len(self._calls)}"
-                operation, node = call.operation, call.node
-                self._calls.append(graph.Call(operation, path, key, read, made, node))
-            numbers.update(zip(call.outputs, made, strict=True))
+                seen = graph.Call(call.operation, path, key, read, outputs, call.node)
+                self._calls.append(seen)
+            numbers.update(zip(call.outputs, outputs, strict=True))
         return tuple(numbers[number] for number in inner.outputs)
 
 
@@ -131,10 +131,10 @@ def _graph_of(model: Any) -> graph.Graph:
         arguments = graph.built_arguments(model, symbols)
     except (TypeError, StopIteration) as error:
         raise graph.NoGraph("built for what is no shape of tensors") from error
-    found = graph.opened(model, arguments, training=True) if shapes else None
-    if found is None:
+    opened = graph.opened(model, arguments, training=True) if shapes else None
+    if opened is None:
         raise graph.NoGraph("it holds no layers, or was built for no shapes")
-    return found
+    return opened
 
 
 def _inside(call: graph.Call) -> graph.Graph | None:

@@ -24,7 +24,7 @@ from keras_initlab.calibration.targets import (
 from keras_initlab.initializers import Orthogonal
 from keras_initlab.model.batch import batch_size, inputs_of, size_of, values_of
 from keras_initlab.model.construction import Construction, constructing
-from keras_initlab.model.containers import refuse_to_call
+from keras_initlab.model.containers import check_has_call
 from keras_initlab.model.kernels import Kernel, kernels_of
 from keras_initlab.model.roles import Roles
 from keras_initlab.schemes.kernels import Seeds
@@ -49,48 +49,51 @@ def calibrate(
 ) -> CalibrationReport:
     """Scale every kernel so that its output on a batch of data has a target.
 
-    As each layer is called on the batch, what its kernel makes is measured before the
-    layer's own activation, the kernel is scaled, and what it made is scaled alike
-    before it goes on: one forward pass, whatever the depth. For data that are not
-    standardised (pixels in [0, 1], tokens, prices), where a prediction that takes them
-    for standardised is off from the first layer on.
+    As each layer is called on the batch, its kernel's output is measured before the
+    layer's own activation, the kernel is scaled, and the output is scaled by the same
+    factor before it goes on: one forward pass, whatever the depth. Use it for data that
+    are not standardised (pixels in [0, 1], tokens, prices): a prediction that assumes
+    standardised inputs is then wrong from the first layer on.
 
-    - The output that is measured is kernel times input plus bias; the bias stays, and
-      the kernel is scaled to fit. Where a bias alone has the target, it is left out.
-    - Residual branches: as in `Variance`. The last kernel of each of the n branches on
+    - The output that is measured is kernel times input plus bias. The bias is not
+      changed; the kernel is scaled to fit. If the bias alone exceeds the target, it is
+      ignored.
+    - Residual branches, as in `Variance`: the last kernel of each of the n branches on
       a stream gets `target / n`.
-    - A recurrent cell's kernel is scaled gate by gate, by what it makes of the cell's
-      input; the recurrent kernel stays. Attention: each projection for itself.
-    - A kernel that is used several times gets one scale for all its calls, in a few
-      passes. So does one in a layer of your own whose product with the input does not
-      show; that layer's output is measured then.
-    - Layers are called as in training: dropout drops, BatchNormalization goes by the
-      batch. Its averages, seeds and all other state stay.
-    - Frozen and quantised kernels, and those under LoRA, stay; embeddings too.
+    - A recurrent cell's kernel is scaled gate by gate, by its product with the cell's
+      input; the recurrent kernel is not changed. In attention, each projection is
+      scaled separately.
+    - A kernel that is used several times gets one scale for all its calls, found in a
+      few passes. So does a kernel of your own layer whose product with the input cannot
+      be traced: the layer's output is measured instead.
+    - Layers are called as in training: dropout is active, BatchNormalization uses the
+      statistics of the batch. Its moving averages, seeds and all other state are
+      restored.
+    - Frozen and quantised kernels, those under LoRA, and embeddings are not changed.
 
-    Weights are set when the whole pass has succeeded, and stay as they are otherwise.
+    Weights are set when the whole pass has succeeded; otherwise nothing changes.
     Under `tf.distribute` and `keras.distribution` the batch is not split.
 
     Args:
         model: a Keras model, compiled or not; built, if need be, by a first call.
-        x: a batch as `model(x)` takes it, or what yields batches to `fit`: see
-            `measure`. The first batch is drawn. 256 inputs or more keep sampling error
-            small.
+        x: a batch as `model(x)` takes it, or anything that yields batches to `fit`, of
+            which the first is used: see `measure`. 256 inputs or more keep the sampling
+            error small.
         target: the second moment, or variance, of kernels' outputs.
         statistic: "second_moment", or "variance" over all units, inputs and positions.
         orthogonal: draw orthonormal kernels first, as LSUV does.
-        biases: set the biases so that each unit's mean over the batch is 0, before the
-            activation; the target is then that of what is left.
-        seed: of the orthonormal draw; None draws afresh.
+        biases: also set the biases so that each unit's mean over the batch is 0 before
+            the activation; the target then holds for the centred output.
+        seed: of the orthonormal draw; None draws a new one each time.
 
     Returns:
         A `CalibrationReport` with a row for each kernel (and gate): print it.
 
     Raises:
-        TypeError: `model` is no Keras model, `x` holds no array.
-        ValueError: `x` is empty; a kernel's output is not finite, as where `x` holds
-            NaN; a `target` that is not above 0; an unknown statistic; a model without
-            a `call`; or what Keras says of an `x` that does not fit.
+        TypeError: `model` is not a Keras model, or `x` holds no array.
+        ValueError: `x` is empty; a kernel's output is not finite, for example because
+            `x` holds NaN; `target` is not above 0; `statistic` is unknown; `model` has
+            no `call`; or Keras's own error for an `x` that does not fit.
 
     >>> model = keras.Sequential([
     ...     keras.Input((64,)),
@@ -107,7 +110,7 @@ def calibrate(
     after layer, in several passes each; Salimans & Kingma 2016, "Weight normalization",
     section 3, for biases.
     """
-    _check_model(model)
+    check_has_call(model, "Calibrate one of these, as il.calibrate(model.encoder, x).")
     target = check_second_moment("target", target, "of kernels' outputs")
     check_word("statistic", statistic, _STATISTICS)
     seeds = Seeds(seed)
@@ -148,15 +151,6 @@ def calibrate(
         passes=calibrator.rounds,
         remarks=_remarks(x, roles),
     )
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"`model` must be a keras.Model. Received: {model!r} of type "
-            f"{type(model).__name__}. Put a single layer in a keras.Sequential."
-        )
-    refuse_to_call(model, "Calibrate one of these, as il.calibrate(model.encoder, x).")
 
 
 def _scaling(

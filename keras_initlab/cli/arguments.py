@@ -104,29 +104,12 @@ def _add_inspect(commands: Any) -> None:
         help="measure on a batch too: an .npz that holds one array, or `x`, or arrays "
         "named as the model's inputs; or an .npy. Some 32 to 512 inputs will do",
     )
-    command.add_argument(
-        "--format",
-        choices=("text", "json", "html", "markdown"),
-        help="what to print; the default goes by the ending of FILE, else text",
-    )
-    command.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="write to FILE, in place of what is there",
-    )
+    _add_output(command, "text", "json", "html", "markdown")
     command.add_argument(
         "--fail-on",
         choices=(*SEVERITIES, "never"),
         default="never",
-        help="exit with 1 where a finding is at least as severe (default: never)",
-    )
-    command.add_argument(
-        "--width",
-        type=_width,
-        metavar="N",
-        help="characters of a line of text (default: the terminal's, else as many as "
-        "the table needs)",
+        help="exit with 1 if a finding is at least as severe (default: never)",
     )
 
 
@@ -247,20 +230,7 @@ def _add_compare(commands: Any) -> None:
         metavar="FILE",
         help="keep each run in FILE, and do not do again those that are in it",
     )
-    command.add_argument(
-        "--format",
-        choices=("text", "json", "html"),
-        help="what to print; the default goes by the ending of FILE in -o, else text",
-    )
-    command.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="write to FILE, in place of what is there",
-    )
-    command.add_argument(
-        "--width", type=_width, metavar="N", help="characters of a line of text"
-    )
+    _add_output(command, "text", "json", "html")
 
 
 def _add_gains(commands: Any) -> None:
@@ -297,6 +267,27 @@ def _command(
     )
     command.set_defaults(run=run)
     return command
+
+
+def _add_output(command: argparse.ArgumentParser, *formats: str) -> None:
+    command.add_argument(
+        "--format",
+        choices=formats,
+        help="what to print (default: by the ending of FILE in -o, else text)",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write to FILE, in place of what is there",
+    )
+    command.add_argument(
+        "--width",
+        type=_width,
+        metavar="N",
+        help="characters of a line of text (default: the terminal's, else as many as "
+        "the table needs)",
+    )
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:

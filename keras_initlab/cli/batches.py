@@ -35,14 +35,14 @@ def load(name: str, model: Any) -> Any:
         _check_lengths(path, batch)
         return batch
     if isinstance(inputs, list | tuple) and all(
-        isinstance(one, keras.KerasTensor) for one in inputs
+        isinstance(tensor, keras.KerasTensor) for tensor in inputs
     ):
-        names = [one.name for one in inputs]
-        batch = {one: _named(path, arrays, one, names) for one in names}
+        names = [tensor.name for tensor in inputs]
+        batch = {name: _named(path, arrays, name, names) for name in names}
         for tensor in inputs:
             _check(path, batch[tensor.name], tensor)
         _check_lengths(path, batch)
-        return [batch[one] for one in names]
+        return [batch[name] for name in names]
     return _unchecked(path, arrays)
 
 
@@ -57,8 +57,8 @@ def load_targets(name: str, model: Any) -> Any:
     if "y" in arrays:
         return arrays["y"]
     outputs = list(getattr(model, "output_names", None) or [])
-    if len(outputs) > 1 and all(one in arrays for one in outputs):
-        return {one: arrays[one] for one in outputs}
+    if len(outputs) > 1 and all(output in arrays for output in outputs):
+        return {output: arrays[output] for output in outputs}
     raise BadInput(
         f"--data {path} must hold targets, named 'y' or as the model's outputs"
         f"{': ' if outputs else ''}{', '.join(map(repr, outputs))}. Received: "
@@ -84,23 +84,23 @@ def describe(batch: Any) -> str:
     'a (2, 3), b (2,)'
     """
     if isinstance(batch, Mapping):
-        return ", ".join(f"{key} {one.shape}" for key, one in batch.items())
+        return ", ".join(f"{key} {array.shape}" for key, array in batch.items())
     if isinstance(batch, list | tuple):
-        return ", ".join(str(one.shape) for one in batch)
+        return ", ".join(str(array.shape) for array in batch)
     return str(batch.shape)
 
 
 def _read(path: Path) -> Arrays:
     if path.is_dir() or not path.exists():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise BadInput(f"--data {path} {what}. Give an .npz or .npy file.")
+        fault = "is a folder" if path.is_dir() else "does not exist"
+        raise BadInput(f"--data {path} {fault}. Give an .npz or .npy file.")
     try:
         # Never pickles: they run code.
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return {"x": found}
-        with found:
-            return {name: found[name] for name in found.files}
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"x": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
         if "Object arrays" in str(error):
             raise BadInput(
@@ -151,17 +151,17 @@ def _names(arrays: Arrays) -> str:
 
 def _check(path: Path, array: np.ndarray[Any, Any], tensor: Any) -> None:
     """Raise where an array is none of the shape and kind that an input takes."""
-    given = f"an array of shape {array.shape} and dtype {array.dtype}"
+    held = f"an array of shape {array.shape} and dtype {array.dtype}"
     takes = f"the model's input {tensor.name!r} takes {tuple(tensor.shape)}"
     if array.ndim == 0 or not len(array):
-        raise BadInput(f"--data {path} has no inputs: it holds {given}, and {takes}.")
+        raise BadInput(f"--data {path} has no inputs: it holds {held}, and {takes}.")
     if not _fits(array.shape, tensor.shape):
         single = _fits((1, *array.shape), tensor.shape)
         hint = " For a single input, write x[None]." if single else ""
-        raise BadInput(f"--data {path} does not fit: it holds {given}; {takes}.{hint}")
+        raise BadInput(f"--data {path} does not fit: it holds {held}; {takes}.{hint}")
     if (array.dtype.kind not in "biuf") != (tensor.dtype == "string"):
         raise BadInput(
-            f"--data {path} does not fit: it holds {given}; {takes} of dtype "
+            f"--data {path} does not fit: it holds {held}; {takes} of dtype "
             f"{tensor.dtype}."
         )
 
@@ -178,9 +178,9 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
 
 
 def _check_lengths(path: Path, batch: Arrays) -> None:
-    lengths = {name: len(one) for name, one in batch.items()}
+    lengths = {name: len(array) for name, array in batch.items()}
     if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{count} of {name!r}" for name, count in lengths.items())
+        counts = ", ".join(f"{count} of {name!r}" for name, count in lengths.items())
         raise BadInput(
-            f"--data {path} must hold as many of each input. Received: {found}."
+            f"--data {path} must hold as many of each input. Received: {counts}."
         )

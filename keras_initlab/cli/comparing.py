@@ -19,15 +19,12 @@ from keras_initlab.cli import batches, loading
 from keras_initlab.cli.arguments import CANDIDATES
 from keras_initlab.cli.errors import BadInput, brief
 from keras_initlab.cli.output import (
+    as_text,
     check_place,
-    colorful,
-    emit,
+    deliver,
     is_same_file,
-    line_width,
     quiet,
-    write,
 )
-from keras_initlab.report.text import NARROWEST
 
 _ENDINGS = {".html": "html", ".htm": "html", ".json": "json"}
 _INTERRUPTED = 130
@@ -78,11 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             _check_apart(path, arguments)
     with quiet():
         comparison = _comparison(arguments)
-    text = _formatted(comparison, arguments, output)
-    if output is None:
-        emit(text)
-    else:
-        write(text, output)
+    deliver(_formatted(comparison, arguments, output), output)
     return _INTERRUPTED if len(comparison.runs) < comparison.planned else 0
 
 
@@ -149,14 +142,10 @@ def _formatted(
         return json.dumps(comparison.to_dict(), indent=2, allow_nan=False)
     if form == "html":
         return comparison.html()
-    width = arguments.width
-    if width is None and output is None:
-        terminal = line_width()
-        width = max(terminal, NARROWEST) if terminal else None
-    return comparison.text(width, color=output is None and colorful())
+    return as_text(comparison, arguments.width, output)
 
 
 def _check_apart(path: Path, arguments: argparse.Namespace) -> None:
-    for given in (arguments.model, arguments.data, arguments.validation):
-        if given and is_same_file(path, Path(given)):
+    for source in (arguments.model, arguments.data, arguments.validation):
+        if source and is_same_file(path, Path(source)):
             raise BadInput(f"{path} is one of the inputs. Give another file.")

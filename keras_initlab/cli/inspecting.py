@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING
 from keras_initlab.cli import batches, loading
 from keras_initlab.cli.errors import BadInput, brief
 from keras_initlab.cli.output import (
+    as_text,
     check_place,
-    colorful,
-    emit,
+    deliver,
     is_same_file,
-    line_width,
     quiet,
-    write,
 )
 from keras_initlab.diagnosis import SEVERITIES
-from keras_initlab.report.text import NARROWEST
 
 if TYPE_CHECKING:
     from keras_initlab.report import Inspection
@@ -45,11 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         _check_ending(output, arguments.format)
     with quiet():
         inspection = _inspection(arguments)
-    text = _formatted(inspection, arguments, output)
-    if output is None:
-        emit(text)
-    else:
-        write(text, output)
+    deliver(_formatted(inspection, arguments, output), output)
     return int(_fails(inspection, arguments.fail_on))
 
 
@@ -81,11 +74,7 @@ def _formatted(
         return inspection.html()
     if form == "markdown":
         return inspection.markdown()
-    width = arguments.width
-    if width is None and output is None:
-        terminal = line_width()
-        width = max(terminal, NARROWEST) if terminal else None
-    return inspection.text(width, color=output is None and colorful())
+    return as_text(inspection, arguments.width, output)
 
 
 def _fails(inspection: Inspection, level: str) -> bool:
@@ -98,16 +87,16 @@ def _fails(inspection: Inspection, level: str) -> bool:
 def _check_ending(output: Path, form: str | None) -> None:
     """Refuse a name that says one thing and a report that is another."""
     ending = output.suffix.lower()
-    told = _ENDINGS.get(ending)
-    if form is None and told is None:
+    implied = _ENDINGS.get(ending)
+    if form is None and implied is None:
         raise BadInput(
             f"{output} would hold no {ending} file. End FILE in one of "
             f"{', '.join(filter(None, _ENDINGS))}, or say in --format what to write."
         )
-    if form is not None and told not in (None, "text", form):
+    if form is not None and implied not in (None, "text", form):
         raise BadInput(
-            f"{output} would hold {form}, not {told}. Let --format and the ending of "
-            "FILE agree, or leave one out."
+            f"{output} would hold {form}, not {implied}. Let --format and the ending "
+            "of FILE agree, or leave one out."
         )
 
 

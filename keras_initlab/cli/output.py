@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from keras_initlab.cli.errors import BadInput
 from keras_initlab.files import replacing
@@ -33,6 +33,24 @@ def write(text: str, path: Path) -> None:
             fresh.write_bytes(data)
     except OSError as error:
         raise BadInput(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def deliver(text: str, output: Path | None) -> None:
+    """Print a result, or write it to a file if there is one."""
+    if output is None:
+        emit(text)
+    else:
+        write(text, output)
+
+
+def as_text(report: Any, width: int | None, output: Path | None) -> str:
+    """Return a report's text; printed in a terminal, it is as wide as that."""
+    from keras_initlab.report.text import NARROWEST
+
+    if width is None and output is None:
+        terminal = line_width()
+        width = max(terminal, NARROWEST) if terminal else None
+    return str(report.text(width, color=output is None and colorful()))
 
 
 def check_place(path: Path) -> None:
@@ -77,24 +95,24 @@ def no_native_logs() -> Iterator[None]:
     writes to `sys.stderr` still arrives.
     """
     try:
-        kept = os.dup(2)
+        descriptor = os.dup(2)
     except OSError:  # closed, so that nothing arrives anyway
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    own = sys.stderr
+    stderr = sys.stderr
     try:
-        if _writes_to(own, 2):
-            own.flush()
+        if _writes_to(stderr, 2):
+            stderr.flush()
             # Never closed: handlers of loggers made meanwhile may hold on to it.
-            copy, encoding = os.dup(kept), own.encoding
+            copy, encoding = os.dup(descriptor), stderr.encoding
             sys.stderr = open(copy, "w", 1, encoding, "backslashreplace")  # noqa: SIM115
         os.dup2(nowhere, 2)
         yield
     finally:
-        sys.stderr = own
-        os.dup2(kept, 2)
-        os.close(kept)
+        sys.stderr = stderr
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
         os.close(nowhere)
 
 

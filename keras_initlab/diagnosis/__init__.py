@@ -1,6 +1,6 @@
-"""What is wrong with a network, from what is known of it.
+"""What is wrong with a network, from the facts that are known about it.
 
-Each module of `checks` holds rules, which are found by themselves.
+Each module of `checks` holds rules; all of them are imported automatically.
 """
 
 from keras_initlab.diagnosis.facts import (
@@ -11,7 +11,12 @@ from keras_initlab.diagnosis.facts import (
     LayerFacts,
     TargetFacts,
 )
-from keras_initlab.diagnosis.finding import SEVERITIES, Finding, Severity
+from keras_initlab.diagnosis.finding import (
+    SEVERITIES,
+    Finding,
+    Severity,
+    worst_first,
+)
 from keras_initlab.diagnosis.rules import all_findings, findings_of
 
 __all__ = [
@@ -26,4 +31,5 @@ __all__ = [
     "TargetFacts",
     "all_findings",
     "findings_of",
+    "worst_first",
 ]

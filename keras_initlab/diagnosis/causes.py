@@ -1,8 +1,8 @@
-"""What follows from what: each finding goes under its cause.
+"""Causes and consequences: each finding is listed under its cause.
 
 Causes come in the order in which a network works: data, kernels and biases, signals,
-units, gradients, steps. What broke while the network was trained, and was sound at its
-first step, is the steps' doing: there, steps come before signals.
+units, gradients, steps. A fault that was not there at the first step was caused by
+training: then steps come before signals.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from keras_initlab.diagnosis.finding import SEVERITIES, Finding, worse
+from keras_initlab.diagnosis.finding import Finding, worse, worst_first
 
 # The order of causes. A code that is not listed has no cause and is none.
 ORDER = (
@@ -88,12 +88,12 @@ def folded(
 
     Args:
         findings: of one moment.
-        inputs: names of the model's inputs: what is found there has no cause.
-        training: whether all of it broke while the network was trained.
+        inputs: names of the model's inputs: findings there have no cause.
+        training: whether all of them appeared during training.
 
     >>> zeros = Finding("constant-kernel", "error", "a", "All 0.", "Draw them apart.")
     >>> gone = Finding("vanishing-signal", "error", "b", "Nothing is left.", "Redraw.")
-    >>> [(found.code, found.follows) for found in folded([gone, zeros])]
+    >>> [(cause.code, cause.follows) for cause in folded([gone, zeros])]
     [('constant-kernel', 'And so: vanishing-signal in b.')]
     """
     ordered = sorted(findings, key=lambda finding: _place(finding, inputs, training))
@@ -108,12 +108,12 @@ def folded(
             roots[index] = finding
         else:
             consequences.setdefault(root, []).append(finding)
-    found = [
+    causes = [
         with_consequences(root, consequences.get(index, ()))
         for index, root in roots.items()
         if root.code not in LATENT or index in consequences
     ]
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    return worst_first(causes)
 
 
 def with_consequences(cause: Finding, consequences: Sequence[Finding]) -> Finding:
@@ -121,7 +121,7 @@ def with_consequences(cause: Finding, consequences: Sequence[Finding]) -> Findin
     if not consequences:
         return cause
     together = (*cause.consequences, *consequences)
-    worst = min((cause, *together), key=lambda one: SEVERITIES.index(one.severity))
+    worst = worst_first((cause, *together))[0]
     return replace(cause, severity=worst.severity, consequences=together)
 
 
@@ -149,10 +149,10 @@ def _cause(
     if finding.severity == "info" or finding.layer in inputs:
         return None
     for code in _causes(finding.code, training):
-        for index, other in enumerate(earlier):
-            # What is only worth knowing has done no harm.
-            harmful = code in LATENT or not worse("warning", other.severity)
-            if other.code == code and harmful:
+        for index, candidate in enumerate(earlier):
+            # A finding of severity "info" has done no harm.
+            harmful = code in LATENT or not worse("warning", candidate.severity)
+            if candidate.code == code and harmful:
                 return index
     return None
 

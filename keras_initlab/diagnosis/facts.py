@@ -1,4 +1,4 @@
-"""Facts: all that a diagnosis may go by. What is not known is None or left out."""
+"""Facts: everything a diagnosis may use. What is not known is None or left out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class LayerFacts:
         kind: its class.
         bends: whether it applies a nonlinearity to its output.
         normalises: whether its output has a scale of its own, whatever the input's.
-        rescaled: whether all that reads its output normalises it first: how large it
-            is then makes no difference, and its gradient is inversely as large.
-        ends: whether it is the last layer with a kernel on the way to an output of
-            the model, or after that.
+        rescaled: whether all layers that read its output normalise it first: its scale
+            then makes no difference, and its gradient scales inversely.
+        ends: whether it is the last layer with a kernel before an output of the model,
+            or comes after that.
         starts: whether no kernel comes before it.
-        bypassed: whether what it makes is added to, or multiplies, what a path without
-            kernels carries around it: a residual branch, a gate.
+        bypassed: whether its output is added to, or multiplied with, a signal that a
+            path without kernels carries around it: a residual branch, a gate.
     """
 
     kind: str
@@ -41,25 +41,26 @@ class KernelFacts:
     Attributes:
         layer, weight: where it is.
         initializer: as text.
-        nonlinearity: what its output meets, by name.
-        units: how many outputs it tells apart.
-        constant: the value of all its entries, if they have one.
+        nonlinearity: the one that follows, by name.
+        units: how many units it has.
+        constant: the value of all its entries, if they are equal.
         nonfinite: how many entries are NaN or infinite.
-        twins: units that read just what another unit reads, biases included.
-        read_alike: of these, those that all following kernels read as they read the
-            other: they have the same gradient, and stay twins.
-        digest: the same for kernels of the same values, of those that were drawn.
-        scale: E[w²] by its initializer over what fits its nonlinearity: 1 within the
-            range of the usual rules, or that times as large or small.
-        by_wrong_fans: E[w²] by its initializer's fans over that by the layer's fans.
+        twins: units with the same weights and bias as another unit.
+        read_alike: those of the twins that all following kernels read like the other
+            unit: they have the same gradient, and stay twins.
+        digest: equal for drawn kernels with equal values.
+        scale: the ratio of E[w²] by its initializer to that which fits its
+            nonlinearity; 1 within the range of the usual rules.
+        by_wrong_fans: the ratio of E[w²] by its initializer's fans to that by the
+            layer's fans.
         normalised: whether a normalisation follows before the next kernel.
-        branch_end: whether what it makes is added to a residual stream.
+        branch_end: whether its output is added to a residual stream.
         bypassed: whether a path without kernels leads around it, joined to it later.
-        spared: whether the network can do without what it makes as long as it is 0.
+        spared: whether the network works without its output while it is 0.
         guarded: whether its scale matters less for another reason, such as attention
             or gates.
-        head: whether it makes an output of the model.
-        isometric: whether it was drawn so that all of the signal is carried on.
+        head: whether its output is an output of the model.
+        isometric: whether it was drawn so as to preserve the whole signal.
     """
 
     layer: str
@@ -85,7 +86,7 @@ class KernelFacts:
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What is known of the values of one input.
+    """What is known about the values of one input.
 
     Attributes:
         name: of the input.
@@ -95,7 +96,7 @@ class InputFacts:
         largest: the feature with that deviation.
         nonfinite: how many values are NaN or infinite.
         missing: how many features are so for every input.
-        scaled: whether the model scales it itself, before the first kernel.
+        scaled: whether the model itself scales it before the first kernel.
     """
 
     name: str
@@ -110,7 +111,7 @@ class InputFacts:
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """What is known of the targets of one output.
+    """What is known about the targets of one output.
 
     Attributes:
         shape: of the batch.
@@ -132,18 +133,18 @@ class TargetFacts:
 
 @dataclass(frozen=True)
 class HeadFacts:
-    """What is known of one output of a model.
+    """What is known about one output of a model.
 
     Attributes:
         layer: the last one on the way to the output.
         units: size of the output's last axis.
         activation: the last one, by name.
         before: the one before it with no kernel between, by name.
-        loss: of this output, by Keras's name; None of one's own, or not compiled.
+        loss: of this output, by Keras's name; None for a user's own, or without one.
         from_logits: whether the loss applies an activation of its own.
         targets: if they are known.
-        crossed: whether the loss, one's own, holds each target against the predictions
-            for all inputs: targets of (batch,) and outputs of (batch, 1) broadcast.
+        crossed: whether a user's own loss compares each target with the predictions for
+            all inputs, because targets (batch,) and outputs (batch, 1) broadcast.
     """
 
     layer: str
@@ -158,13 +159,13 @@ class HeadFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that is known of a model.
+    """Everything that is known about a model.
 
     Attributes:
         stats: of the layers' signals, in call order.
-        earlier: the same of earlier windows of the training, the first one first.
-        first: the same of the training's very first step.
-        layers: what layers are, by their paths.
+        earlier: the same for earlier windows of the training, in their order.
+        first: the same for the very first step of the training.
+        layers: facts of layers, by their paths.
         kernels: in the order of the layers.
         inputs: those that were measured.
         heads: the outputs, their losses and targets.
@@ -172,16 +173,14 @@ class Facts:
             many entries.
         biased: hidden layers whose biases are far from 0, and the root mean square
             of these.
-        from_zero: layers whose main weight was all zeros, or next to that, when
-            training began.
-        frozen: a model that is trained and has no weight that training may change, by
-            name.
-        trained: whether the model has made steps already.
+        from_zero: layers whose main weight was (nearly) all zeros when training began.
+        frozen: the name of a model that is to be trained but has no trainable weight.
+        trained: whether the model has made training steps already.
         updates: whether `stats` would hold update ratios if weights had moved.
-        at_start: of a training, the codes that were found at its first step; None
-            where there is no training, or its first step is not known.
-        losses: of the windows so far, the present one last.
-        steps: how many there were so far.
+        at_start: the codes of the findings at the first step of a training; None if
+            there is no training, or its first step is not known.
+        losses: of the windows so far, the current one last.
+        steps: how many training steps were made so far.
     """
 
     stats: tuple[LayerStats, ...] = ()
@@ -207,24 +206,24 @@ class Facts:
         return len(self.losses) > 1 and self.losses[-1] < 0.5 * self.losses[0]
 
     def broke(self, code: str) -> bool:
-        """Whether a fault was not there at the first step: training brought it."""
+        """Whether training caused a fault: it was not there at the first step."""
         return self.at_start is not None and code not in self.at_start
 
     def layer(self, key: str) -> LayerFacts | None:
-        """Return what the layer of a `LayerStats.layer` is."""
+        """Return the facts of the layer with this key, as in `LayerStats.layer`."""
         return self.layers.get(key.split("#")[0])
 
     @property
     def hidden(self) -> tuple[LayerStats, ...]:
-        """The stats of what comes before the model's last kernels.
+        """The stats of the layers before the model's last kernels.
 
-        Where layers are not known, all up to the last one with a weight.
+        If layers are not known, these are all before the last one with a weight.
         """
         if self.layers:
-            known = ((one, self.layer(one.layer)) for one in self.stats)
-            return tuple(one for one, what in known if what is None or not what.ends)
+            layers = ((stats, self.layer(stats.layer)) for stats in self.stats)
+            return tuple(s for s, layer in layers if layer is None or not layer.ends)
         last = max(
-            (i for i, one in enumerate(self.stats) if one.weight is not None),
+            (i for i, stats in enumerate(self.stats) if stats.weight is not None),
             default=len(self.stats),
         )
         return self.stats[:last]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +53,11 @@ class Finding:
             return ""
         named = (f"{finding.code} in {finding.layer}" for finding in self.consequences)
         return f"And so: {', '.join(named)}."
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings by severity; those of the same severity stay in their order."""
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def worse(first: Severity, second: Severity) -> bool:

@@ -1,4 +1,4 @@
-"""Remedies that go by the cause: new initial weights do not mend all."""
+"""Remedies that depend on the cause: new initial weights do not fix every fault."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FROM_TRAINING = "train with a smaller learning rate, or clipnorm=1.0 in the opt
 
 
 def redraw(facts: Facts, code: str, scheme: str) -> str:
-    """Return what mends signals or gradients, by where their fault comes from.
+    """Return the remedy for signals or gradients, depending on the cause of the fault.
 
     >>> redraw(Facts(), "vanishing-signal", "isometric")
     'Call il.rewrite_initializers(model, scheme="isometric") before training.'

@@ -16,7 +16,7 @@ _RULES: list[Rule] = []
 
 
 def check(rule: Rule) -> Rule:
-    """Register a rule; it is silent where what it goes by is not known."""
+    """Register a rule; it must report nothing if the facts it needs are unknown."""
     _RULES.append(rule)
     return rule
 
@@ -25,17 +25,18 @@ def check(rule: Rule) -> Rule:
 def rules() -> tuple[Rule, ...]:
     """Return all rules, in the order of their modules' names."""
     package = importlib.import_module("keras_initlab.diagnosis.checks")
-    for module in sorted(one.name for one in pkgutil.iter_modules(package.__path__)):
-        importlib.import_module(f"{package.__name__}.{module}")
+    modules = pkgutil.iter_modules(package.__path__)
+    for name in sorted(module.name for module in modules):
+        importlib.import_module(f"{package.__name__}.{name}")
     return tuple(_RULES)
 
 
 def findings_of(facts: Facts) -> list[Finding]:
-    """Return what is wrong, errors first; what follows from a cause is in it.
+    """Return what is wrong, errors first, consequences listed under their causes.
 
     >>> from keras_initlab.stats import LayerStats
     >>> stats = LayerStats("dense", nonfinite=3, source="monitored")
-    >>> [found.code for found in findings_of(Facts(stats=(stats,)))]
+    >>> [finding.code for finding in findings_of(Facts(stats=(stats,)))]
     ['nonfinite']
     """
     inputs = {data.name for data in facts.inputs}
@@ -43,5 +44,5 @@ def findings_of(facts: Facts) -> list[Finding]:
 
 
 def all_findings(facts: Facts) -> list[Finding]:
-    """Return what each rule says, causes and consequences alike."""
+    """Return the findings of all rules, causes and consequences alike."""
     return [finding for rule in rules() for finding in rule(facts)]

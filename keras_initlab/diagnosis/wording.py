@@ -1,4 +1,4 @@
-"""How findings say numbers and remedies."""
+"""How findings express numbers and remedies."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def others(layers: Sequence[str]) -> str:
+def and_others(layers: Sequence[str]) -> str:
     """Return how many more there are than the first, "" for none.
 
-    >>> others(["a", "b", "c"])
+    >>> and_others(["a", "b", "c"])
     ' (and 2 more layers)'
     """
     count = len(layers) - 1

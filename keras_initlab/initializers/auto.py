@@ -1,4 +1,4 @@
-"""`initlab>auto`: the variance that the layer's own nonlinearity asks for."""
+"""`initlab>auto`: the variance that fits the layer's own nonlinearity."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Rule:
     mode: fans.Mode
     spread: float = 0.0
 
-    def variance(self, known: fans.Fans, mode: fans.Mode | None = None) -> float:
+    def variance(self, kernel_fans: fans.Fans, mode: fans.Mode | None = None) -> float:
         """Return Var(w) for a kernel's fans; by another fan where `mode` is given."""
-        usual = self.gain**2 / known.over(mode or self.mode)
-        return max(usual, self.spread / known.fan_in**2)
+        usual = self.gain**2 / kernel_fans.over(mode or self.mode)
+        return max(usual, self.spread / kernel_fans.fan_in**2)
 
 
 # Of the uniform distribution between -1 and 1 over fan_in.
 _COORDINATES = 1 / 3
 # The deviation of an embedding: Keras's own, uniform in ±0.05. Rows grow in training; a
-# step is small beside those that start larger. Of two text tasks they learnt one far
-# less well at variance 1 (`examples/benchmarks/architectures.py --parts text`).
+# step is small beside rows that start larger. At variance 1, one of two text tasks was
+# learned far less well (`examples/benchmarks/architectures.py --parts text`).
 _EMBEDDING = 0.05 / math.sqrt(3)
-# A variance, in periods, that is as good as infinite.
+# A variance, in periods, that is practically infinite.
 _FAR = 1e6
 
 
@@ -84,7 +84,7 @@ def rule_for(activation: Any, *, reads_inputs: bool = False) -> Rule:
 
 
 def _rule_at(construction: Construction | None, activation: Any) -> Rule:
-    """Return the rule for a weight under construction whose output meets this."""
+    """Return the rule for a weight under construction before this activation."""
     rule = rule_for(activation)
     if rule.name == "Sitzmann" and construction is not None:
         return rule_for(activation, reads_inputs=reads_inputs(construction))
@@ -113,7 +113,7 @@ class Auto(base.VarianceScaled):
 
     Raises:
         ValueError: an unknown activation, distribution or mode.
-        TypeError: a seed that is no int, an activation that is none of the above.
+        TypeError: a seed that is not an int, an activation that is none of the above.
 
     >>> layer = keras.layers.Dense(64, "relu", kernel_initializer=Auto(seed=0))
     >>> layer.build((None, 200))

@@ -23,8 +23,8 @@ PACKAGE = "initlab"
 class LayerInitializer(keras.initializers.Initializer):  # type: ignore[misc]
     """An initializer that knows the layer it draws for.
 
-    Subclasses say what to draw in `values`; this class finds the weight under
-    construction, checks shape and dtype, and seeds.
+    Subclasses define the draw in `values`; this class finds the weight under
+    construction, checks shape and dtype, and seeds the draw.
     """
 
     seed: int | None
@@ -65,7 +65,7 @@ class LayerInitializer(keras.initializers.Initializer):  # type: ignore[misc]
         dtype: str,
         construction: Construction | None,
     ) -> Any:
-        """Return the tensor for one weight, whose maker may be unknown (None)."""
+        """Return the tensor for one weight; `construction` is None if unknown."""
         raise NotImplementedError
 
 
@@ -112,7 +112,7 @@ def generator(
 def layout_of(
     shape: tuple[int, ...], construction: Construction | None
 ) -> fans.KernelLayout:
-    """Return how the weight under construction acts; by shape if nobody is known."""
+    """Return the layout of the weight under construction; by shape if it is unknown."""
     if construction is None:
         return fans.kernel_layout(None, None, shape)
     return fans.kernel_layout(construction.layer, construction.weight, shape)
@@ -144,7 +144,7 @@ def checked_matrix(name: str, shape: tuple[int, ...]) -> None:
 
 
 def as_number(value: Any) -> float | None:
-    """Return a real number as a float, ±inf for a larger int; None of all else."""
+    """Return a real number as a float, ±inf for a larger int; None for all else."""
     kinds = (int, float, np.integer, np.floating)
     if isinstance(value, bool) or not isinstance(value, kinds):
         return None
@@ -210,7 +210,7 @@ def activation_config(activation: Any) -> Any:
     """Return an `activation` argument as JSON can hold it, for `get_config`.
 
     Raises:
-        ValueError: it is a function that no file can name, and like none that is known.
+        ValueError: it is a function that cannot be named in a file or recognised.
     """
     if activation is None or isinstance(activation, (str, dict)):
         return activation

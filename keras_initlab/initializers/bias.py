@@ -1,4 +1,4 @@
-"""Biases that are not zero, in the forms that the field uses."""
+"""Common initializers of biases that are not zero."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ConstantBias(_Bias):
         value: a finite number.
 
     Raises:
-        TypeError, ValueError: a value that is no finite number.
+        TypeError, ValueError: a value that is not a finite number.
 
     >>> keras.ops.convert_to_numpy(ConstantBias(0.5)((2,))).tolist()
     [0.5, 0.5]
@@ -128,8 +128,8 @@ class ForgetGateBias(_Bias):
         value: the forget gate's bias, a finite number.
 
     Raises:
-        TypeError, ValueError: a value that is no finite number; a bias that four gates
-            do not divide.
+        TypeError, ValueError: a value that is not a finite number; a bias whose size is
+            not a multiple of four.
 
     >>> keras.ops.convert_to_numpy(ForgetGateBias()((8,))).tolist()
     [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
@@ -152,8 +152,8 @@ class ForgetGateBias(_Bias):
         if getattr(layer, "unit_forget_bias", False):
             # Keras asks for the other gates' biases alone, and sets ones itself.
             return draws.to_tensor(values, dtype)
-        known = layer is None or hasattr(layer, "unit_forget_bias")
-        if len(shape) != 1 or shape[0] % 4 or not known:
+        has_gates = layer is None or hasattr(layer, "unit_forget_bias")
+        if len(shape) != 1 or shape[0] % 4 or not has_gates:
             raise ValueError(
                 "initlab>bias_forget_gate needs the bias of an LSTM, four gates of one "
                 f"size. Received: shape={shape}"
@@ -197,8 +197,8 @@ def _checked_counts(counts: Any) -> np.ndarray:
     try:
         array = np.asarray(counts)
         # NumPy would read texts as numbers. Ints beyond its own are objects.
-        known = array.dtype.kind in "biufO"
-        array = array.astype(np.float64) if known else np.empty(0)
+        is_numeric = array.dtype.kind in "biufO"
+        array = array.astype(np.float64) if is_numeric else np.empty(0)
     except (TypeError, ValueError, OverflowError):
         array = np.empty(0)
     fits = (array.ndim == 1 and array.size >= 2) or (

@@ -1,4 +1,4 @@
-"""The field's six classics, as Keras has them, with the layer's true fans."""
+"""The six classic initializers of Keras, with the layer's true fans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Classic(base.VarianceScaled):
             afresh at each build.
 
     Raises:
-        TypeError: a seed that is no int.
+        TypeError: a seed that is not an int.
     """
 
     def __init__(self, seed: int | None = None) -> None:

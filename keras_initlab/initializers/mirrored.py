@@ -56,8 +56,8 @@ class Mirrored(LayerInitializer):
 
     where V is of the same mean square, orthogonal, over all taps of a convolution, and
     has no pairs; behind pairs it sums to 0 over the inputs of each tap, so that it
-    reads what units differ by and not their mean. Then the network bends from the
-    start, and sees its neighbours.
+    reads the deviation of units from their mean. The network is then nonlinear from the
+    start, and uses all taps.
 
     A network's first kernel has the output side alone (`inputs=False`), its last one
     the input side alone (`outputs=False`).
@@ -82,8 +82,8 @@ class Mirrored(LayerInitializer):
             not positive and finite, an unknown activation, one without an odd part
             (such as z²), an unknown base, a theta outside its range, or a weight that
             is a vector.
-        TypeError: a seed that is no int, a flag that is no bool, a gain, q or theta
-            that is none of the above.
+        TypeError: a seed that is not an int, a flag that is not a bool, a gain, q or
+            theta that is none of the above.
 
     >>> import numpy as np
     >>> w = keras.ops.convert_to_numpy(Mirrored(seed=0)((6, 4)))
@@ -161,15 +161,15 @@ class Mirrored(LayerInitializer):
         kernel = orthogonal(paired, centred, second)
         if self.mixing:
             taps = math.prod(shape[axis] for axis in layout.field) if centred else 1
-            own = orthogonal((), False, second / taps)
+            unpaired = orthogonal((), False, second / taps)
             if self.inputs:
-                own = _less_their_mean(own, layout.inputs)
-            kernel = math.cos(self.theta) * kernel + math.sin(self.theta) * own
+                unpaired = _less_their_mean(unpaired, layout.inputs)
+            kernel = math.cos(self.theta) * kernel + math.sin(self.theta) * unpaired
         return draws.to_tensor(kernel, dtype)
 
     @property
     def mixing(self) -> float:
-        """The share of an output's mean square that its pair does not have: sin² θ."""
+        """The share of outputs' mean square in which pairs are independent: sin² θ."""
         return math.sin(self.theta) ** 2 if self.outputs else 0.0
 
     def is_centred(self, shape: tuple[int, ...], layout: fans.KernelLayout) -> bool:
@@ -192,22 +192,22 @@ class Mirrored(LayerInitializer):
         Raises:
             ValueError: a side that is to come in pairs cannot.
         """
-        found = []
+        axes = []
         sides = (("inputs", self.inputs, 1), ("outputs", self.outputs, layout.blocks))
         for (side, wanted, blocks), axis in zip(sides, layout.unit_axes, strict=True):
             if not wanted:
                 continue
             if axis is None or shape[axis] // blocks % 2:
                 width = "none" if axis is None else shape[axis] // blocks
-                each = " in each group" if blocks > 1 else ""
+                where = " in each group" if blocks > 1 else ""
                 raise ValueError(
-                    f"initlab>mirrored needs an even number of {side}{each} to put "
+                    f"initlab>mirrored needs an even number of {side}{where} to put "
                     f"them in pairs. Received: shape={shape}, with {width} along the "
                     f"last axis of its {side}. Pass {side}=False, make the width even, "
                     "or use initlab>orthogonal for this layer."
                 )
-            found.append(axis % len(shape))
-        return tuple(found)
+            axes.append(axis % len(shape))
+        return tuple(axes)
 
 
 def _halved(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -261,7 +261,7 @@ def checked_theta(theta: Any) -> float:
     """Return the angle between pairs that mirror each other and outputs that do not.
 
     Raises:
-        TypeError: it is no number.
+        TypeError: it is not a number.
         ValueError: it is not between 0 and π / 2.
     """
     number = as_number(theta)

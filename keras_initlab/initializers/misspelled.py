@@ -1,8 +1,7 @@
 """Names that people try for `initlab>` initializers, and what they mean.
 
-Keras looks a name up in a dict, and says of one that is not there no more than that it
-cannot interpret it. So names under which the field knows an initializer, and names of
-classes, are registered too, for no other purpose than to refuse them.
+For an unknown name, Keras only says that it cannot interpret it. So other common names
+of initializers, and names of classes, are registered too, to be refused with a hint.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class _Misspelled:
 
     def __init__(self, name: str, meant: Iterable[str]) -> None:
         self._name = f"{PACKAGE}>{name}"
-        self._meant = " or ".join(repr(f"{PACKAGE}>{one}") for one in meant)
+        self._meant = " or ".join(repr(f"{PACKAGE}>{right}") for right in meant)
 
     def from_config(self, config: Any) -> NoReturn:
         """Raise a ValueError that names what may be meant."""
@@ -53,21 +52,21 @@ def meanings(registered: Iterable[type]) -> dict[str, tuple[str, ...]]:
     Args:
         registered: the classes of initializers; their names count as wrong ones.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    by_wrong: dict[str, tuple[str, ...]] = {}
     for family, names in _FAMILIES.items():
         for name in names:
-            found[name] = (f"{family}_normal", f"{family}_uniform")
-            found[f"{name}_normal"] = (f"{family}_normal",)
-            found[f"{name}_uniform"] = (f"{family}_uniform",)
-    found |= {name: (meant,) for meant, names in _OTHERS.items() for name in names}
+            by_wrong[name] = (f"{family}_normal", f"{family}_uniform")
+            by_wrong[f"{name}_normal"] = (f"{family}_normal",)
+            by_wrong[f"{name}_uniform"] = (f"{family}_uniform",)
+    by_wrong |= {name: (meant,) for meant, names in _OTHERS.items() for name in names}
     right = {
         kind: keras.saving.get_registered_name(kind).partition(">")[2]
         for kind in registered
     }
     for kind, name in right.items():
-        found |= {kind.__name__: (name,), name.replace("_", ""): (name,)}
+        by_wrong |= {kind.__name__: (name,), name.replace("_", ""): (name,)}
     return {
-        wrong: meant for wrong, meant in found.items() if wrong not in right.values()
+        wrong: meant for wrong, meant in by_wrong.items() if wrong not in right.values()
     }
 
 

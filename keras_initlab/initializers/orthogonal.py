@@ -43,7 +43,7 @@ class Orthogonal(_Orthogonal):
     Raises:
         ValueError: a gain that is not positive and finite, an unknown activation, or
             a weight that is a vector.
-        TypeError: a seed that is no int, a gain that is none of the above.
+        TypeError: a seed that is not an int, a gain that is none of the above.
 
     >>> import numpy as np
     >>> w = keras.ops.convert_to_numpy(Orthogonal(seed=0)((6, 4)))

@@ -25,7 +25,7 @@ class Scaled(base.VarianceScaled):
     Raises:
         ValueError: a gain that is not positive and finite, an unknown activation,
             mode or distribution.
-        TypeError: a seed that is no int, a gain that is none of the above.
+        TypeError: a seed that is not an int, a gain that is none of the above.
 
     >>> weights = Scaled(gain="relu", mode="fan_in", seed=0)((200, 64))
     >>> round(float(keras.ops.std(weights)), 2)

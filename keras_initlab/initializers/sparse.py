@@ -1,4 +1,4 @@
-"""`initlab>sparse`: few inputs for each unit, so that units stay far apart."""
+"""`initlab>sparse`: few inputs for each unit, so that units stay different."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Sparse(base.LayerInitializer):
     Raises:
         ValueError: a sparsity outside [0, 1), a gain that is not positive and finite,
             an unknown activation, or a weight that is a vector.
-        TypeError: a seed that is no int, a gain or sparsity of another type.
+        TypeError: a seed that is not an int, a gain or sparsity of another type.
 
     >>> w = Sparse(sparsity=0.75, seed=0)((8, 5))
     >>> keras.ops.convert_to_numpy(w != 0).sum(axis=0).tolist()

@@ -135,11 +135,11 @@ def table(headings: Sequence[Heading], rows: Iterable[Row]) -> Iterator[str]:
 
 def legend(headings: Iterable[Heading]) -> Iterator[str]:
     """Yield what the columns say, folded."""
-    told = [heading for heading in headings if heading.about]
-    if told:
+    explained = [heading for heading in headings if heading.about]
+    if explained:
         yield '<details class="initlab-legend"><summary>What the columns say</summary>'
         yield "<dl>"
-        for heading in told:
+        for heading in explained:
             yield f"<dt>{escaped(heading.name)}</dt><dd>{escaped(heading.about)}</dd>"
         yield "</dl></details>"
 

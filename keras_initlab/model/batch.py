@@ -1,4 +1,4 @@
-"""A batch as a model takes it, out of whatever `fit` takes."""
+"""A batch as a model takes it, from whatever `fit` takes."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def inputs_of(data: Any) -> Any:
 def batch_of(data: Any) -> tuple[Any, Any]:
     """Return one batch of inputs, as `model(x)` takes them, and its targets if any.
 
-    Of a `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch `DataLoader` and a
-    generator it is the first batch, without its sample weights; a generator has moved
-    on by one batch then. Data frames, series and SciPy's sparse matrices become what
-    `fit` makes of them. Arrays, tensors, and lists, tuples and dicts of these are given
-    back as they are, with None for targets: a tuple `(x, y)` of arrays is not split.
+    For a `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch `DataLoader` or a
+    generator it is the first batch, without its sample weights; a generator has then
+    advanced by one batch. Data frames, series and SciPy's sparse matrices are converted
+    as by `fit`. Arrays, tensors, and lists, tuples and dicts of these are returned
+    unchanged, with None for targets: a tuple `(x, y)` of arrays is not split.
 
     Raises:
         ValueError: there is no batch in it.
     """
     if isinstance(data, list | tuple):
         kind = type(data)
-        parts = [_array_of(one) for one in data]
+        parts = [_array_of(part) for part in data]
         whole = parts if kind is list else tuple(parts) if kind is tuple else data
         return whole, None
     if isinstance(data, dict):
-        return {name: _array_of(one) for name, one in data.items()}, None
+        return {name: _array_of(part) for name, part in data.items()}, None
     if not draws_batches(data):
         return _array_of(data), None
     try:
@@ -74,9 +74,8 @@ def check_keys(model: Any, x: Any) -> None:
     if not isinstance(x, Mapping) or not has_graph(model):
         return
     inputs = model.inputs if isinstance(model, keras.Sequential) else model.input
-    names = (
-        [*inputs] if isinstance(inputs, Mapping) else [one.name for one in model.inputs]
-    )
+    mapped = isinstance(inputs, Mapping)
+    names = [*inputs] if mapped else [tensor.name for tensor in model.inputs]
     missing = [name for name in names if name not in x]
     if missing:
         unused = [key for key in x if key not in names]
@@ -90,7 +89,7 @@ def check_keys(model: Any, x: Any) -> None:
 
 
 def values_of(leaf: Any) -> np.ndarray[Any, Any]:
-    """Return what one input holds as a NumPy array; of a ragged one, all in a row."""
+    """Return an input as a NumPy array; a ragged one is flattened."""
     if hasattr(leaf, "flat_values"):  # tf.RaggedTensor
         leaf = leaf.flat_values
     elif keras.backend.backend() == "torch" and getattr(leaf, "is_sparse", False):
@@ -101,14 +100,14 @@ def values_of(leaf: Any) -> np.ndarray[Any, Any]:
 
 
 def size_of(x: Any) -> int:
-    """Return how many inputs a batch holds; 1 where that does not show."""
+    """Return how many inputs a batch holds; 1 if that is unknown."""
     leaves = keras.tree.flatten(x)
     lengths = [leaf.shape[0] for leaf in leaves if len(getattr(leaf, "shape", ()))]
     return min((int(length) for length in lengths if length is not None), default=1)
 
 
 def draws_batches(data: Any) -> bool:
-    """Whether data have batches of their own, and are no batch themselves."""
+    """Whether data yield batches, and are not a batch themselves."""
     if hasattr(data, "shape") or isinstance(data, str | bytes | Mapping):
         return False
     kinds = (keras.utils.PyDataset, Iterator)
@@ -136,7 +135,7 @@ def _first(data: Any) -> Any:
 
 @contextlib.contextmanager
 def _torch_generator_kept() -> Iterator[None]:
-    """Put PyTorch's generator back, from which a DataLoader draws when it begins."""
+    """Restore PyTorch's generator, from which a DataLoader draws when it starts."""
     torch = sys.modules.get("torch")
     if torch is None:
         yield

@@ -80,15 +80,15 @@ def constructing(construction: Construction) -> Iterator[None]:
 
 
 def nonlinearity_ahead(construction: Construction) -> Any:
-    """Return the activation that the weight's output will meet, as far as it shows.
+    """Return the activation that the weight's output will meet, if that is known.
 
-    That is the layer's own activation or, where that is linear and the layer stands
-    in a `Sequential` that already holds the layers after it, the next one that a
-    transparent path leads to. None where there is none or it cannot be seen.
+    That is the layer's own activation or, if that is linear and the layer is in a
+    `Sequential` that already holds the layers after it, the next one that a transparent
+    path leads to. None if there is none or it is not known.
     """
-    own = nonlinearity.own_nonlinearity(construction.layer)
-    if own is not None:
-        return own
+    activation = nonlinearity.own_nonlinearity(construction.layer)
+    if activation is not None:
+        return activation
     child = construction.layer
     for parent in reversed(construction.parents):
         if isinstance(parent, keras.Sequential):
@@ -107,10 +107,10 @@ def nonlinearity_ahead(construction: Construction) -> Any:
 
 
 def reads_inputs(construction: Construction) -> bool:
-    """Return whether the layer reads a model's inputs, as far as that shows.
+    """Return whether the layer is known to read a model's inputs.
 
-    True where there are only layers without weights between an `Input`, or what a
-    model is called on, and the layer.
+    True if there are only layers without weights between an `Input`, or the tensor that
+    a model is called on, and the layer.
     """
     child = construction.layer
     for parent in reversed(construction.parents):
@@ -140,9 +140,9 @@ def reads_inputs(construction: Construction) -> bool:
 def _building_model(variable: Any) -> list[Any]:
     """Return the outermost layer on the stack that holds `variable`, in a list.
 
-    Where no name scope is open: on JAX and PyTorch `fit` builds a model on symbols,
-    and its weights get their values when that, and every scope, is over. The model's
-    own method is still on the stack then.
+    This is for when no name scope is open: on JAX and PyTorch `fit` builds a model on
+    symbols, and its weights get their values after all scopes are closed. The model's
+    own method is then still on the stack.
     """
     if variable is None:
         return []
@@ -171,7 +171,7 @@ def _path_to_owner(layer: Any, variable: Any) -> list[Any]:
 
 
 def _holds(layer: Any, variable: Any) -> bool:
-    return any(own is variable for own in own_variables(layer))
+    return any(held is variable for held in own_variables(layer))
 
 
 def _position(child: Any, parent: Any) -> Any:
@@ -186,10 +186,10 @@ def _weight_position(layer: Any, variable: Any) -> WeightPlace:
     if variable is None:
         return ()
     before = 0
-    for own in own_variables(layer):
-        if own is variable:
+    for held in own_variables(layer):
+        if held is variable:
             break
-        before += own.name == variable.name
+        before += held.name == variable.name
     return (variable.name, before)
 
 
@@ -247,10 +247,10 @@ def _place_of_symbol(symbol: Any) -> tuple[str, int]:
             pending.extend(missing)
             continue
         pending.pop()
-        given = _given_name(call.operation)
+        name = _given_name(call.operation)
         kind = type(call.operation).__name__
         _call_places[call] = _digest(
-            (kind, given, _place_of_inputs(call.input_tensors, call))
+            (kind, name, _place_of_inputs(call.input_tensors, call))
         )
     return (_call_places[target], tensor_index)
 

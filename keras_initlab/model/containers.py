@@ -1,7 +1,7 @@
 """Models that hold other models and have no call of their own: VAEs, GANs.
 
-They are trained by a `train_step` of their own, which nobody can follow but by running
-it. What they hold is walked model by model, each for itself.
+They are trained by their own `train_step`, which cannot be followed without running it.
+The models that they hold are walked one by one.
 """
 
 from __future__ import annotations
@@ -46,39 +46,41 @@ def is_container(model: Any) -> bool:
 
 
 def parts_of(model: Any) -> list[Part]:
-    """Return the models that a container holds, or any other model by itself.
+    """Return the models that a container holds; for any other model, the model itself.
 
-    Those inside others are left out, as they are walked there.
+    Models inside other models are left out: they are walked with those.
     """
     if not is_container(model):
         return [Part(model)]
     held = list(_models_in(model))
-    inside = {id(place.layer) for one in held for place in every_place(one)}
+    inside = {id(place.layer) for part in held for place in every_place(part)}
     paths = {id(place.layer): place.path for place in every_place(model)}
     return [
         Part(
-            one,
-            paths[id(one)],
-            {place.path: paths[id(place.layer)] for place in every_place(one)},
+            part,
+            paths[id(part)],
+            {place.path: paths[id(place.layer)] for place in every_place(part)},
         )
-        for one in held
-        if id(one) not in inside
+        for part in held
+        if id(part) not in inside
     ]
 
 
-def refuse_to_call(model: Any, what: str) -> None:
-    """Raise where a model has no call, for a function that needs one.
+def check_has_call(model: Any, advice: str) -> None:
+    """Raise if `model` is not a model with a `call`; `what` ends the message.
 
     Raises:
-        ValueError: it has none; the message names the models that it holds.
+        TypeError: it is not a Keras model.
+        ValueError: it has no `call`; the message names the models that it holds.
     """
+    check_is_model(model)
     if not is_container(model):
         return
     names = ", ".join(repr(part.path) for part in parts_of(model)) or "none"
     raise ValueError(
         f"`model` must have a `call` for a batch to go through. Received: "
         f"{type(model).__name__} {model.name!r}, which has a `train_step` at most, and "
-        f"holds these models: {names}. {what}"
+        f"holds these models: {names}. {advice}"
     )
 
 
@@ -91,7 +93,7 @@ def _models_in(owner: Any) -> Iterator[Any]:
 
 
 def check_is_model(model: Any) -> None:
-    """Raise a TypeError if `model` is no Keras model."""
+    """Raise a TypeError if `model` is not a Keras model."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             "`model` must be a Keras model (Sequential, functional or subclassed). "

@@ -11,7 +11,7 @@ CONTRACTIONS = frozenset(("Matmul", "Dot", "Tensordot", "Einsum"))
 
 
 def factors_of(operation: Any, arguments: Any) -> tuple[Any, Any] | None:
-    """Return the two factors of a product; None where there are not two."""
+    """Return the two factors of a product; None if there are not two."""
     args, kwargs = arguments
     if type(operation).__name__ == "Einsum":
         return tuple(args) if len(args) == 2 else None
@@ -22,7 +22,7 @@ def factors_of(operation: Any, arguments: Any) -> tuple[Any, Any] | None:
 def letters_of(operation: Any, ranks: tuple[int, int]) -> Letters | None:
     """Return a letter for each axis of both factors and of the result.
 
-    None where a product is none of pairs of axes: of a vector, or a diagonal.
+    None if a product does not pair axes, as with a vector or a diagonal.
     """
     rule = {
         "Matmul": _of_matmul,
@@ -55,14 +55,14 @@ def _of_dot(operation: Any, ranks: tuple[int, int]) -> Letters | None:
 def _of_tensordot(operation: Any, ranks: tuple[int, int]) -> Letters | None:
     axes = operation.axes
     if isinstance(axes, int):
-        mine, its = list(range(ranks[0] - axes, ranks[0])), list(range(axes))
+        x_axes, y_axes = list(range(ranks[0] - axes, ranks[0])), list(range(axes))
     else:
-        mine, its = ([row] if isinstance(row, int) else list(row) for row in axes)
+        x_axes, y_axes = ([row] if isinstance(row, int) else list(row) for row in axes)
     of_x, of_y = _LETTERS[: ranks[0]], list(_LETTERS[26 : 26 + ranks[1]])
-    for axis, other in zip(mine, its, strict=True):
-        of_y[other] = of_x[axis]
-    kept = [a for a in of_x if a not in of_y] + [a for a in of_y if a not in of_x]
-    return of_x, "".join(of_y), "".join(kept)
+    for x_axis, y_axis in zip(x_axes, y_axes, strict=True):
+        of_y[y_axis] = of_x[x_axis]
+    result = [a for a in of_x if a not in of_y] + [a for a in of_y if a not in of_x]
+    return of_x, "".join(of_y), "".join(result)
 
 
 def _of_einsum(operation: Any, ranks: tuple[int, int]) -> Letters | None:

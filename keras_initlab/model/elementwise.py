@@ -1,7 +1,7 @@
-"""Several elementwise calls in a graph, as the one nonlinearity that they make.
+"""Several elementwise calls in a graph that together are one nonlinearity.
 
 x · sigmoid(x), max(x, 0.1 x), relu(x)² and 0.5 x (1 + erf(x / √2)) are written as
-several operations, of which the first says little of the whole.
+several operations, and the first one says little about the whole.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NAMES = 3
 
 @dataclass(frozen=True)
 class Composite:
-    """A nonlinearity that several calls make of one tensor.
+    """A nonlinearity that several calls compute from one tensor.
 
     Attributes:
         activation: the nonlinearity.
@@ -48,11 +48,11 @@ class Composite:
 
 
 def composite_at(graph: Graph, tensor: int) -> Composite | None:
-    """Return the nonlinearity that several calls make of a tensor, None of one call.
+    """Return the nonlinearity that several calls compute from a tensor; None for one.
 
-    It ends where all that is computed from the tensor, element by element, comes
-    together again, and goes on through further calls as long as these bend it more, or
-    make a known activation of it.
+    It ends where everything that is computed from the tensor, element by element, comes
+    together again, and is extended by further calls as long as these bend it more, or
+    complete a known activation.
     """
     region = _region(graph, tensor)
     if len(region) < 2 and not any(len(call.node.input_tensors) > 1 for call in region):
@@ -64,13 +64,13 @@ def composite_at(graph: Graph, tensor: int) -> Composite | None:
             break
         values = _values(whole)
         if best is None and _is_affine_in(values, _GRID):
-            start = end  # scaled and shifted alone: what bends it comes after
+            start = end  # only scaled and shifted: the nonlinearity comes later
             continue
         if whole.family == "periodic" and start != tensor:
             # A factor in front is part of its frequency.
             whole = _resolved(region, tensor, end) or whole
-        known = whole.name in activations.NAMED or whole.family == "relu"
-        if best is None or known or not _is_affine_in(values, last):
+        is_named = whole.name in activations.NAMED or whole.family == "relu"
+        if best is None or is_named or not _is_affine_in(values, last):
             best = Composite(whole, frozenset(map(id, _upto(region, end))))
         last = values
     if best is None or len(best.calls) < 2:
@@ -80,7 +80,7 @@ def composite_at(graph: Graph, tensor: int) -> Composite | None:
 
 
 def _region(graph: Graph, tensor: int) -> list[Call]:
-    """Return the calls that read nothing but what is computed from a tensor."""
+    """Return the calls that only read tensors computed from the given one."""
     inside, calls = {tensor}, []
     readers = graph.consumers.get(tensor, ())
     pending = list(readers)
@@ -104,7 +104,7 @@ def _shape_of(call: Call, tensor: int) -> tuple[int | None, ...]:
 
 
 def _may_be_elementwise(call: Call) -> bool:
-    """Say whether a call may be one on each element; what it makes of them is tried."""
+    """Say whether a call may be elementwise, which is then tried on values."""
     operation = call.operation
     if not call.is_layer:
         return True
@@ -118,7 +118,7 @@ def _may_be_elementwise(call: Call) -> bool:
 
 
 def _cuts(region: list[Call], tensor: int) -> Iterator[int]:
-    """Yield, in order, the tensors at which all ways through a region meet."""
+    """Yield, in order, the tensors through which all paths of a region lead."""
     left = {tensor: 0}
     for call in region:
         for source in set(call.inputs):
@@ -145,7 +145,7 @@ def _upto(region: list[Call], end: int) -> list[Call]:
 def _resolved(
     region: list[Call], start: int, end: int
 ) -> activations.Activation | None:
-    """Return what the calls between two tensors make of each element, if they do."""
+    """Return the elementwise function between two tensors, if there is one."""
     calls = _upto(region, end)
     begun = next((i for i, call in enumerate(calls) if start in call.inputs), 0)
     calls = calls[begun:]

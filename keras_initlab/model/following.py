@@ -1,4 +1,4 @@
-"""What a kernel's output meets in a graph: the nearest nonlinearity."""
+"""The nearest nonlinearity after a kernel in a graph."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from keras_initlab.model.own_weights import CONVOLUTIONS
 
 @dataclass(frozen=True)
 class Following:
-    """What a tensor meets: the nearest nonlinearity, and how sure that is.
+    """The nearest nonlinearity that a tensor meets, with a note if that is uncertain.
 
-    `reaches_end` says that nothing bends it before an output of the graph.
+    `reaches_end` says that there is none before an output of the graph.
     """
 
     nonlinearity: Any
@@ -34,11 +34,11 @@ class Following:
 def following_nonlinearity(graph: Graph, tensors: tuple[int, ...]) -> Following:
     """Return the nonlinearity that `tensors` meet first, through transparent calls.
 
-    Breadth first: of several paths the shortest counts, and where as short a one
-    leads elsewhere the note says so. Several elementwise calls that make one
-    nonlinearity of a tensor (x · sigmoid(x)) count as that. None (linear) where every
-    path ends at another kernel, an unknown layer or the model's output before it is
-    bent. A factor on the way to a sine is part of the sine's frequency.
+    The search is breadth first: of several paths the shortest counts, and the note says
+    if an equally short one leads elsewhere. Several elementwise calls that together are
+    one nonlinearity (x · sigmoid(x)) count as one. None (linear) if every path ends at
+    another kernel, an unknown layer or the model's output without a nonlinearity. A
+    factor on the way to a sine is part of the sine's frequency.
     """
     pending = deque((tensor, 1.0) for tensor in tensors)
     seen = set(tensors)
@@ -84,7 +84,7 @@ def readable(identifier: Any) -> str:
 
 @dataclass(frozen=True)
 class _Effect:
-    """The nonlinearity that a call is, or the factor that values pass it with."""
+    """The nonlinearity of a call, or the factor by which it multiplies values."""
 
     bend: Any = None
     factor: float | None = None
@@ -105,10 +105,10 @@ def _effect_of(call: Call) -> _Effect:
     operation = call.operation
     if not call.is_layer:
         return _effect_of_bare(call)
-    own = nonlinearity.nonlinearity_of_layer(operation)
-    if own is not None:
+    bend = nonlinearity.nonlinearity_of_layer(operation)
+    if bend is not None:
         is_plain = isinstance(operation, nonlinearity.ACTIVATION_LAYERS)
-        return _Effect(bend=own) if is_plain else _bend_or_factor(own)
+        return _Effect(bend=bend) if is_plain else _bend_or_factor(bend)
     if not nonlinearity.is_transparent(operation):
         return _Effect()
     scale = operation.scale if type(operation) is keras.layers.Rescaling else 1.0
@@ -144,7 +144,7 @@ def _bend_or_factor(identifier: Any) -> _Effect:
 def _scaled(bend: Any, factor: float) -> Any:
     """Return the nonlinearity of a tensor before it is multiplied by `factor`.
 
-    Sines alone depend on it: the others' scale is for the kernel to make up for.
+    Only sines depend on it: for others, the kernel makes up for the scale.
     """
     if factor == 1.0:
         return bend

@@ -23,8 +23,7 @@ from keras_initlab.model.layers import (
 
 Shape = tuple[int | None, ...]
 
-# What stands in for the batch, and for other sizes that are not known, where a call
-# needs numbers.
+# Sizes that replace an unknown batch, and other unknown sizes, if a call needs numbers.
 ASSUMED_BATCH, ASSUMED_SIZE = 32, 64
 
 
@@ -32,10 +31,11 @@ ASSUMED_BATCH, ASSUMED_SIZE = 32, 64
 class Call:
     """One call of a layer or of a bare operation in a model's graph.
 
-    `inputs` and `outputs` number the tensors that it reads and makes. `key` is the
-    layer's path inside the model, with `#0`, `#1` where it is called more than once.
-    `kernel` is the id of a layer and the name of its weight, where a bare operation
-    inside an own layer multiplies with that; `owner` is that layer, of any call inside.
+    `inputs` and `outputs` number the tensors that it reads and returns. `key` is the
+    layer's path inside the model, with `#0`, `#1` if it is called more than once. In a
+    bare operation inside a user's own layer that multiplies with a weight, `kernel` is
+    the id of the layer and the name of the weight; `owner` is that layer, for every
+    call inside it.
     """
 
     operation: Any
@@ -60,7 +60,7 @@ class Graph:
     calls: tuple[Call, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    # The inputs' shapes where sizes were assumed that are not known; see `opened`.
+    # The inputs' shapes if unknown sizes were assumed; see `opened`.
     assumed: tuple[Shape, ...] = ()
 
     @cached_property
@@ -87,7 +87,7 @@ class Graph:
 
 
 class NoGraph(ValueError):
-    """The calls inside a layer do not show as a graph; the message says why."""
+    """The calls inside a layer cannot be traced as a graph; the message says why."""
 
 
 def has_graph(model: Any) -> bool:
@@ -142,9 +142,9 @@ def graph_of_call(layer: Any, symbols: list[Any], call: Callable[[], Any]) -> Gr
 def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
     """Return the graph of the calls inside a composite layer or subclassed model.
 
-    Its `call` is run on symbols of the shapes in `arguments`, and leaves no trace.
-    Where it refuses symbols with unknown sizes, these are taken for `ASSUMED_SIZE`,
-    and if need be that of the batch for `ASSUMED_BATCH`: the graph says so.
+    Its `call` is run on symbols of the shapes in `arguments`, which leaves no trace in
+    the layer. If it refuses symbols with unknown sizes, `ASSUMED_SIZE` is used for
+    these and, if need be, `ASSUMED_BATCH` for the batch; the graph records this.
 
     Args:
         layer: a built layer or model.
@@ -153,12 +153,12 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
         training: passed on where `call` takes it.
 
     Returns:
-        The graph from those tensors, in order, to the outputs; None of a layer that
-        holds no others.
+        The graph from those tensors, in order, to the outputs; None for a layer that
+        holds no other layers.
 
     Raises:
-        NoGraph: `call` cannot be run on symbols, or what it does does not show in a
-            graph. It says what `call` or Keras said.
+        NoGraph: `call` cannot be run on symbols, or cannot be expressed as a graph. It
+            holds the message of `call` or Keras.
     """
     if has_graph(layer):
         return graph_of(layer)
@@ -166,19 +166,20 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
     if not inner:
         return None
     flat = keras.tree.flatten(arguments)
-    known = [tuple(one.shape) for one in flat if _is_tensor(one)]
+    own_shapes = [tuple(tensor.shape) for tensor in flat if _is_tensor(tensor)]
     sizes = ((None, None), (None, ASSUMED_SIZE), (ASSUMED_BATCH, ASSUMED_SIZE))
-    tries = [[_with_sizes(one, *assumed) for one in known] for assumed in sizes]
+    tries = [[_with_sizes(s, *assumed) for s in own_shapes] for assumed in sizes]
     refusal: NoGraph | None = None
     for number, shapes in enumerate(tries):
         if shapes in tries[:number]:
             continue
         try:
-            found = _traced(layer, inner, arguments, training, shapes)
+            traced = _traced(layer, inner, arguments, training, shapes)
         except NoGraph as error:
             refusal = error
         else:
-            return replace(found, assumed=() if shapes == known else tuple(shapes))
+            assumed = () if shapes == own_shapes else tuple(shapes)
+            return replace(traced, assumed=assumed)
     assert refusal is not None
     raise refusal
 
@@ -190,8 +191,8 @@ def _is_tensor(argument: Any) -> bool:
 def _with_sizes(shape: Shape, batch: int | None, size: int | None) -> Shape:
     """Return a shape with numbers for the sizes that are not known."""
     return tuple(
-        known if known is not None else size if axis else batch
-        for axis, known in enumerate(shape)
+        length if length is not None else size if axis else batch
+        for axis, length in enumerate(shape)
     )
 
 
@@ -203,20 +204,19 @@ def _traced(
     symbols = [keras.Input(batch_shape=shape, dtype=dtype) for shape in shapes]
     # Not by a map, which takes keyword arguments in another order than `flatten`.
     left = iter(symbols)
-    flat = [
-        next(left) if _is_tensor(one) else one for one in keras.tree.flatten(arguments)
-    ]
+    leaves = keras.tree.flatten(arguments)
+    flat = [next(left) if _is_tensor(leaf) else leaf for leaf in leaves]
     args, kwargs = keras.tree.pack_sequence_as(arguments, flat)
     if keras_internals.takes_training(layer):
         kwargs = {**kwargs, "training": training}
-    composite = [one for one in inner if children(one) and not is_closed(one)]
+    composite = [held for held in inner if children(held) and not is_closed(held)]
     with (
         keras_internals.nodes_forgotten((layer, *inner)),
         keras_internals.lenient_calls(inner, composite, _refusals()),
     ):
         try:
             returned = type(layer).call(layer, *args, **kwargs)
-            outputs = [one for one in keras.tree.flatten(returned) if one is not None]
+            outputs = [x for x in keras.tree.flatten(returned) if x is not None]
             function = keras_internals.function_between(symbols, outputs)
             return _Walk(layer, function).graph
         except _refusals() as error:
@@ -251,7 +251,7 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 
 def _input_dtype(layer: Any, inner: list[Any]) -> str:
-    """Return the dtype that the first layer reads: of an Embedding, int32."""
+    """Return the dtype that the first layer reads: int32 for an Embedding."""
     first = next(
         (held for held in (layer, *inner) if not isinstance(held, keras.Model)), None
     )
@@ -283,7 +283,7 @@ class _Walk:
             path = self._path_of(operation, prefix)
             read = [numbers[id(symbol)] for symbol in node.input_tensors]
             nested = keras_internals.functional_of(operation)
-            # A model called with a tensor twice or with some inputs left out
+            # A model that is called with a tensor twice, or with some inputs left out,
             # cannot be opened by position: it stays one call.
             if nested is not None and len(nested.inputs) == len(read):
                 written = self._enter(nested, read, f"{path}/")

@@ -60,11 +60,11 @@ def weight_attributes(layer: Any) -> dict[str, Any]:
 
     Without those in which Keras and TensorFlow themselves keep a layer's variables.
     """
-    kept = (layer._trainable_variables, layer._non_trainable_variables)
+    tracked = (layer._trainable_variables, layer._non_trainable_variables)
     return {
         name: value
         for name, value in vars(layer).items()
-        if not (name.startswith("_self_") or any(value is own for own in kept))
+        if not (name.startswith("_self_") or any(value is held for held in tracked))
         and isinstance(value, keras.Variable | list | tuple | dict)
         and any(isinstance(held, keras.Variable) for held in keras.tree.flatten(value))
     }
@@ -151,8 +151,8 @@ def computes_attention_as(layer: Any, *kinds: type) -> bool:
 
     A subclass with a `_compute_attention` of its own may do anything.
     """
-    own = getattr(type(layer), "_compute_attention", None)
-    return any(own is kind._compute_attention for kind in kinds)  # type: ignore[attr-defined]
+    compute = getattr(type(layer), "_compute_attention", None)
+    return any(compute is kind._compute_attention for kind in kinds)  # type: ignore[attr-defined]
 
 
 # Graphs: a node is one call of an operation on symbols.
@@ -290,11 +290,11 @@ def lenient_calls(
 
         return symbolic_call
 
-    def node(outputs: Any = None, **others: Any) -> Any:
-        tensors = [one for one in keras.tree.flatten(outputs) if one is not None]
-        return Node(outputs=tensors, **others)
+    def node(outputs: Any = None, **arguments: Any) -> Any:
+        tensors = [x for x in keras.tree.flatten(outputs) if x is not None]
+        return Node(outputs=tensors, **arguments)
 
-    patched = [one for one in layers if "symbolic_call" not in vars(one)]
+    patched = [layer for layer in layers if "symbolic_call" not in vars(layer)]
     for layer in patched:
         # Not by assignment, which Keras would track.
         vars(layer)["symbolic_call"] = lenient(layer)
@@ -311,9 +311,9 @@ def lenient_calls(
 def _is_open(tensors: Any) -> bool:
     """Whether one of some symbols has a size that is not known."""
     return any(
-        None in one.shape
-        for one in keras.tree.flatten(tensors)
-        if keras.utils.is_keras_tensor(one)
+        None in tensor.shape
+        for tensor in keras.tree.flatten(tensors)
+        if keras.utils.is_keras_tensor(tensor)
     )
 
 
@@ -379,15 +379,15 @@ def is_shape_inference() -> bool:
     return bool(in_symbolic_scope())
 
 
-def with_notes_of(tensor: Any, other: Any) -> Any:
-    """Return `other` with what Keras notes on `tensor`: its mask, and its logits."""
+def with_notes_of(tensor: Any, target: Any) -> Any:
+    """Return `target` with what Keras stores on `tensor`: its mask, and its logits."""
     mask = get_keras_mask(tensor)
     if mask is not None:
-        set_keras_mask(other, mask)
+        set_keras_mask(target, mask)
     logits = getattr(tensor, "_keras_logits", None)
     if logits is not None:
-        other._keras_logits = logits
-    return other
+        target._keras_logits = logits
+    return target
 
 
 def output_spec(model: Any, x: Any) -> Any:

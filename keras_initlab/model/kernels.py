@@ -1,4 +1,4 @@
-"""Where a model keeps its kernels: every weight that a rewrite may choose for."""
+"""The kernels of a model: every weight for which a rewrite may choose."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KERNELS = {
 }
 _RECURRENT = {"recurrent_initializer": ("recurrent_kernel",)}
 _ASKED = {*_KERNELS, *_RECURRENT}
-# What a kernel is called in a layer that is not built, where its use does not show yet.
+# The name of a kernel in a layer that is not built, whose use is not known yet.
 _UNBUILT = re.compile(r"w|W|weights?|.*kernel.*")
 
 
@@ -31,10 +31,10 @@ class Kernel:
     """One kernel: the layer that holds it, and the layers around that one.
 
     `path` names the layer inside the model, `parents` starts with the model.
-    `variable` is None while the layer is not built; a built layer that keeps its
-    kernel under another name has none either (see `is_missing`). `attribute` is None
-    where the layer keeps no initializer. `is_own` says that a layer of the user's own
-    was seen to multiply its input with the weight.
+    `variable` is None while the layer is not built, and for a built layer that keeps
+    its kernel under another name (see `is_missing`). `attribute` is None if the layer
+    keeps no initializer. `is_own` says that a user's own layer was found to multiply
+    its input with the weight.
     """
 
     layer: Any
@@ -52,12 +52,12 @@ class Kernel:
 
     @property
     def key(self) -> tuple[int, str]:
-        """What tells the kernel from every other: its layer's id and the weight."""
+        """The kernel's identity: the id of its layer and the name of the weight."""
         return id(self.layer), self.weight
 
     @property
     def is_missing(self) -> bool:
-        """Whether the layer is built and yet no weight of the name is in it."""
+        """Whether the layer is built but has no weight of this name."""
         return self.layer.built and self.variable is None
 
 
@@ -68,15 +68,15 @@ def kernels_of(
 
     Args:
         model: any model.
-        recurrent: whether those that cells read their own state with are counted in.
-        call_own: whether layers of the user's own are called, on symbols or a few
-            random numbers, to find what they multiply their input with.
+        recurrent: whether to include the kernels by which cells read their own state.
+        call_own: whether the user's own layers are called, on symbols or a few random
+            numbers, to find the weights with which they multiply their input.
     """
     wanted = {**_KERNELS, **(_RECURRENT if recurrent else {})}
     kernels, seen = [], set[int]()
     for place in _places_of(model):
         for kernel in _kernels_at(place, wanted, call_own=call_own):
-            # A layer that multiplies with the kernel of another has none of its own.
+            # A layer that multiplies with another layer's kernel has none itself.
             tied = kernel.is_own and id(kernel.variable) in seen
             if not tied or kernel.variable is None:
                 kernels.append(kernel)
@@ -112,9 +112,9 @@ def _kernels_at(
     layer, path, parents = place.layer, place.path, place.parents
     by_name = {variable.name: variable for variable in own_variables(layer)}
     uses = uses_of(layer) if call_own else {}
-    own = {name for name, use in uses.items() if use.multiplies}
+    own_kernels = {name for name, use in uses.items() if use.multiplies}
     bare = not sublayers(layer) and not any(name in vars(layer) for name in _KERNELS)
-    if bare and "kernel" in by_name and "kernel" not in own:
+    if bare and "kernel" in by_name and "kernel" not in own_kernels:
         yield Kernel(layer, parents, path, None, "kernel", by_name["kernel"])
     for attribute, names in wanted.items():
         if attribute not in vars(layer):
@@ -123,17 +123,18 @@ def _kernels_at(
         if _is_passed_on(layer) and not any(name in by_name for name in names):
             continue
         weight = next((name for name in names if name in by_name), names[0])
-        if weight in by_name or not own:
-            variable, seen = by_name.get(weight), weight in own
+        if weight in by_name or not own_kernels:
+            variable, seen = by_name.get(weight), weight in own_kernels
             yield Kernel(layer, parents, path, attribute, weight, variable, seen)
-            own.discard(weight)
+            own_kernels.discard(weight)
     if is_own(layer) and not layer.built:
         for attribute, weight in _kept_before_building(layer):
             yield Kernel(layer, parents, path, attribute, weight, None, True)
-    for weight, variable in held_weights(layer).items() if own else ():
-        if weight in own and weight != "recurrent_kernel":
-            kept = initializer_attribute(layer, weight, alone=len(own) == 1)
-            yield Kernel(layer, parents, path, kept, weight, variable, True)
+    for weight, variable in held_weights(layer).items() if own_kernels else ():
+        if weight in own_kernels and weight != "recurrent_kernel":
+            single = len(own_kernels) == 1
+            stored = initializer_attribute(layer, weight, alone=single)
+            yield Kernel(layer, parents, path, stored, weight, variable, True)
 
 
 def _kept_before_building(layer: Any) -> list[tuple[str, str]]:
@@ -152,8 +153,8 @@ def _kept_before_building(layer: Any) -> list[tuple[str, str]]:
 def initializer_attribute(layer: Any, weight: str, *, alone: bool) -> str | None:
     """Return the attribute in which an own layer keeps a weight's initializer.
 
-    That is one of the weight's name, or of a layer that has but one kernel (`alone`)
-    its `kernel_initializer`.
+    That is one with the weight's name, or `kernel_initializer` if the layer has only
+    one kernel (`alone`).
     """
     names = [f"{weight}_initializer", f"_{weight}_initializer"]
     if alone:
@@ -186,7 +187,7 @@ def unlisted_weights(
 
 
 def _reason(layer: Any, name: str) -> str:
-    """Return why a weight of a layer of Keras is no kernel to rewrite."""
+    """Return why a weight of a Keras layer is not a kernel to rewrite."""
     if "embeddings" in name:
         return "looked up, not multiplied"
     if name == "recurrent_kernel":

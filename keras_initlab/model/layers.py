@@ -1,8 +1,8 @@
 """The layers of a model: one walk, and one rule for their paths.
 
-A path is the names of the layers from below the model down to the layer, with `/`
-between them. Keras does not keep siblings in a subclass apart: the second of a name
-is `name~2`.
+A path consists of the names of the layers from below the model down to the layer, with
+`/` between them. In a subclass, Keras allows siblings with equal names: the second one
+is then `name~2`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from keras_initlab.model.keras_internals import (
     variables_made_trainable,
 )
 
-# What runs its inner layers in loops or under vmap: their outputs are no tensors of
-# the training step, so only the outer layer is measured.
+# Layers that run their inner layers in loops or under vmap: outputs of these are not
+# tensors of the training step, so only the outer layer is measured.
 LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
 
-# The weights that a layer is known by; of another layer, its first trainable weight.
+# The names of main weights; any other layer's is its first trainable weight.
 MAIN_WEIGHTS = ("kernel", "depthwise_kernel", "pointwise_kernel", "embeddings")
 
 
 class Place(NamedTuple):
-    """A layer and where it stands.
+    """A layer and its place in a model.
 
     Attributes:
         layer: the layer.
@@ -58,9 +58,9 @@ def places(model: Any) -> Iterator[Place]:
 
 
 def every_place(model: Any) -> Iterator[Place]:
-    """Yield the `places` of `model`, and those inside closed layers behind them.
+    """Yield the `places` of `model`, followed by those inside closed layers.
 
-    A layer that is held inside a closed layer and outside of it stands outside.
+    A layer that is held both inside a closed layer and outside counts as outside.
     """
     names, seen = Names(), {id(model)}
     for place in list(_below(Place(model, "", False), names, seen)):
@@ -70,10 +70,10 @@ def every_place(model: Any) -> Iterator[Place]:
 
 
 def inside(place: Place, taken: Iterable[Place]) -> Iterator[Place]:
-    """Yield the layers inside `place` that are not in `taken`: made by its `build`."""
+    """Yield the layers inside `place` that are not in `taken`: `build` made them."""
     before = list(taken)
-    names = Names(other.path for other in before)
-    seen = {id(other.layer) for other in before}
+    names = Names(sibling.path for sibling in before)
+    seen = {id(sibling.layer) for sibling in before}
     yield from _below(place, names, seen)
 
 
@@ -108,12 +108,12 @@ def children(layer: Any) -> list[Any]:
 
 
 def rematerialized(layer: Any) -> bool:
-    """Whether what `layer` computes is thrown away and computed again for gradients."""
+    """Whether the outputs of `layer` are computed again for the gradients."""
     return is_rematerialized(layer)
 
 
 def is_weightless(operation: Any) -> bool:
-    """Whether a layer or bare operation has no weights, or but data's moments."""
+    """Whether a layer or operation has no weights other than moments of data."""
     if isinstance(operation, keras.layers.Normalization):
         return True
     return not getattr(operation, "weights", ())
@@ -125,9 +125,9 @@ def is_closed(layer: Any) -> bool:
 
 
 def main_weight(layer: Any) -> Any:
-    """Return the weight that `layer` is known by, or None where it holds none.
+    """Return the main weight of `layer`, or None if it has no weights.
 
-    That of an RNN is its cell's.
+    For an RNN this is its cell's.
     """
     variables = layer.weights if is_closed(layer) else own_variables(layer)
     named = [v for name in MAIN_WEIGHTS for v in variables if v.name == name]
@@ -148,7 +148,7 @@ def learns(layer: Any) -> bool:
 
 
 class Names:
-    """Paths and keys that are in use, and how a second of one name is told apart."""
+    """Paths and keys that are in use; makes further ones unique."""
 
     def __init__(self, used: Iterable[str] = ()) -> None:
         self._used = set(used)

@@ -1,8 +1,8 @@
 """Which nonlinearity a layer applies, and which layers let a signal through to it.
 
-A kernel's gain belongs to the nonlinearity that its output meets next. These are
-the two questions to ask of each layer on the way; who walks the way (`construction`
-in a Sequential, `following` in any graph) is not their concern.
+A kernel's gain depends on the nonlinearity that its output meets next. These are the
+two questions about each layer on the way; `construction` (in a Sequential) and
+`following` (in any graph) do the walking.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ def own_nonlinearity(layer: Any) -> Any:
 
 
 def nonlinearity_of_layer(layer: Any) -> Any:
-    """Return the nonlinearity that is all a layer does; None if it is no such layer.
+    """Return the nonlinearity that a layer consists of; None if it does more.
 
-    Activation layers, Lambda, and layers of the user's own that compute a function of
+    Activation layers, Lambda, and the user's own layers that compute a function of
     each element: see `own_function`.
 
     >>> class Relu(keras.layers.Layer):
@@ -109,9 +109,9 @@ _own_functions: WeakKeyDictionary[Any, activations.Activation | None] = (
 
 
 def own_function(layer: Any) -> activations.Activation | None:
-    """Return the function of each element that a layer of the user's own computes.
+    """Return the function of each element that a user's own layer computes.
 
-    It is read off its values, as any callable's is; None where it is no such function.
+    It is recognised by its values, like any callable; None if it is not elementwise.
     """
     if layer in _own_functions:
         return _own_functions[layer]
@@ -229,9 +229,9 @@ def next_in_sequence(layers: list[Any]) -> Any:
             if inside is not None or not all(map(is_transparent, layer.layers)):
                 return inside
             continue
-        own = nonlinearity_of_layer(layer)
-        if own is not None:
-            return own
+        bend = nonlinearity_of_layer(layer)
+        if bend is not None:
+            return bend
         passive = isinstance(layer, (*ACTIVATION_LAYERS, _layers.Lambda))
         if not passive and not is_transparent(layer):
             return None

@@ -1,9 +1,9 @@
 """Which initializer each weight of a built layer was drawn by.
 
-Keras's variables do not keep their initializers, and a layer may pass any it likes to
-`add_weight`. So `build` is run again on a copy of the layer whose `add_weight` hands
-back the weights that there are, and notes what they would be drawn by; nothing is
-drawn, and the layer is not touched.
+Keras's variables do not keep their initializers, and a layer may pass any initializer
+to `add_weight`. So `build` is run again on a copy of the layer, whose `add_weight`
+returns the existing weights and notes their initializers; nothing is drawn, and the
+layer is not changed.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from keras_initlab.model.own_weights import MADE_UP_NAME, held_weights
 Draw: TypeAlias = Callable[..., Any]
 # The attribute of a copy that holds its notes.
 _NOTES = "initlab_notes"
-# From an initializer, and what tells it from others of the layer, to another seed's.
+# From an initializer and its key within the layer, to one with another seed.
 Reseed: TypeAlias = Callable[[Any, str], Any]
 
 
 @dataclass(frozen=True, eq=False)
 class SetValue:
-    """Stands for an initializer where a layer sets the first value itself."""
+    """Takes the place of an initializer if a layer sets the first value itself."""
 
     value: Any
     __name__: str = "set by the layer"
@@ -47,8 +47,8 @@ class SetValue:
 def origins_of(layer: Any, reseed: Reseed) -> dict[int, Draw]:
     """Return the initializers of a layer's own weights, by the variables' ids.
 
-    Those that do not show are left out: of weights that are made neither by
-    `add_weight` in `build`, nor in an `__init__` that the layer's config repeats.
+    Unknown ones are left out: those of weights that are made neither by `add_weight` in
+    `build`, nor in an `__init__` that can be repeated from the layer's config.
 
     Args:
         layer: a built layer or model.
@@ -58,32 +58,32 @@ def origins_of(layer: Any, reseed: Reseed) -> dict[int, Draw]:
     weights = own_variables(layer)
     if not weights:
         return {}
-    kept = (
+    state = (
         *weights,
         *(v for v in vars(layer).values() if isinstance(v, _INITIALIZER)),
         *(draw for _, draw in _choices.get(layer, {}).values()),
     )
-    known = _known.get(layer)
-    if known is None or not _same(known[0], kept):
-        known = _known[layer] = (kept, _found(layer, _as_it_is))
-    origins = known[1]
-    if all(_is_held(draw, kept) for draw in origins.values()):
+    cached = _origins.get(layer)
+    if cached is None or not _same(cached[0], state):
+        cached = _origins[layer] = (state, _search(layer, _as_it_is))
+    origins = cached[1]
+    if all(_is_held(draw, state) for draw in origins.values()):
         return {
             key: reseed(draw, str(number))
             for number, (key, draw) in enumerate(origins.items())
         }
     # Some draw by copies of what the layer holds, whose seeds do not show.
-    return _found(layer, reseed)
+    return _search(layer, reseed)
 
 
-def _is_held(draw: Draw, kept: tuple[Any, ...]) -> bool:
+def _is_held(draw: Draw, state: tuple[Any, ...]) -> bool:
     """Whether an initializer is one that the layer holds, or has no seed at all."""
     seedless = keras.initializers.Zeros | keras.initializers.Ones
-    return isinstance(draw, seedless) or any(draw is one for one in kept)
+    return isinstance(draw, seedless) or any(draw is held for held in state)
 
 
-def _found(layer: Any, reseed: Reseed) -> dict[int, Draw]:
-    """Return the initializers of a layer's weights, wherever they show."""
+def _search(layer: Any, reseed: Reseed) -> dict[int, Draw]:
+    """Return the initializers of a layer's weights, from every source."""
     origins: dict[int, Draw] = {}
     weights = own_variables(layer)
     for find in (_by_choice, _by_building, _by_attribute, _by_constructing):
@@ -95,9 +95,9 @@ def _found(layer: Any, reseed: Reseed) -> dict[int, Draw]:
 
 
 _INITIALIZER = keras.initializers.Initializer
-# What was found, for the next reset of a loop, beside what it depends on.
-_known: WeakKeyDictionary[Any, tuple[tuple[Any, ...], dict[int, Draw]]]
-_known = WeakKeyDictionary()
+# By layer, what the origins depend on, and the origins: for the next reset in a loop.
+_origins: WeakKeyDictionary[Any, tuple[tuple[Any, ...], dict[int, Draw]]]
+_origins = WeakKeyDictionary()
 
 
 def _as_it_is(initializer: Any, key: str) -> Any:
@@ -124,7 +124,7 @@ def remember(layer: Any, weight: str, attribute: str | None, draw: Draw) -> None
 
 
 def _by_choice(layer: Any, reseed: Reseed) -> dict[int, Draw]:
-    """Return the initializers that a rewrite chose for a layer of the user's own."""
+    """Return the initializers that a rewrite chose for a user's own layer."""
     if layer not in _choices:
         return {}
     weights = held_weights(layer)
@@ -171,8 +171,8 @@ class _Notes:
         return variable
 
     def _match(self, shape: tuple[int, ...], trainable: bool, name: str | None) -> Any:
-        made = variables_made_trainable(self.layer)
-        ids = {id(variable) for variable in made}
+        switched = variables_made_trainable(self.layer)
+        ids = {id(variable) for variable in switched}
         for variable in own_variables(self.layer):
             named = (
                 MADE_UP_NAME.fullmatch(variable.name)
@@ -287,7 +287,7 @@ def _first_values(
 
 
 def _by_attribute(layer: Any, reseed: Reseed) -> dict[int, Draw]:
-    """Return the initializers that attributes are named to hold for weights."""
+    """Return the initializers in attributes that are named after weights."""
     origins: dict[int, Draw] = {}
     for weight, variable in held_weights(layer).items():
         attribute = initializer_attribute(layer, weight, alone=False)

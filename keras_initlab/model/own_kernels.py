@@ -1,4 +1,4 @@
-"""Which weights of an own layer multiply its input, and along which axes."""
+"""Which weights of a user's own layer multiply its input, and along which axes."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class Use:
 
     Attributes:
         multiplies: whether its input is multiplied with the weight, and summed.
-        layout: the weight's axes; None where they do not show.
-        reason: why the weight is no kernel; empty for a kernel.
-        made: the tensors that the products are, in the graph of `own_graph_of`.
+        layout: the weight's axes; None if they are not known.
+        reason: why the weight is not a kernel; empty for a kernel.
+        products: the tensors of the products, in the graph of `own_graph_of`.
     """
 
     multiplies: bool
     layout: KernelLayout | None = None
     reason: str = ""
-    made: tuple[int, ...] = ()
+    products: tuple[int, ...] = ()
 
 
 _graphs: WeakKeyDictionary[Any, OwnGraph | None] = WeakKeyDictionary()
@@ -64,20 +64,21 @@ _uses: WeakKeyDictionary[Any, dict[str, Use]] = WeakKeyDictionary()
 def uses_of(layer: Any) -> dict[str, Use]:
     """Return how a built layer of the user's own uses its weights of several axes.
 
-    By the products in the graph of its `call`; where `call` does not run on symbols, by
-    measuring what a weight's scale does to the output. Empty for layers of Keras.
+    They are found from the products in the graph of its `call`; if `call` does not run
+    on symbols, by measuring the effect of a weight's scale on the output. Empty for
+    Keras's layers.
     """
     if not is_own(layer) or not layer.built:
         return {}
     if layer not in _uses:
-        _uses[layer] = _found(layer)
+        _uses[layer] = _find_uses(layer)
     return _uses[layer]
 
 
 def own_graph_of(layer: Any) -> OwnGraph | None:
-    """Return the graph of an own layer's `call` on inputs as it was built for.
+    """Return the graph of a user's own layer, on inputs as it was built for.
 
-    None of layers of Keras, and where `call` does not run on symbols.
+    None for Keras's layers, and if `call` does not run on symbols.
     """
     if not is_own(layer) or not layer.built:
         return None
@@ -91,13 +92,13 @@ def own_graph_of(layer: Any) -> OwnGraph | None:
 
 
 def graph_inside(layer: Any) -> Graph | None:
-    """Return the graph of a user's own layer or model, on inputs as it was built for.
+    """Return the graph inside a user's own layer or model, on inputs as for its build.
 
-    None of layers of Keras, and where `call` does not run on symbols.
+    None for Keras's layers, and if `call` does not run on symbols.
     """
-    own = own_graph_of(layer)
-    if own is not None or not is_own(layer) or not layer.built:
-        return None if own is None else own.graph
+    inner = own_graph_of(layer)
+    if inner is not None or not is_own(layer) or not layer.built:
+        return None if inner is None else inner.graph
     if layer not in _inside:
         arguments, _inside[layer] = _arguments_of(layer), None
         if arguments is not None:
@@ -119,7 +120,7 @@ def _arguments_of(layer: Any) -> Arguments | None:
         return None  # built for something that is no shape of tensors
 
 
-def _found(layer: Any) -> dict[str, Use]:
+def _find_uses(layer: Any) -> dict[str, Use]:
     weights = {
         name: variable
         for name, variable in held_weights(layer).items()
@@ -127,17 +128,17 @@ def _found(layer: Any) -> dict[str, Use]:
     }
     if not weights:
         return {}
-    own = own_graph_of(layer)
-    if own is None:
+    inner = own_graph_of(layer)
+    if inner is None:
         return {name: _measured(layer, variable) for name, variable in weights.items()}
-    uses = _traced(layer, own, weights)
+    uses = _traced(layer, inner, weights)
     for name, variable in weights.items():
         use = uses.get(name)
         if use is None:
             uses[name] = Use(False, reason="its layer does not use it")
         elif not use.multiplies and "among weights" in use.reason:
-            # Part of a kernel, perhaps: a mean, and not the deviation of its noise,
-            # which starts with entries that are all alike.
+            # It may be part of a kernel: its mean, but not the deviation of its noise,
+            # whose entries start out equal.
             measured = _measured(layer, variable)
             values = keras.ops.convert_to_numpy(variable.value)
             if measured.multiplies and np.ptp(values):
@@ -145,22 +146,22 @@ def _found(layer: Any) -> dict[str, Use]:
     return uses
 
 
-def _traced(layer: Any, own: OwnGraph, weights: dict[str, Any]) -> dict[str, Use]:
+def _traced(layer: Any, inner: OwnGraph, weights: dict[str, Any]) -> dict[str, Use]:
     """Return the uses that show in the graph of a layer's call."""
     held: dict[int, Any] = {
         number: view_of(layer, name, weights[name].value)
-        for number, name in own.weights.items()
+        for number, name in inner.weights.items()
         if name in weights
     }
-    unseen = set(own.weights) - set(held)
+    unseen = set(inner.weights) - set(held)
     uses: dict[str, Use] = {}
-    for call in own.graph.calls:
+    for call in inner.graph.calls:
         if all(number in held for number in call.inputs):
             arguments = _filled(call, held)
-            made = computed(call.operation, arguments)
-            if len(made) == len(call.outputs):
-                held.update(zip(call.outputs, made, strict=True))
-            lost = [x for x in _views(arguments) if not any(map(_is_view, made))]
+            results = computed(call.operation, arguments)
+            if len(results) == len(call.outputs):
+                held.update(zip(call.outputs, results, strict=True))
+            lost = [x for x in _views(arguments) if not any(map(_is_view, results))]
             for view in lost:
                 reason = f"only used among weights ({_kind(call)})"
                 uses.setdefault(view.name, Use(False, reason=reason))
@@ -181,8 +182,8 @@ def _merge(uses: dict[str, Use], name: str, use: Use) -> None:
     if before is None or (use.multiplies and not before.multiplies):
         uses[name] = use
     elif use.multiplies:
-        made = (*before.made, *use.made)
-        uses[name] = Use(True, before.layout, before.reason, made)
+        products = (*before.products, *use.products)
+        uses[name] = Use(True, before.layout, before.reason, products)
 
 
 def _kind(call: Call) -> str:
@@ -206,16 +207,16 @@ def _views(arguments: Arguments) -> Iterator[WeightView]:
 
 
 def _use_in(call: Call, held: dict[int, Any], view: WeightView) -> Use:
-    """Return the use of a weight by a call that reads other tensors beside it."""
+    """Return the use of a weight by a call that also reads other tensors."""
     operation, kind = call.operation, type(call.operation).__name__
     arguments = _filled(call, held)
     if kind in CONVOLUTIONS:
-        return Use(True, _of_convolution(operation, view), made=call.outputs)
+        return Use(True, _of_convolution(operation, view), products=call.outputs)
     if kind in CONTRACTIONS:
         factors = factors_of(operation, arguments)
         if factors is not None:
             layout = _of_product(operation, factors, view)
-            return Use(True, layout, made=call.outputs)
+            return Use(True, layout, products=call.outputs)
     if kind in ("Add", "Subtract"):
         return Use(False, reason="added, not multiplied")
     if kind in ("Multiply", "Divide", "TrueDivide"):
@@ -233,16 +234,16 @@ def _of_product(
     if letters is None or view.axes is None:
         return None
     first, second, result = letters
-    own, other = (first, second) if x is view else (second, first)
-    axes = dict(zip(own, view.axes, strict=True))
+    of_weight, of_input = (first, second) if x is view else (second, first)
+    axes = dict(zip(of_weight, view.axes, strict=True))
 
     def those(letters_of_kind: list[str]) -> tuple[int, ...]:
         return tuple(a for x in letters_of_kind if (a := axes[x]) is not None)
 
     return KernelLayout(
-        inputs=those([a for a in own if a not in result]),
-        outputs=those([a for a in own if a in result and a not in other]),
-        batch=those([a for a in own if a in result and a in other]),
+        inputs=those([a for a in of_weight if a not in result]),
+        outputs=those([a for a in of_weight if a in result and a not in of_input]),
+        batch=those([a for a in of_weight if a in result and a in of_input]),
     )
 
 
@@ -264,9 +265,9 @@ def _of_convolution(operation: Any, view: WeightView) -> KernelLayout | None:
 
 
 def _measured(layer: Any, variable: Any) -> Use:
-    """Return the use of a weight by what its scale does to the layer's output.
+    """Return the use of a weight from the effect of its scale on the layer's output.
 
-    A kernel does nothing where the input is 0, and something elsewhere.
+    A kernel has no effect if the input is 0, and some otherwise.
     """
     unknown = Use(False, reason="how its layer uses it cannot be told")
     arguments = _arguments_of(layer)
@@ -275,16 +276,16 @@ def _measured(layer: Any, variable: Any) -> Use:
     generator = np.random.default_rng(0)
     values = np.asarray(keras.ops.convert_to_numpy(variable.value), np.float32)
     random = generator.standard_normal(values.shape).astype("float32")
-    drawn = random / max(values.shape[-2], 1) ** 0.5
+    kernel = random / max(values.shape[-2], 1) ** 0.5
     changes = []
     try:
         for size in (0.0, 1.0):
             inputs = _trial(arguments, size)
             before, after = (
-                _output(layer, variable, w, inputs) for w in (drawn, -drawn)
+                _output(layer, variable, w, inputs) for w in (kernel, -kernel)
             )
             changes.append(float(np.abs(before - after).max()))
-    except Exception:  # whatever a stranger's layer may raise
+    except Exception:  # whatever a user's layer may raise
         return unknown
     if not changes[1] > 0:
         return Use(False, reason="it changes nothing of its layer's output")
@@ -301,10 +302,10 @@ def _trial(arguments: Arguments, size: float) -> Arguments:
             return argument
         shape = tuple(axis or _TRIAL for axis in argument.shape)
         dtype = getattr(argument, "dtype", "float32")
-        drawn = generator.standard_normal(shape)
+        values = generator.standard_normal(shape)
         if "float" not in dtype:
             return keras.ops.ones(shape, dtype=dtype)
-        return keras.ops.convert_to_tensor(size * drawn, dtype=dtype)
+        return keras.ops.convert_to_tensor(size * values, dtype=dtype)
 
     args, kwargs = keras.tree.map_structure(array, arguments)
     return args, kwargs

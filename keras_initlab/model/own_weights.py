@@ -1,7 +1,7 @@
-"""Weights that a layer of the user's own holds, and how its `call` reads them.
+"""Weights that a user's own layer holds, and how its `call` reads them.
 
-`call` is run on symbols that stand for the inputs and for the weights. So a weight is
-told from every other tensor on its way to what it multiplies, transposed and cast.
+`call` is run on symbols that represent the inputs and the weights, so that a weight can
+be followed, through transposes and casts, to what it multiplies.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 # The name that Keras gives to a variable that has none.
 MADE_UP_NAME = re.compile(r"((jax|nnx)_)?variable(_\d+)?")
-# Sizes that tell the axes of a tensor apart.
+# Distinct sizes, by which the axes of a tensor are recognised.
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 # Operations that only move, cast or choose the entries of one tensor.
 _MOVING = frozenset(
     "Transpose Swapaxes Moveaxis ExpandDims Squeeze Cast Copy ConvertToTensor Identity "
     "Reshape GetItem Slice Split Flip StopGradient".split()
 )
-# Operations that are given weights as views; any other, as their values.
+# Operations that receive weights as views; all others receive their values.
 CONVOLUTIONS = frozenset(("Conv", "ConvTranspose", "DepthwiseConv"))
 READ_AS_VIEWS = CONTRACTIONS | CONVOLUTIONS
 _SCALING = frozenset("Multiply Divide TrueDivide Negative".split())
@@ -49,8 +49,8 @@ def is_own(layer: Any) -> bool:
 def held_weights(layer: Any) -> dict[str, Any]:
     """Return the variables that a layer itself holds, by name.
 
-    Where Keras has made up a variable's name ("variable_7"), or two have one name, it
-    is that of the attribute: "w", or "heads[0]" in a list.
+    If Keras made up a variable's name ("variable_7"), or two have the same name, it is
+    the name of the attribute: "w", or "heads[0]" in a list.
     """
     variables = own_variables(layer)
     counts = Counter(variable.name for variable in variables)
@@ -62,8 +62,8 @@ def held_weights(layer: Any) -> dict[str, Any]:
     attributes = _attribute_names(layer) if unnamed else {}
     weights: dict[str, Any] = {}
     for variable in variables:
-        own = attributes.get(id(variable)) if id(variable) in unnamed else None
-        weights.setdefault(own or variable.name, variable)
+        attribute = attributes.get(id(variable)) if id(variable) in unnamed else None
+        weights.setdefault(attribute or variable.name, variable)
     return weights
 
 
@@ -79,14 +79,14 @@ def _attribute_names(layer: Any) -> dict[int, str]:
 
 @dataclass(frozen=True, eq=False)
 class WeightView:
-    """A weight as an operation reads it: entries moved, some chosen, all scaled.
+    """A weight as an operation reads it: entries moved, some selected, all scaled.
 
     Attributes:
         layer, name: the weight.
-        values: the tensor of the values that the weight has now.
-        axes: the weight's axis that each axis is, None of a new one; None where the
-            entries were reshaped or some chosen.
-        factor: what the entries were multiplied by.
+        values: the tensor of the weight's current values.
+        axes: for each axis, the weight's axis that it is, None for a new one; None as a
+            whole if the entries were reshaped or some selected.
+        factor: by which the entries were multiplied.
     """
 
     layer: Any
@@ -112,13 +112,13 @@ def view_of(layer: Any, name: str, values: Any) -> WeightView:
 def without_views(arguments: Arguments) -> Arguments:
     """Return the arguments of a call with the values of weights in place of views."""
     args, kwargs = keras.tree.map_structure(
-        lambda one: one.values if isinstance(one, WeightView) else one, arguments
+        lambda leaf: leaf.values if isinstance(leaf, WeightView) else leaf, arguments
     )
     return args, kwargs
 
 
 def computed(operation: Any, arguments: Arguments) -> list[Any]:
-    """Return what an operation makes of weights alone: views of one, else tensors."""
+    """Return the results of an operation on weights alone: views of one, or tensors."""
     args, kwargs = without_views(arguments)
     outputs: list[Any] = keras.tree.flatten(operation.call(*args, **kwargs))
     views = [x for x in keras.tree.flatten(arguments) if isinstance(x, WeightView)]
@@ -151,35 +151,35 @@ def computed(operation: Any, arguments: Arguments) -> list[Any]:
 def _axes_behind(
     operation: Any, arguments: Arguments, view: WeightView
 ) -> tuple[int | None, ...] | None:
-    """Return the weight's axes behind an operation, told by their sizes."""
+    """Return the weight's axes after an operation, recognised by their sizes."""
     rank = len(view.shape)
     if view.axes is None or rank > len(_PRIMES):
         return None
     sizes = _PRIMES[:rank]
     trial = keras.ops.zeros(sizes)
     args, kwargs = keras.tree.map_structure(
-        lambda one: trial if one is view else one, arguments
+        lambda leaf: trial if leaf is view else leaf, arguments
     )
     try:
         (output,) = keras.tree.flatten(operation.call(*args, **kwargs))
     except Exception:  # a shape or an index that belongs to the weight's own sizes
         return None
-    own = dict(zip(sizes, view.axes, strict=True))
-    if not all(size == 1 or size in own for size in output.shape):
+    axes = dict(zip(sizes, view.axes, strict=True))
+    if not all(size == 1 or size in axes for size in output.shape):
         return None
-    return tuple(own.get(int(size)) for size in output.shape)
+    return tuple(axes.get(int(size)) for size in output.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class OwnGraph:
-    """The calls inside a layer, and the numbers of the tensors that are its weights."""
+    """The calls inside a layer, and the names of its weights by their tensors."""
 
     graph: Graph
     weights: dict[int, str]
 
 
 def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | None:
-    """Return the graph of an own layer's `call`, from its inputs and weights on.
+    """Return the graph of a user's own layer, starting from its inputs and weights.
 
     Args:
         layer: a built layer or model.
@@ -188,7 +188,7 @@ def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | No
         training: passed on where `call` takes it.
 
     Returns:
-        The graph; None of layers of Keras, and of those that only hold others.
+        The graph; None for Keras's layers, and for those that only hold others.
 
     Raises:
         NoGraph: see `graph.opened`.
@@ -209,14 +209,14 @@ def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | No
     if keras_internals.takes_training(layer):
         kwargs = {**kwargs, "training": training}
     with _weights_as_symbols(layer, weights) as symbols:
-        found = graph_of_call(
+        whole = graph_of_call(
             layer,
             [*inputs, *symbols.values()],
             lambda: type(layer).call(layer, *args, **kwargs),
         )
     count = len(inputs)
-    names = dict(zip(found.inputs[count:], symbols, strict=True))
-    graph = Graph(found.calls, found.inputs[:count], found.outputs)
+    names = dict(zip(whole.inputs[count:], symbols, strict=True))
+    graph = Graph(whole.calls, whole.inputs[:count], whole.outputs)
     if not set(graph.outputs) <= _computed_from(graph, set(graph.inputs)):
         raise NoGraph("its outputs do not depend on its inputs")
     return OwnGraph(graph, names)
@@ -250,7 +250,7 @@ def _weights_as_symbols(
     try:
         for name, value in attributes.items():
             held[name] = keras.tree.map_structure(
-                lambda one: by_variable.get(id(one), one), value
+                lambda leaf: by_variable.get(id(leaf), leaf), value
             )
         yield symbols
     finally:

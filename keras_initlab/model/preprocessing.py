@@ -1,8 +1,8 @@
 """Preprocessing inside a model: where a signal that was standardised is first read.
 
-What stands between an input and the first layer that learns (a Rescaling, `x / 255`,
-augmentation) is how a user standardises: what that layer reads is taken for
-standardised, whatever the scale of the input.
+The layers between an input and the first layer that learns (a Rescaling, `x / 255`,
+augmentation) are how a user standardises: their output is assumed to be standardised,
+whatever the scale of the input.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from keras_initlab.model.roles import NORMALISING
 # An output, by the key of its call in a flat graph and its place there.
 Output = tuple[str, int]
 
-# What moves, drops or joins values leaves their scale alone: what is standardised is
-# what stands before it, and padding, dropout and one-hot parts keep their figures.
+# Operations that move, drop or join values do not change their scale: the tensor before
+# them is the standardised one, and padding, dropout and one-hot parts are followed.
 _MOVING = frozenset(
     "CenterCrop Concatenate Cropping1D Cropping2D Cropping3D Flatten Identity Masking "
     "Permute RandomCrop RandomFlip RepeatVector Reshape "
@@ -32,7 +32,7 @@ _MOVING = frozenset(
     "Take Tile Transpose Vstack".split()
 )
 
-# What makes values of a scale of its own, whatever the scale of what it is given.
+# Layers whose output has its own scale, whatever that of their input.
 _ENCODING = frozenset(
     "CategoryEncoding Discretization HashedCrossing Hashing IntegerLookup StringLookup "
     "TextVectorization UnitNormalization "
@@ -42,32 +42,33 @@ _ENCODING = frozenset(
 
 
 def standardised(graph: Graph) -> dict[Output, str]:
-    """Return the outputs of a model's preprocessing that are taken for standardised.
+    """Return the outputs of preprocessing that are assumed to be standardised.
 
-    Those through which what was computed from the inputs without trained weights
-    reaches a layer or operation that has some, or meets what such a one made. Inputs
-    that are read as they are stand for themselves. Each with the path of what made it.
+    These are the outputs that were computed from the inputs without trained weights,
+    and that are read by a layer or operation with trained weights, or together with the
+    output of one. Inputs that are read directly are not among them. Each is listed with
+    the path of the layer that made it.
 
     Args:
         graph: the flat graph of a model, composite layers opened.
     """
-    found: dict[Output, str] = {}
+    paths: dict[Output, str] = {}
     for tensor, maker in _first_read(graph):
         if maker is None:
             continue
         place = maker.outputs.index(tensor)
         if _is_float(maker.node.outputs[place]):
-            found[maker.key, place] = maker.path
-    return found
+            paths[maker.key, place] = maker.path
+    return paths
 
 
 def read_as_given(graph: Graph, keeps: Callable[[Call], bool]) -> set[int]:
-    """Return the inputs whose values reach trained weights on the scale they have.
+    """Return the inputs whose values reach trained weights with their own scale.
 
     Args:
         graph: as for `standardised`.
-        keeps: says of a call that is not known to move values, no more, whether what
-            it makes has the scale of what it reads.
+        keeps: says of a call that does more than move values whether its output has the
+            scale of its input.
     """
     first = _first_read(graph, lambda call: _moves(call) or keeps(call))
     return {tensor for tensor, maker in first if maker is None}
@@ -80,9 +81,9 @@ def _moves(call: Call) -> bool:
 def _first_read(
     graph: Graph, moves: Callable[[Call], bool] = _moves
 ) -> Iterator[tuple[int, Call | None]]:
-    """Yield what is read by the first calls that learn, and what made it.
+    """Yield the tensors that the first calls that learn read, and their makers.
 
-    Of what was only moved, that of which it was made; None made a model's input.
+    For a tensor that was only moved, the tensor before; the maker of an input is None.
     """
     raw, learned = set(graph.inputs), set[int]()
     makers: dict[int, Call] = {}
@@ -109,7 +110,7 @@ def _first_read(
 
 
 def _learns(call: Call) -> bool:
-    """Say whether a call multiplies or adds what training changes."""
+    """Say whether a call multiplies with, or adds, trainable weights."""
     if call.owner is not None and learns(call.owner):
         return True  # what an own layer does with its input is its own affair
     if call.is_layer:

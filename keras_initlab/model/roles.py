@@ -17,7 +17,7 @@ from keras_initlab.model.layers import learns
 Key = tuple[int, str]
 
 _ADDING = (keras.layers.Add,)
-# What sets its output's scale anew.
+# Layers that normalise the scale of their output.
 NORMALISING = tuple(
     getattr(keras.layers, name)
     for name in (
@@ -34,7 +34,7 @@ _CONTRACTING = ("Dot", "Einsum", "Inner", "Matmul", "Outer", "Tensordot", "Vdot"
 
 @dataclass(frozen=True)
 class Branch:
-    """A branch that a kernel ends: how many its stream has, and what comes after."""
+    """A branch that a kernel ends: the number on its stream, and what follows."""
 
     count: int
     normalised: bool
@@ -72,7 +72,7 @@ def roles_of(graph: Graph, kernels: list[Kernel]) -> Roles:
     merges = _branches_in(graph, inside, roles)
     _heads_in(graph, inside, merges, roles)
     # The only branch on its stream may be what an output adds to.
-    roles.heads -= {key for key, one in roles.branches.items() if one.count > 1}
+    roles.heads -= {key for key, branch in roles.branches.items() if branch.count > 1}
     return roles
 
 
@@ -102,7 +102,7 @@ def _adds(call: Call) -> bool:
     if len(set(call.inputs)) < 2:
         return False
     if call.is_layer:
-        # A layer of the user's own that adds a scaled branch adds, too.
+        # A user's own layer that adds a scaled branch adds, too.
         return isinstance(call.operation, _ADDING)
     return type(call.operation).__name__ == "Add"
 
@@ -113,7 +113,7 @@ def _merge(
     order: dict[int, int],
     inside: dict[int, list[Kernel]],
 ) -> _Merge | None:
-    """Return the merge of a shortcut and branches that left it at a fork, if it is."""
+    """Return the merge of a shortcut with branches that left it at a fork, if any."""
     inputs = list(dict.fromkeys(call.inputs))
     everyone = (1 << len(inputs)) - 1
     reached = {tensor: 1 << index for index, tensor in enumerate(inputs)}
@@ -163,7 +163,7 @@ def _when(tensor: int, makers: dict[int, Call], order: dict[int, int]) -> int:
 def _last_kernels(
     tensor: int, makers: dict[int, Call], inside: dict[int, list[Kernel]], fork: int
 ) -> list[tuple[Call, bool]]:
-    """Return the calls with kernels that a tensor comes from, gates left out."""
+    """Return the calls with kernels from which a tensor comes, gates left out."""
     ends, pending, seen = [], [(tensor, False)], set()
     while pending:
         at, normalised = pending.pop()
@@ -174,8 +174,8 @@ def _last_kernels(
         if maker is None:
             continue
         if id(maker.operation) in inside:
-            own = nonlinearity.own_nonlinearity(maker.operation)
-            if own is None or not _saturates(own):
+            activation = nonlinearity.own_nonlinearity(maker.operation)
+            if activation is None or not _saturates(activation):
                 ends.append((maker, normalised))
             continue
         if maker.is_layer and _saturates(maker.operation):
@@ -240,7 +240,7 @@ def _heads_in(
     merges: dict[int, _Merge],
     roles: Roles,
 ) -> None:
-    """Find the kernels between which and an output nothing learns or bends."""
+    """Find the kernels after which nothing learns or bends before an output."""
     makers = {tensor: call for call in graph.calls for tensor in call.outputs}
     pending, seen = list(graph.outputs), set(graph.outputs)
     while pending:
@@ -259,13 +259,13 @@ def _heads_in(
 
 
 def _makes_outputs(layer: Any, operation: Any) -> bool:
-    """Say whether a call returns what the layer with its kernel does, fit for outputs.
+    """Say whether a call returns its kernel's output in a form fit for the model's.
 
-    An output has no activation, or one of bounded range such as softmax.
+    That has no activation, or one of bounded range such as softmax.
     """
     whole = operation is layer or nonlinearity.passes_output_on(operation, layer)
-    own = nonlinearity.own_nonlinearity(layer)
-    return whole and (own is None or _saturates(own))
+    activation = nonlinearity.own_nonlinearity(layer)
+    return whole and (activation is None or _saturates(activation))
 
 
 def _behind(
@@ -274,7 +274,7 @@ def _behind(
     inside: dict[int, list[Kernel]],
     merges: dict[int, _Merge],
 ) -> list[int]:
-    """Return what a weightless call reads whose kernels are heads if its own are."""
+    """Return the inputs of a weightless call whose kernels are heads if it is one."""
     operation, inputs = call.operation, list(dict.fromkeys(call.inputs))
     if call.is_layer and (learns(operation) or isinstance(operation, NORMALISING)):
         return []
@@ -293,7 +293,7 @@ def _behind(
 
 
 def _bends(call: Call) -> bool:
-    """Say whether a call is a function of one tensor that outputs do not have."""
+    """Say whether a call is an activation of one tensor that heads do not have."""
     function: Any = None
     if call.is_layer:
         function = nonlinearity.own_nonlinearity(call.operation)

@@ -28,41 +28,42 @@ _FIELDS = {field.name for field in fields(LayerStats)}
 class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     """Measure the signal at every layer's output while the model is trained.
 
-    Measured on the real batches inside a compiled training step, at steps 0, `every`,
-    2·`every`… of each epoch (where gradients are accumulated, from the first step that
-    updates the weights on). All other steps are Keras's own, as without the monitor.
-    The model is as before after `fit`, also where `fit` is left by an exception.
+    It measures the real batches inside a compiled training step, at steps 0, `every`,
+    2·`every`… of each epoch (if gradients are accumulated, starting from the first step
+    that updates the weights). All other steps are Keras's own, as without the monitor.
+    After `fit` the model is as before, even if `fit` ended with an exception.
 
-    Where Keras executes several steps at once (`steps_per_execution=k`), those that
-    hold a step to be measured measure their last one.
+    If Keras executes several steps at once (`steps_per_execution=k`) and one of them is
+    due, the last of them is measured.
 
-    Figures are those of `LayerStats`, each over all that was measured in a window:
+    Figures are those of `LayerStats`, each over everything measured in a window:
 
     - mean, variance and second moment over all elements (batch and units);
     - batch variance (over the batch, averaged over units), input cosine (over all
       pairs of inputs of a batch whose outputs are not 0), fractions of zeros and of
       saturated elements: the mean over the batches measured;
-    - the dead fraction: units (features or channels) that were 0 for every input;
-    - nonfinite: how many elements were NaN or infinite. Where there are any, the other
+    - the dead fraction: the share of units (features or channels) that were 0 for every
+      input;
+    - nonfinite: how many elements were NaN or infinite. If there are any, the other
       figures are NaN;
     - with `gradients=True` also E[(dL/dx)²] at the output x and E[(dL/dw)²] of the
-      layer's main weight, of the loss L that Keras minimises, without its loss scale
-      and before clipping; and the update ratio ‖Δw‖/‖w‖, of kernels of more than
-      16,384 entries by an even share of them. Steps that a loss scale leaves out, as
-      their gradients are not finite, do not count.
+      layer's main weight, for the loss L that Keras minimises, without its loss scale
+      and before clipping; and the update ratio ‖Δw‖/‖w‖, which is estimated from an
+      evenly spread sample for kernels of more than 16,384 entries. Steps that are
+      skipped by loss scaling, because their gradients are not finite, do not count.
 
-    Adds `variance_min` and `variance_max`, over the layers, to the epoch's logs; put
-    the monitor before callbacks that are to see them, such as `CSVLogger`.
+    `variance_min` and `variance_max`, over the layers, are added to the epoch's logs;
+    put the monitor before callbacks that should see them, such as `CSVLogger`.
 
     Args:
-        every: measure every so many steps, a positive int, 1 being each step; or a
-            `datetime.timedelta`: the first step of `fit`, and the first one after each
-            such span. What measuring costs does not depend on how fast steps are then;
-            epochs without a measurement have no entry.
+        every: the number of steps from one measurement to the next; 1 measures every
+            step. Or a `datetime.timedelta`: the first step of `fit`, and the first one
+            after each such span, so that the cost does not depend on how fast steps
+            are; epochs without a measurement have no entry.
         gradients: measure gradients and updates too.
-        statistics: names of what to measure, fields of `LayerStats`, and functions of
-            your own, which are given a layer's output and return a scalar tensor, and
-            are recorded under their names. None is all that takes no gradients. Mean
+        statistics: what to measure: names of fields of `LayerStats`, and your own
+            functions, which take a layer's output and return a scalar tensor; each is
+            recorded under its name. None is everything that needs no gradients. Mean
             and variance are always measured.
         layers: which layers: a name or path, a compiled regular expression for paths,
             a layer class, a function of the layer, or a list of these. None is all.
@@ -71,18 +72,18 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             last batch, for `plot("histograms")` and TensorBoard.
         log: "summary"; "layers" adds `variance/<layer>` for each layer (and
             `gradient/<layer>`); "none" adds nothing.
-        sinks: functions that are given the epoch's records, a list of dicts; see
+        sinks: functions that take the epoch's records, a list of dicts; see
             `keras_initlab.monitor.sinks`.
-        on_finding: what to do when something goes wrong, by the rules of `diagnose`:
-            "warn"; "stop" training or "raise" a `FindingError` at an error, where a
-            warning only warns; "ignore"; or call a function with the `Finding`. Each
-            fault is told once for each fit, and kept in `findings`. What is only worth
-            knowing ("info") is kept there and not told.
+        on_finding: what to do when the rules of `diagnose` find a fault: "warn"; "stop"
+            training, or "raise" a `FindingError`, if it is an error, and warn if it is
+            a warning; "ignore"; or a function to call with the `Finding`. Each fault is
+            reported once per `fit`, and kept in `findings`. Findings of severity "info"
+            are kept there and not reported.
         live: show the variance while `fit` runs: in a notebook a figure, redrawn after
             each epoch, elsewhere a line of text for each.
 
     Attributes:
-        every, window: as given; `window` is None where it is the epoch.
+        every, window: as given; `window` is None if it is the epoch.
         history: variances by layer, one per window; NaN where a layer was not called.
             A layer called more than once in a step has keys `dense#0`, `dense#1`.
         stats: the `LayerStats` of the last window, in call order.
@@ -93,9 +94,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         samples, gradient_samples: by layer, with `histograms=True`.
 
     Raises:
-        TypeError, ValueError: an argument is not as above; or, when `fit` begins, no
-            layer is one of `layers`, or the model is already watched by another
-            monitor.
+        TypeError, ValueError: an argument is not as above; or, when `fit` begins,
+            `layers` selects no layer, or another monitor already watches the model.
 
     >>> import numpy as np, keras
     >>> x = np.random.default_rng(0).normal(size=(64, 8))
@@ -233,7 +233,7 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         Args:
             kind: "variance", log10 of the variance by layer and epoch; "depth",
                 variance and gradient over depth in the last window, beside what
-                `propagate` predicts of the model as it was when `fit` began;
+                `propagate` predicts for the model as it was when `fit` began;
                 "histograms" of outputs and gradients by layer (needs
                 `histograms=True`); "updates", update ratios by epoch (needs
                 `gradients=True`).
@@ -289,9 +289,9 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         finally:
             self._tap = None
 
-    def _tell_sinks(self, what: str, *args: Any) -> None:
+    def _tell_sinks(self, name: str, *args: Any) -> None:
         for sink in self._sinks:
-            method = getattr(sink, what, None)
+            method = getattr(sink, name, None)
             if callable(method):
                 method(*args)
 
@@ -325,17 +325,17 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
     def _look_for_layers(self) -> None:
         if self._layers is None or not self.model.built:
             return
-        known = [place for place in places(self.model) if place.measured]
-        if not any(self._request.wanted(one.layer, one.path) for one in known):
-            names = ", ".join(one.path for one in known[:20])
+        measured = [place for place in places(self.model) if place.measured]
+        if not any(self._request.wanted(place.layer, place.path) for place in measured):
+            names = ", ".join(place.path for place in measured[:20])
             raise ValueError(
                 "`layers` must choose at least one layer of the model. Received: "
                 f"layers={self._layers!r}, which chooses none of: {names}"
-                f"{', …' if len(known) > 20 else ''}."
+                f"{', …' if len(measured) > 20 else ''}."
             )
 
     def _extend_history(self, epoch: int, step: int) -> None:
-        variances: dict[str, Any] = {one.layer: one.variance for one in self.stats}
+        variances: dict[str, Any] = {row.layer: row.variance for row in self.stats}
         for key in variances:
             self.history.setdefault(key, [math.nan] * len(self.epochs))
         for key, values in self.history.items():
@@ -356,15 +356,15 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             ("variance", "variance"),
             ("gradient", "gradient_second_moment"),
         ):
-            found = [(stats.layer, getattr(stats, field)) for stats in self.stats]
-            known = {layer: value for layer, value in found if value is not None}
-            if not known:
+            pairs = [(stats.layer, getattr(stats, field)) for stats in self.stats]
+            values = {layer: value for layer, value in pairs if value is not None}
+            if not values:
                 continue
             # NumPy's, unlike Python's, let a NaN through.
-            logs[f"{name}_min"] = float(np.min([*known.values()]))
-            logs[f"{name}_max"] = float(np.max([*known.values()]))
+            logs[f"{name}_min"] = float(np.min([*values.values()]))
+            logs[f"{name}_max"] = float(np.max([*values.values()]))
             if self._log == "layers":
-                logs |= {f"{name}/{_for_logs(k)}": v for k, v in known.items()}
+                logs |= {f"{name}/{_for_logs(k)}": v for k, v in values.items()}
 
     def _judged(
         self, first: Sequence[LayerStats], loss: float | None
@@ -411,25 +411,25 @@ class FindingError(RuntimeError):
 
 
 def _stats_of(row: taps.Row) -> LayerStats:
-    known: dict[str, Any] = {
+    figures: dict[str, Any] = {
         name: value for name, value in row.statistics.items() if name in _FIELDS
     }
-    if "nonfinite" in known:
-        known["nonfinite"] = round(known["nonfinite"])
+    if "nonfinite" in figures:
+        figures["nonfinite"] = round(figures["nonfinite"])
     stats = LayerStats(
-        row.key, weight=row.weight, shape=row.shape, source="monitored", **known
+        row.key, weight=row.weight, shape=row.shape, source="monitored", **figures
     )
     return possible(stats)
 
 
 def _record(epoch: int, step: int, stats: LayerStats, row: taps.Row) -> dict[str, Any]:
-    known = {
+    figures = {
         name: value
         for name, value in asdict(stats).items()
         if value is not None and name not in ("shape", "source")
     }
-    own = {k: v for k, v in row.statistics.items() if k not in _FIELDS}
-    return {"epoch": epoch, "step": step, **known, **own}
+    more = {k: v for k, v in row.statistics.items() if k not in _FIELDS}
+    return {"epoch": epoch, "step": step, **figures, **more}
 
 
 def _for_logs(layer: str) -> str:

@@ -1,4 +1,4 @@
-"""What a monitor says of each window: the rules of `diagnosis`, and what they know."""
+"""The findings of a monitor: the rules of `diagnosis` on each window."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from keras_initlab.stats import LayerStats
 
 
 class Judge:
-    """Goes through the windows of one training, and tells each fault once.
+    """Goes through the windows of one training run, and reports each fault once.
 
-    What was there at the first step is the initial weights' doing, and what came later
-    is the training's. What follows from a fault that was told is not told again, but
-    where it is worse.
+    A fault that is there at the first step comes from the initial weights, a later one
+    from training. What follows from a reported fault is only reported if it is more
+    severe.
 
     Args:
         model: the model, before its first step.
@@ -64,18 +64,18 @@ class Judge:
             loss: of the window.
         """
         self._windows += 1
-        told: list[Finding] = []
+        reported: list[Finding] = []
         if self._windows == 1 and first:
             self._first = tuple(first)
-            known = self._of_model(initial=True)
-            # Weights are looked at when the window ends: NaN may have come since.
-            kernels = [replace(one, nonfinite=0) for one in known.get("kernels", ())]
-            known["kernels"] = tuple(kernels)
-            start = diagnosis.all_findings(Facts(stats=self._first, **known))
+            of_model = self._of_model(initial=True)
+            # Weights are inspected when the window ends: NaN may have appeared since.
+            kernels = of_model.get("kernels", ())
+            of_model["kernels"] = tuple(replace(k, nonfinite=0) for k in kernels)
+            start = diagnosis.all_findings(Facts(stats=self._first, **of_model))
             self._at_start = frozenset(finding.code for finding in start)
-            told = self._new(start, training=False)
+            reported = self._new(start, training=False)
         now = tuple(stats)
-        ratios = [one.update_ratio for one in now if one.update_ratio is not None]
+        ratios = [layer.update_ratio for layer in now if layer.update_ratio is not None]
         self._still = self._still and not any(ratio > SMALL for ratio in ratios)
         if loss is not None:
             self._losses = (*self._losses, loss)
@@ -91,12 +91,12 @@ class Judge:
         )
         self._before = now
         training = self._at_start is not None
-        return told + self._new(diagnosis.all_findings(facts), training=training)
+        return reported + self._new(diagnosis.all_findings(facts), training=training)
 
     def _new(self, findings: list[Finding], *, training: bool) -> list[Finding]:
-        """Return the causes that were not told, and what became worse."""
+        """Return the causes that were not reported, and those that became worse."""
         # The layer where a fault begins may move; it is the same fault.
-        fresh = [one for one in findings if one.code not in self._told]
+        fresh = [finding for finding in findings if finding.code not in self._told]
         new = []
         for finding in folded(fresh, training=training):
             causes = [
@@ -104,42 +104,41 @@ class Judge:
                 for cause in self._told.values()
                 if cause.severity != "info" and follows_from(finding, cause, training)
             ]
-            known = causes and not any(
-                all(worse(one.severity, cause.severity) for cause in causes)
-                for one in (finding, *finding.consequences)
+            together = (finding, *finding.consequences)
+            is_told = causes and not any(
+                all(worse(effect.severity, cause.severity) for cause in causes)
+                for effect in together
             )
-            for one in (finding, *finding.consequences):
-                self._told[one.code] = one
-            if not known:
+            self._told |= {effect.code: effect for effect in together}
+            if not is_told:
                 new.append(finding)
         return new
 
     def _of_model(self, *, initial: bool) -> dict[str, Any]:
         try:
             if self._anatomies is None:
-                # What a layer of one's own does when it is called is not for a
-                # callback to set off.
+                # A user's own layer may do anything when it is called: a callback must
+                # not call it.
                 anatomies = [
                     (part, anatomy_of(part.model, predict=False))
                     for part in parts_of(self._model)
                 ]
                 self._of_graph = self._facts_of_graph(anatomies)
                 self._anatomies = anatomies
-            known = dict(self._of_graph)
+            of_model = dict(self._of_graph)
             # Units that are not twins do not become twins: to look at all the weights
             # in windows 1, 2, 4, 8 … is enough.
             if self._windows & (self._windows - 1) == 0:
-                known["kernels"] = tuple(
+                of_model["kernels"] = tuple(
                     replace(facts, layer=part.outside(facts.layer))
                     for part, anatomy in self._anatomies
                     for facts in kernel_facts(anatomy, initial=initial)
                 )
         except Exception:
-            # Weights spread over processes cannot be read here, and a layer that
-            # somebody wrote may be anything: training goes on, and the rules that go
-            # by signals alone still speak.
+            # Weights distributed over processes cannot be read here, and a user's layer
+            # may do anything: training goes on, with the rules that only need signals.
             return {}
-        return known
+        return of_model
 
     def _facts_of_graph(self, anatomies: list[tuple[Part, Anatomy]]) -> dict[str, Any]:
         """Return what stays the same throughout a training."""

@@ -51,8 +51,8 @@ class Live:
 
 
 def line(monitor: VarianceMonitor) -> str:
-    """Return the last window in a line: the variance over depth, its least and most."""
-    known = {
+    """Return the last window in a line: the variance over depth, with its range."""
+    variances = {
         stats.layer: stats.variance
         for stats in monitor.stats
         if stats.variance is not None and math.isfinite(stats.variance)
@@ -60,17 +60,17 @@ def line(monitor: VarianceMonitor) -> str:
     start = f"epoch {monitor.epochs[-1]}: variance by depth"
     lost = sum(bool(stats.nonfinite) for stats in monitor.stats)
     notes = [f"{lost} not finite"] if lost else []
-    if known:
+    if variances:
         least, most = (
-            min(known, key=known.__getitem__),
-            max(known, key=known.__getitem__),
+            min(variances, key=variances.__getitem__),
+            max(variances, key=variances.__getitem__),
         )
         notes.insert(
             0,
-            f"{known[least]:.2g} ({printable(least)}) to "
-            f"{known[most]:.2g} ({printable(most)})",
+            f"{variances[least]:.2g} ({printable(least)}) to "
+            f"{variances[most]:.2g} ({printable(most)})",
         )
-    return f"{start} {_bars([*known.values()])} {', '.join(notes)}"
+    return f"{start} {_bars([*variances.values()])} {', '.join(notes)}"
 
 
 def _bars(variances: list[float]) -> str:

@@ -141,13 +141,13 @@ class CSV(_TextFile):
         """Add the records, and columns where they have new ones."""
         if not records:
             return
-        known = self._header()
+        header = self._header()
         plain = [{_plain(k): _plain(v) for k, v in row.items()} for row in records]
-        columns = [*dict.fromkeys(itertools.chain(known, *plain))]
+        columns = [*dict.fromkeys(itertools.chain(header, *plain))]
         rows = _table([row.get(name) for name in columns] for row in plain)
-        if not known:
+        if not header:
             self._add(_table([columns]) + rows)
-        elif len(columns) == len(known):
+        elif len(columns) == len(header):
             self._add(rows)
         else:
             self._replace(columns, rows)
@@ -336,8 +336,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-def _local(name: str, path: Any, what: str) -> Path:
-    expected = f"`{name}` must be a string or a path: {what}, on this machine."
+def _local(name: str, path: Any, meaning: str) -> Path:
+    expected = f"`{name}` must be a string or a path: {meaning}, on this machine."
     advice = 'Give one such as "runs/first".'
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
@@ -349,10 +349,10 @@ def _local(name: str, path: Any, what: str) -> Path:
     return Path(path)
 
 
-def _flag(name: str, value: Any, what: str) -> bool:
+def _flag(name: str, value: Any, meaning: str) -> bool:
     if not isinstance(value, bool):
         raise TypeError(
-            f"`{name}`, {what}, must be True or False. Received: {name}={value!r} of "
-            f"type {type(value).__name__}."
+            f"`{name}`, {meaning}, must be True or False. Received: {name}={value!r} "
+            f"of type {type(value).__name__}."
         )
     return value

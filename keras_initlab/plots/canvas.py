@@ -44,9 +44,9 @@ def rows_height(layers: int) -> float:
     return float(np.clip(FRAME + ROW * layers, LOW, HIGH))
 
 
-def thinned(count: int, inches: float, each: float = TIGHT_ROW) -> range:
+def thinned(count: int, inches: float, row: float = TIGHT_ROW) -> range:
     """Return which of `count` names are shown within `inches`."""
-    room = max(1, int(inches / each))
+    room = max(1, int(inches / row))
     return range(0, count, max(1, -(-count // room)))
 
 

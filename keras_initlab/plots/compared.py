@@ -152,13 +152,13 @@ def _course(
     axes: Any, name: str, stats: Sequence[Stats], field: str, index: int
 ) -> list[Any]:
     """Draw a figure over depth."""
-    found = [getattr(one, field) for one in stats]
-    values = np.array([np.nan if one is None else one for one in found], dtype=float)
+    figures = [getattr(layer, field) for layer in stats]
+    values = np.array([np.nan if v is None else v for v in figures], dtype=float)
     style = _style(index)
     line = canvas.log10(values)
     layers = np.arange(len(values))
     (handle,) = axes.plot(layers, line, label=name, marker="o", markersize=3, **style)
-    present = np.array([one is not None for one in found], dtype=bool)
+    present = np.array([v is not None for v in figures], dtype=bool)
     canvas.mark_edges(axes, layers[present], values[present], style["color"])
     return [handle]
 

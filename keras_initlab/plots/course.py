@@ -55,7 +55,7 @@ def head_of(stats: Sequence[Stats]) -> int:
     ...     [("a", "kernel"), ("relu", None), ("b", "kernel"), ("softmax", None)]])
     2
     """
-    weighted = [i for i, one in enumerate(stats) if one.weight is not None]
+    weighted = [i for i, layer in enumerate(stats) if layer.weight is not None]
     return weighted[-1] if weighted else len(stats) - 1
 
 
@@ -146,9 +146,9 @@ def draw(axes: Any, courses: Sequence[Course], head: int) -> None:
         marks = canvas.mark_edges(
             axes, layers[present], course.values[present], course.color
         )
-        listed = {(one.get_label(), one.get_color()) for one in handles}
+        listed = {(handle.get_label(), handle.get_color()) for handle in handles}
         handles += [
-            one for one in marks if (one.get_label(), one.get_color()) not in listed
+            mark for mark in marks if (mark.get_label(), mark.get_color()) not in listed
         ]
     canvas.plain(axes)
     axes.set_xlim(-0.5, len(layers) - 0.5)

@@ -99,9 +99,9 @@ def variance_heatmap(
 def _first(values: Any) -> float:
     """Return the first value in the first epoch that has one, 0 where none has."""
     for epoch in values.T:
-        known = epoch.compressed()
-        if len(known):
-            return float(known[0])
+        present = epoch.compressed()
+        if len(present):
+            return float(present[0])
     return 0.0
 
 

@@ -133,19 +133,19 @@ def _densities(figure: Any, columns: list[list[Sample]]) -> list[Any]:
     ]
     widths = [
         width
-        for own, strip in zip(separate, striped, strict=True)
-        for width in (1.0, *([0.25] if own else []), *([0.12] if strip else []))
+        for ranged, strip in zip(separate, striped, strict=True)
+        for width in (1.0, *([0.25] if ranged else []), *([0.12] if strip else []))
     ]
     panels = figure.subplots(
         1, len(widths), sharey=True, squeeze=False, width_ratios=widths
     )[0]
     colors = mpl.colormaps["Blues"].with_extremes(bad=canvas.UNKNOWN)
     maps, free = [], iter(panels)
-    for layers, own, strip in zip(columns, separate, striped, strict=True):
+    for layers, ranged, strip in zip(columns, separate, striped, strict=True):
         axes = next(free)
         maps.append(axes)
-        image = _heat_map(axes, layers, own, colors)
-        if own:
+        image = _heat_map(axes, layers, ranged, colors)
+        if ranged:
             _strip_of_ranges(next(free), layers)
         if strip:
             _strip_of_shares(next(free), layers)
@@ -159,7 +159,7 @@ def _heat_map(axes: Any, layers: list[Sample], separate: bool, colors: Any) -> A
     """Draw the layers' histograms as rows of a heat map, on one range or their own."""
     shared = edges_for(layers, CELLS)
     count = len(shared) - 1
-    ranges = [one.around_zero(count) if separate else shared for one in layers]
+    ranges = [layer.around_zero(count) if separate else shared for layer in layers]
     places = np.linspace(0, 1, count + 1) if separate else shared
     rows = np.ma.array(
         [layer.shares(edges) for layer, edges in zip(layers, ranges, strict=True)]
@@ -188,7 +188,7 @@ def _strip_of_ranges(axes: Any, layers: list[Sample]) -> None:
     """Draw how far each layer's row reaches from 0, on a logarithmic scale."""
     from matplotlib.ticker import NullLocator
 
-    reaches = np.array([one.reach if one.values.size else np.nan for one in layers])
+    reaches = np.array([x.reach if x.values.size else np.nan for x in layers])
     reaches = np.where(reaches > 0, reaches, np.nan)
     axes.plot(reaches, np.arange(len(layers)), color=canvas.OUTPUT, linewidth=1.2)
     axes.set_xscale("log")

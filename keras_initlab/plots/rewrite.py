@@ -70,6 +70,6 @@ def _course(
     marker: str,
 ) -> Course:
     """Return the course of the variance over layers of these names."""
-    by_name = {one.layer: one for one in stats}
+    by_name = {layer.layer: layer for layer in stats}
     matched = [by_name.get(name) for name in names]
     return Course.of("variance", matched, label, color, style, marker)

@@ -1,7 +1,7 @@
 """How signals travel through a model's graph, predicted without data.
 
-`propagate` walks the graph; `output_moments` says what a layer makes of its inputs'
-signals; the rules stand in `rules/`, one file a family.
+`propagate` walks the graph; `output_moments` returns the signal at a layer's output
+from those at its inputs; the rules are in `rules/`, one file for each family.
 """
 
 from keras_initlab.propagation import rules as rules

@@ -24,7 +24,7 @@ def signals_in(arguments: Arguments) -> list[Signal]:
 
 
 def beside_signals(arguments: Arguments) -> list[Any]:
-    """Return what stands among the arguments of a call beside signals."""
+    """Return the arguments of a call that are not signals."""
     args, named = arguments
     if not named and all(isinstance(x, Signal) for x in args):
         return []  # as in most calls
@@ -55,38 +55,38 @@ def array_of(value: Any) -> NDArray[Any]:
 
 
 def constant(values: Any, like: Signal) -> Signal:
-    """Return the signal of a given array, which each input of a batch meets alike.
+    """Return the signal of a given array, which is the same for all inputs of a batch.
 
     Args:
-        values: an array that broadcasts to the shape of `like`, behind its batch axis.
-        like: a signal; sizes and units are as its own.
+        values: an array that broadcasts to the shape of `like` without its batch axis.
+        like: a signal, which gives sizes and units.
 
     Raises:
         ValueError: the array differs from one input of the batch to the next.
     """
-    given = np.asarray(array_of(values), np.float64)
+    array = np.asarray(array_of(values), np.float64)
     rank = len(like.shape)
-    if given.ndim == rank and rank:
-        if given.shape[0] != 1:
-            raise ValueError(f"a constant for each input, of shape {given.shape}")
-        given = given[0]
-    if given.ndim >= max(rank, 1):
-        raise ValueError(f"a constant of shape {given.shape} beside {like.shape}")
-    given = given.reshape((1,) * (rank - 1 - given.ndim) + given.shape)
-    # Stretched to the sizes that are known, so that pairs count as they will.
+    if array.ndim == rank and rank:
+        if array.shape[0] != 1:
+            raise ValueError(f"a constant for each input, of shape {array.shape}")
+        array = array[0]
+    if array.ndim >= max(rank, 1):
+        raise ValueError(f"a constant of shape {array.shape} beside {like.shape}")
+    array = array.reshape((1,) * (rank - 1 - array.ndim) + array.shape)
+    # Stretched to the known sizes, so that pairs are counted correctly.
     target = [
-        (size or 1) if own == 1 else own
-        for own, size in zip(given.shape, like.shape[1:], strict=True)
+        (size or 1) if length == 1 else length
+        for length, size in zip(array.shape, like.shape[1:], strict=True)
     ]
-    full = np.broadcast_to(given, target)
-    # Two inputs of a batch see one and the same.
+    full = np.broadcast_to(array, target)
+    # It is the same for two inputs of a batch.
     signal = sampling.signal_of(np.stack([full, full]), (None, *target), like)
     signal.pairs[..., 1] = signal.pairs[..., 0]
     return signal.evolve(profile=_profile(full), measured=False)
 
 
 def _profile(full: Array) -> dict[int, Array]:
-    # A profile says of the mean, too, that it varies: as a mask's, not as a code's.
+    # A profile also means that the mean varies, as in a mask, unlike a position code.
     if full.size and full.min() < 0 < full.max():
         return {}
     squares = full**2
@@ -102,9 +102,9 @@ def _profile(full: Array) -> dict[int, Array]:
 def with_constants(
     inputs: tuple[Signal, ...], arguments: Arguments
 ) -> tuple[tuple[Signal, ...], Arguments]:
-    """Return a layer's inputs with the arrays that stand in a row with signals.
+    """Return a layer's inputs, including arrays that are in a list with signals.
 
-    `Add()([x, table])`: a rule is given the table as a signal, like all that is added.
+    In `Add()([x, table])`, a rule receives the table as a signal, like x.
     """
     args, kwargs = arguments
     row = args[0] if args else None
@@ -116,8 +116,8 @@ def with_constants(
     lifted = [
         x if isinstance(x, Signal) or x is None else constant(x, like) for x in row
     ]
-    rest = keras.tree.flatten((args[1:], kwargs))
-    signals = [x for x in (*lifted, *rest) if isinstance(x, Signal)]
+    leaves = keras.tree.flatten((args[1:], kwargs))
+    signals = [x for x in (*lifted, *leaves) if isinstance(x, Signal)]
     return tuple(signals), ((lifted, *args[1:]), kwargs)
 
 
@@ -137,7 +137,7 @@ def operands(context: RuleContext, *names: str) -> list[Operand]:
     """Return the arguments of a call in the order of `names`: signals, numbers, arrays.
 
     Raises:
-        UnknownLayer: an array meets each input of the batch with other values.
+        UnknownLayer: an array has different values for the inputs of the batch.
     """
     values = named(context, *names)
     rank = max(len(value.shape) for value in values if isinstance(value, Signal))

@@ -1,7 +1,7 @@
-"""Measures what trained weights read of a batch first.
+"""Measures a batch where trained weights read it first.
 
-Everything that is computed from a model's inputs without weights that training changes
-is computed on the batch: preprocessing, and frozen layers.
+Everything that a model computes from its inputs without trainable weights, that is
+preprocessing and frozen layers, is computed on the batch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOISE = frozenset(
 def given_by(
     model: Any, graph: Graph, shapes: Sequence[tuple[str, Shape]], x: Any
 ) -> Given:
-    """Return what a batch says of the tensors that trained weights read first.
+    """Return the moments, on a batch, of the tensors that trained weights read first.
 
     Args:
         model: a built model.
@@ -56,13 +56,13 @@ def given_by(
         for call in graph.calls:
             reading.run(call)
     measured = tuple(reading.measured.values())
-    for one in measured:
-        _check_not_zero(one)
+    for moments in measured:
+        _check_not_zero(moments)
     return Given(inputs, reading.outputs, reading.read, measured)
 
 
 class _Reading:
-    """The tensors that can be computed on a batch, and what is read of them.
+    """The tensors that can be computed on a batch, and the moments that are read.
 
     Attributes:
         inputs: the moments of the model's inputs, by their numbers.
@@ -81,10 +81,10 @@ class _Reading:
 
     def run(self, call: Call) -> None:
         """Compute a call, or measure what it reads where that is not to be done."""
-        made = _computed(call, self._values)
-        if made is not None:
-            self._values.update(zip(call.outputs, made, strict=True))
-            places = [(call, place) for place in range(len(made))]
+        outputs = _computed(call, self._values)
+        if outputs is not None:
+            self._values.update(zip(call.outputs, outputs, strict=True))
+            places = [(call, place) for place in range(len(outputs))]
             self._makers.update(zip(call.outputs, places, strict=True))
         elif _looks_up(call) and call.inputs[0] in self._values:
             alike = _alike(self._values[call.inputs[0]])
@@ -97,10 +97,10 @@ class _Reading:
                     self.read.setdefault(id(call.operation), moments)
 
     def _moments(self, number: int) -> MeasuredMoments | None:
-        """Return the moments of a tensor; None of one that the batch does not give."""
-        known = self.measured.get(number)
-        if known is not None:
-            return known if isinstance(known, MeasuredMoments) else None
+        """Return the moments of a tensor; None if it depends on trained weights."""
+        measured = self.measured.get(number)
+        if measured is not None:
+            return measured if isinstance(measured, MeasuredMoments) else None
         moments = self.inputs.get(number)
         if number in self._makers:
             maker, place = self._makers[number]
@@ -116,18 +116,18 @@ def _leaves(shapes: Sequence[tuple[str, Shape]], x: Any) -> list[Any]:
     """Return the arrays of a batch, in the order of the model's inputs."""
     names = [name for name, _ in shapes]
     if isinstance(x, Mapping) and set(names) <= set(x):
-        found = [x[name] for name in names]
+        arrays = [x[name] for name in names]
     else:
-        found = keras.tree.flatten(x)
-    if len(found) != len(shapes):
+        arrays = keras.tree.flatten(x)
+    if len(arrays) != len(shapes):
         raise ValueError(
             f"`x` must have an array for each of the model's inputs, "
-            f"{', '.join(map(repr, names))}. Received: {len(found)} of them. Pass a "
+            f"{', '.join(map(repr, names))}. Received: {len(arrays)} of them. Pass a "
             "list in this order, or a dict by these names."
         )
     leaves = [
-        _checked(name, shape, one)
-        for (name, shape), one in zip(shapes, found, strict=True)
+        _checked(name, shape, array)
+        for (name, shape), array in zip(shapes, arrays, strict=True)
     ]
     lengths = {len(leaf) for leaf in leaves}
     if len(lengths) > 1:
@@ -168,16 +168,17 @@ def _checked(name: str, shape: Shape, leaf: Any) -> Any:
     return values
 
 
-def _check_not_zero(one: MeasuredMoments | SharedTokens) -> None:
-    if isinstance(one, MeasuredMoments) and not one.second > 0:
+def _check_not_zero(moments: MeasuredMoments | SharedTokens) -> None:
+    if isinstance(moments, MeasuredMoments) and not moments.second > 0:
         raise ValueError(
             f"`x` must tell how large inputs are. Received: a batch that is 0 at "
-            f"{one.name!r}, wherever a layer with weights reads it. Pass other inputs."
+            f"{moments.name!r}, wherever a layer with weights reads it. Pass other "
+            "inputs."
         )
 
 
 def _computed(call: Call, values: Mapping[int, Any]) -> list[Any] | None:
-    """Return what a call makes of the batch; None where that is not to be run."""
+    """Return the outputs of a call on the batch; None if it must not be run."""
     symbols = call.node.input_tensors
     if not call.inputs or len(symbols) != len(call.inputs) or not _is_fixed(call):
         return None
@@ -188,12 +189,12 @@ def _computed(call: Call, values: Mapping[int, Any]) -> list[Any] | None:
         for number, symbol in zip(call.inputs, symbols, strict=True)
     }
     args, kwargs = call.node.arguments.fill_in(by_symbol)
-    made = keras.tree.flatten(call.operation(*args, **kwargs))
-    return [_as_array(one) for one in made]
+    outputs = keras.tree.flatten(call.operation(*args, **kwargs))
+    return [_as_array(output) for output in outputs]
 
 
 def _is_fixed(call: Call) -> bool:
-    """Whether training changes nothing of what a call computes."""
+    """Whether training does not change what a call computes."""
     if type(call.operation).__name__ in _NOISE:
         return False
     if call.owner is not None or call.kernel is not None:

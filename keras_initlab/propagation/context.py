@@ -19,21 +19,21 @@ ActivationLike: TypeAlias = str | Callable[..., Any] | Layer
 
 
 class UnknownLayer(LookupError):
-    """No rule says what a layer does to a signal; it is then measured on a sample."""
+    """No rule predicts a layer's output; it is then measured on a sample."""
 
 
 class RuleContext(Protocol):
     """The prediction, as a rule sees it.
 
     A rule is a function `rule(layer, *inputs, context)` that returns a signal, or a
-    tuple of them where the layer has several outputs. It knows the mathematics of its
-    layer; what it has to know of the model it asks its context:
+    tuple of them if the layer has several outputs. It holds the mathematics of its
+    layer, and asks its context for what it needs from the model:
 
     - which mode the model is in: `training`, `from_values`;
     - how the layer was called: `arguments`;
     - the layer's weights: `weight`, `optional_weight`, and `kernel` for one that
       multiplies a signal and that a scheme may choose;
-    - what the layers inside it make: `call`, `outputs`, `activate`, `note`, `scope`.
+    - the outputs of layers inside it: `call`, `outputs`, `activate`, `note`, `scope`.
     """
 
     @property
@@ -71,7 +71,7 @@ class RuleContext(Protocol):
         """Return all outputs of an inner layer."""
 
     def activate(self, x: Signal, activation: ActivationLike) -> Signal:
-        """Return the signal behind an activation; an unknown one is measured."""
+        """Return the signal after an activation; an unknown one is measured."""
 
     def note(self, layer: Layer, output: Signal) -> None:
         """Record a call of an inner layer whose output the rule has found itself."""

@@ -1,6 +1,6 @@
 """Which rule predicts a layer's or an operation's output.
 
-Rules register here and stand in `rules/`, one file a family.
+Rules are registered here and defined in `rules/`, one file for each family.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def _by_type(layer: Layer, *inputs: Signal, context: RuleContext) -> Signals:
 
 
 def output_moments(layer: Layer, *inputs: Signal, context: RuleContext) -> Signals:
-    """Return the signal (or a tuple of them) that `layer` makes of `inputs`.
+    """Return the signal (or a tuple of them) at the output of `layer` for `inputs`.
 
-    A rule holds for the class that it is registered for and for subclasses that leave
-    `call` alone; one that overrides it may do anything. Register a rule of your own
-    in a line, for `propagate` and `rewrite_initializers` to use:
+    A rule applies to the class for which it is registered and to subclasses that do not
+    override `call`. You can register your own in one line; `propagate` and
+    `rewrite_initializers` then use it:
 
     >>> from keras_initlab.propagation import affine, output_moments
     >>> class Halve(keras.layers.Layer):
@@ -84,7 +84,7 @@ output_moments.register = register  # type: ignore[attr-defined]
 def layer_rule(*names: str) -> Callable[[R], R]:
     """Register a rule for the layers of those names in `keras.layers`.
 
-    A name that this version of Keras has not got yet is passed over.
+    Names that this version of Keras does not have are skipped.
     """
 
     def decorate(rule: R) -> R:
@@ -125,9 +125,9 @@ def operation_rule_of(operation: Operation) -> Rule:
 def mirror_rule(*layers: str, operations: tuple[str, ...] = ()) -> Callable[[M], M]:
     """Register what layers (and operations) do to units that come in pairs.
 
-    Such a rule stands beside the rule for the layer. It is called as
-    `rule(layer, inputs, output, context)`, where all inputs have mirrors, and returns
-    the output's mirror, or None where its units are no pairs.
+    Such a rule supplements the rule for the layer. It is called as
+    `rule(layer, inputs, output, context)` if all inputs have mirrors, and returns the
+    output's mirror, or None if its units are not pairs.
     """
 
     def decorate(rule: M) -> M:

@@ -10,11 +10,11 @@ from keras_initlab.model.graph import Call, Graph
 
 
 class FlatGraph:
-    """Numbers tensors across nested graphs, and lists the calls that make them.
+    """Numbers the tensors of nested graphs, and lists the calls that compute them.
 
     Attributes:
-        opened: the tensors that the last call made, where the walk has opened it; None
-            where it is a call of the flat graph itself.
+        opened: the outputs of the last call, if the walk has opened it; None if it is a
+            call of the flat graph itself.
     """
 
     def __init__(self) -> None:
@@ -53,11 +53,11 @@ class FlatGraph:
         self._ends = (inputs, self.opened or ())
 
     def outputs_of(self, call: Call, prefix: str, key: str) -> tuple[int, ...]:
-        """Return the numbers of an open call's outputs, adding it where it is one.
+        """Return the numbers of an open call's outputs; add the call if it is one.
 
         Args:
             call: a call of the graph of a layer whose path is `prefix`.
-            key: what tells it from all others, in this walk and in the next.
+            key: identifies the call in this walk and in the next.
         """
         if self.opened is not None and len(self.opened) == len(call.outputs):
             return self.opened
@@ -70,7 +70,7 @@ class FlatGraph:
 
     @contextmanager
     def whole_or_none(self) -> Iterator[None]:
-        """Drop the calls inside where they fail."""
+        """Drop the calls inside if they fail."""
         count = len(self._calls)
         try:
             yield

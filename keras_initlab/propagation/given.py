@@ -1,7 +1,6 @@
-"""What a batch says of the signal where weights read it first: its moments there.
+"""The moments of a batch where trained weights read it first.
 
-They stand for what a rule makes of assumed inputs; see `batch_moments` for how they
-are measured.
+They replace those that follow from assumed inputs; `batch_moments` measures them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from keras_initlab.model.preprocessing import Output
 from keras_initlab.propagation.signal import Shape, Signal
 
 Array = NDArray[np.float64]
-# The signal that stands for the one which a rule gives.
+# Returns the signal that replaces the one predicted by a rule.
 Stand = Callable[[Signal], Signal]
 
 
@@ -70,7 +69,7 @@ class MeasuredMoments:
 
 @dataclass(frozen=True, eq=False)
 class SharedTokens:
-    """How often two tokens of a batch are the same one.
+    """How often two tokens of a batch are equal.
 
     Attributes:
         name: the path of the embedding that looks them up.
@@ -98,13 +97,13 @@ class SharedTokens:
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What a batch says of a model's inputs, and of what preprocessing makes of them.
+    """The moments of a model's inputs on a batch, before and after preprocessing.
 
     Attributes:
-        inputs: of the model's inputs, None of one that is no tensor of numbers.
-        outputs: what stands for outputs of the calls in the flat graph.
-        read: what layers that learn read of the batch, by the layers' ids.
-        measured: all that was measured, each tensor once.
+        inputs: of the model's inputs; None for one that is not a tensor of numbers.
+        outputs: of outputs of calls in the flat graph, which they replace.
+        read: of the inputs of layers that learn, by the layers' ids.
+        measured: all that were measured, each tensor once.
     """
 
     inputs: Sequence[MeasuredMoments | None]
@@ -115,8 +114,8 @@ class Given:
     @property
     def lines(self) -> list[str]:
         """A sentence for each tensor that was measured."""
-        lines = [str(one) for one in self.measured]
-        if any(one.count < 2 for one in self.measured):
+        lines = [str(moments) for moments in self.measured]
+        if any(moments.count < 2 for moments in self.measured):
             lines.append(
                 "a batch of one does not show how alike two inputs are: their cosine "
                 "is taken from the mean"
@@ -128,33 +127,33 @@ class Given:
         """The moments that were measured, as flat dicts."""
         return [
             {
-                "input": one.name,
+                "input": moments.name,
                 "source": "measured",
-                "count": one.count,
-                "mean": one.mean,
-                "variance": one.variance,
-                "second_moment": one.second,
-                "input_cosine": one.cosine,
+                "count": moments.count,
+                "mean": moments.mean,
+                "variance": moments.variance,
+                "second_moment": moments.second,
+                "input_cosine": moments.cosine,
             }
-            for one in self.measured
-            if isinstance(one, MeasuredMoments)
+            for moments in self.measured
+            if isinstance(moments, MeasuredMoments)
         ]
 
     def signals(self, shapes: Sequence[Shape], scale: float) -> list[Signal]:
         """Return the signals of the inputs, `scale` times as large in the square."""
         return [
             Signal.independent(shape, 0.0, scale)
-            if one is None
-            else one.signal(shape, scale)
-            for shape, one in zip(shapes, self.inputs, strict=True)
+            if moments is None
+            else moments.signal(shape, scale)
+            for shape, moments in zip(shapes, self.inputs, strict=True)
         ]
 
     def stands(self, scale: float) -> dict[Output, Stand]:
-        """Return what stands for outputs of preprocessing, by these."""
+        """Return the signals that replace outputs of preprocessing."""
 
-        def stand(one: MeasuredMoments | SharedTokens) -> Stand:
-            if isinstance(one, SharedTokens):
-                return one.applied
-            return lambda signal: one.signal(signal.shape, scale)
+        def stand(moments: MeasuredMoments | SharedTokens) -> Stand:
+            if isinstance(moments, SharedTokens):
+                return moments.applied
+            return lambda signal: moments.signal(signal.shape, scale)
 
-        return {output: stand(one) for output, one in self.outputs.items()}
+        return {output: stand(moments) for output, moments in self.outputs.items()}

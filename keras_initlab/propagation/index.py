@@ -24,17 +24,17 @@ class ModelIndex:
         paths: of layers inside the model.
         parents: the layers around each, outermost first.
         moments: of the weights that were asked for.
-        given: of weights that a scheme will draw so.
+        prescribed: of weights that a scheme will draw with them.
         configs: of layers without weights, as text; None where there is none.
         graph: the model's, None where it has none.
-        standard: the outputs of its preprocessing that are taken for standardised,
+        standard: the outputs of its preprocessing that are assumed to be standardised,
             with the paths of what makes them; None while that is not known.
     """
 
     paths: dict[int, str] = field(default_factory=dict)
     parents: dict[int, tuple[Layer, ...]] = field(default_factory=dict)
     moments: dict[Key, WeightMoments] = field(default_factory=dict)
-    given: dict[Key, WeightMoments] = field(default_factory=dict)
+    prescribed: dict[Key, WeightMoments] = field(default_factory=dict)
     configs: dict[int, str | None] = field(default_factory=dict)
     graph: graph.Graph | None = None
     standard: dict[Output, str] | None = None

@@ -1,4 +1,4 @@
-"""What becomes of units that come in pairs, layer by layer."""
+"""Units that come in pairs, followed layer by layer."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def moved_by_rule(
     output: Signal,
     context: RuleContext,
 ) -> Mirror | None:
-    """Return the mirror behind a layer that moves or averages positions.
+    """Return the mirror after a layer that moves or averages positions.
 
     It does to differences what it does to the units themselves.
     """

@@ -1,4 +1,4 @@
-"""What no rule knows: run on a sample of the predicted moments, and measured."""
+"""Layers without a rule are run on a sample of the predicted moments, and measured."""
 
 from __future__ import annotations
 
@@ -225,10 +225,10 @@ _KEEPING = frozenset(
 
 
 class Sampler:
-    """Measures what no rule predicts, and keeps which signals came of it.
+    """Measures what no rule predicts, and remembers which signals were measured.
 
-    A sample of a signal is made as the signal was: from samples of what it was
-    computed from, as long as no weights or chance come in between.
+    A sample of a signal is computed as the signal was, from samples of its inputs, as
+    long as no weights or random draws are involved.
     """
 
     def __init__(self, training: bool) -> None:

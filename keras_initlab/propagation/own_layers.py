@@ -1,4 +1,4 @@
-"""Layers of the user's own: their weights during a prediction."""
+"""The user's own layers: their weights during a prediction."""
 
 from __future__ import annotations
 
@@ -34,15 +34,14 @@ def seen_inside(layer: Layer, arguments: Arguments, training: bool) -> OwnGraph 
         return None  # it is opened without its weights, or measured
 
 
-def operands_of(layer: Layer, own: OwnGraph, book: WeightBook) -> dict[int, Any]:
-    """Return what stands for a layer's weights in its graph, by their numbers there.
+def operands_of(layer: Layer, own_graph: OwnGraph, book: WeightBook) -> dict[int, Any]:
+    """Return the operands for a layer's weights in its graph, by their numbers there.
 
-    A view of a weight that is trained; of any other its values, which are no random
-    draw.
+    A view for a trained weight; for any other its values, as they are not drawn.
     """
     variables = held_weights(layer)
     operands: dict[int, Any] = {}
-    for number, name in own.weights.items():
+    for number, name in own_graph.weights.items():
         variable = variables[name]
         scale = book.scale(layer, name)
         values = variable.value if scale == 1.0 else variable.value * scale
@@ -55,9 +54,9 @@ def scales_of(layer: Layer, book: WeightBook) -> dict[int, float]:
     """Return what weights in a layer are to be multiplied by, by their ids."""
     layers = [layer, *(place.layer for place in every_place(layer))]
     scales = {
-        id(variable): book.scale(own, name)
-        for own in layers
-        for name, variable in held_weights(own).items()
+        id(variable): book.scale(holder, name)
+        for holder in layers
+        for name, variable in held_weights(holder).items()
     }
     return {key: scale for key, scale in scales.items() if scale != 1.0}
 
@@ -82,8 +81,8 @@ def multiplied(
     """
     flat = keras.tree.flatten(arguments)
     (view,) = (x for x in flat if isinstance(x, WeightView))
-    drawn = np.random.default_rng(0).standard_normal(view.shape)
-    unit = keras.ops.convert_to_tensor(drawn, dtype=view.values.dtype)
+    random = np.random.default_rng(0).standard_normal(view.shape)
+    unit = keras.ops.convert_to_tensor(random, dtype=view.values.dtype)
     args, kwargs = keras.tree.map_structure(
         lambda x: unit if x is view else x, arguments
     )

@@ -37,51 +37,51 @@ def propagate(
     *,
     from_weights: bool = False,
 ) -> list[LayerStats]:
-    """Predict the signal at every layer, and the gradient that comes back: no data.
+    """Predict the signal at every layer, and the gradient there, without data.
 
     The moments of the inputs are followed through the model's graph: nested models,
-    shared layers, bare `keras.ops`, several inputs and outputs. Weights count as their
-    layers' initializers draw them, on average over draws and for layers that are not
-    narrow. Backward, each output starts with a gradient of second moment 1 for each
-    input; gradients of several paths are taken for independent.
+    shared layers, bare `keras.ops`, several inputs and outputs. Weights count as drawn
+    by their layers' initializers, on average over draws; layers are assumed not to be
+    narrow. Going backward, each output starts with a gradient of second moment 1 for
+    each input; gradients of several paths are assumed to be independent.
 
-    Inputs of which nothing is said are taken for standardised where the first layers
-    with weights read them: whatever stands before those (Rescaling, `x / 255`,
-    augmentation) is there to standardise, and makes mean 0 and variance 1 of inputs of
-    any scale. With `mean` or `variance` it does to them what it does to numbers.
-    Inputs are taken for independent in all their elements: between neighbours, too.
-    Inputs of an `Embedding` are tokens, all equally likely. A subclassed model or
-    layer that holds other layers is opened by running its `call` on symbols; where it
-    needs numbers for sizes that are not known, these are taken for 64. A layer
-    without a rule is run on a Gaussian sample of the predicted moments: its figures,
-    and they alone, have `source="measured"`. Of a model without a call, trained by its
-    `train_step` (VAEs, GANs), each model that it holds is followed for itself.
+    Without `mean` and `variance`, the signal is assumed to be standardised where the
+    first layers with weights read it: whatever comes before them (Rescaling, `x / 255`,
+    augmentation) is there to standardise inputs of any scale. With `mean` or
+    `variance`, these preprocessing layers are followed like any others. All elements of
+    an input are assumed to be independent, neighbouring ones too. Inputs of an
+    `Embedding` are tokens, all equally likely. A subclassed model or layer that holds
+    other layers is traced by running its `call` on symbolic tensors; if that needs
+    numbers for unknown sizes, 64 is used. A layer without a rule is run on a Gaussian
+    sample with the predicted moments; only its figures have `source="measured"`. In a
+    model without a `call`, trained by its `train_step` (VAEs, GANs), each model that it
+    holds is followed separately.
 
     Args:
         model: a built model.
         mean, variance: of the inputs: a number for all, a sequence, or a dict by the
-            inputs' names; 0 and 1 where only the other is given.
-        training: whether dropout drops and batches are normalised by their own
-            statistics.
-        from_weights: take the moments of the weights' values as they are now.
+            inputs' names; 0 and 1 if only the other is given.
+        training: whether dropout is active and batch normalisation uses the statistics
+            of the batch.
+        from_weights: use the moments of the weights' current values instead.
 
     Returns:
         A `LayerStats` for each call of a layer, in the order of the calls: shape,
         mean, variance, second_moment, batch_variance, input_cosine,
         gradient_second_moment at the output, weight and weight_gradient_second_moment
-        (of the layer's kernel, for one input; of a shared one all calls' together,
-        taken for independent). What no rule knows is None.
+        (of the layer's kernel, for one input; for a shared kernel, the sum over all
+        calls, which are assumed to be independent). What no rule predicts is None.
 
     Raises:
-        TypeError: `model` is no Keras model.
+        TypeError: `model` is not a Keras model.
         ValueError: a model that is not built or whose input shapes are unknown,
-            moments that are not finite or a negative variance, a rule that fails (the
+            moments that are not finite, a negative variance, a rule that fails (the
             message names the layer). The model is never changed.
 
     >>> model = keras.Sequential([keras.Input((100,)),
     ...     keras.layers.Dense(100, "relu", kernel_initializer="he_normal"),
     ...     keras.layers.Dense(100, "relu", kernel_initializer="he_normal")])
-    >>> [round(one.second_moment, 6) for one in propagate(model)]
+    >>> [round(stats.second_moment, 6) for stats in propagate(model)]
     [1.0, 1.0]
 
     Source: Poole et al. 2016; Schoenholz et al. 2017; Bingham & Miikkulainen 2023
@@ -105,7 +105,7 @@ def propagate(
 
 
 class Forward:
-    """A prediction that has run: its records, its stats, what it had to assume."""
+    """A finished prediction: its records, its stats, its assumptions."""
 
     def __init__(self, propagation: Propagation, outputs: list[Signal]) -> None:
         self.propagation = propagation
@@ -113,12 +113,12 @@ class Forward:
 
     @property
     def measured(self) -> list[LayerStats]:
-        """What was measured on a sample, for want of a rule."""
+        """The layers that were measured on a sample, because they have no rule."""
         return [stat for stat in self.stats if stat.source == "measured"]
 
     @property
     def assumptions(self) -> list[str]:
-        """What was assumed of composite layers, or why they were not opened."""
+        """What was assumed about composite layers, or why they were not opened."""
         sentences = [
             f"{path} is measured as a whole: {reason}"
             for path, reason in self.propagation.refusals.items()
@@ -154,38 +154,26 @@ def run_forward(
     training: bool = True,
     *,
     from_weights: bool = False,
-    drawn: Collection[Key] = (),
+    redrawn: Collection[Key] = (),
     designer: Designer | None = None,
     input_scale: float = 1.0,
-    known: ModelIndex | None = None,
+    index: ModelIndex | None = None,
     given: Given | None = None,
 ) -> Forward:
     """Check the arguments and run the prediction; see `propagate`.
 
-    With `from_weights` the weights in `drawn` count as their initializers draw them.
-    `input_scale` multiplies the inputs' second moments; `known` is what an earlier
-    prediction of the model found; `given` is what a batch says of the inputs.
+    With `from_weights` those in `redrawn` count as their initializers draw them.
+    `input_scale` multiplies the inputs' second moments; `index` is what an earlier
+    prediction of the model has read of it; `given` is what a batch says of the inputs.
     """
     shapes = input_shapes(model)
     standardise = mean is None and variance is None
-    quantised = quantised_layers(model) if from_weights else []
-    if quantised:
-        raise ValueError(
-            "`from_weights` needs weights that are floating-point numbers. Received: "
-            f"{model.name!r}, with quantised weights in {quantised[0]!r}. Measure it "
-            "on a batch, or predict before `quantize`."
-        )
-    mean = 0.0 if mean is None else mean
-    variance = 1.0 if variance is None else variance
-    means = _per_input("mean", mean, shapes, minimum=-math.inf)
-    variances = _per_input("variance", variance, shapes, minimum=0.0)
-    inputs = [
-        Signal.independent(shape, math.sqrt(input_scale) * m, input_scale * v)
-        for (_, shape), m, v in zip(shapes, means, variances, strict=True)
-    ]
+    if from_weights:
+        _check_not_quantised(model)
+    inputs = _independent_inputs(shapes, mean, variance, input_scale)
     if given is not None:
         inputs = given.signals([shape for _, shape in shapes], input_scale)
-    known = known or index_of(model)
+    index = index or index_of(model)
 
     def standard(signal: Signal) -> Signal:
         return Signal.independent(signal.shape, 0.0, input_scale)
@@ -195,10 +183,10 @@ def run_forward(
             model,
             bool(training),
             from_values=from_weights,
-            drawn=drawn,
+            redrawn=redrawn,
             designer=designer,
             standing=standing,
-            known=known,
+            index=index,
         )
         with np.errstate(all="ignore"):
             return Forward(propagation, propagation.run(inputs))
@@ -207,13 +195,40 @@ def run_forward(
         return forward(designer, given.stands(input_scale))
     if not standardise:
         return forward(designer, {})
-    if known.standard is None:
+    if index.standard is None:
         # Composite layers have to be opened to see where weights come first.
         plain = forward(None, {})
-        known.standard = standardised(plain.propagation.flat_graph)
-        if designer is None and not known.standard:
+        index.standard = standardised(plain.propagation.flat_graph)
+        if designer is None and not index.standard:
             return plain
-    return forward(designer, dict.fromkeys(known.standard, standard))
+    return forward(designer, dict.fromkeys(index.standard, standard))
+
+
+def _check_not_quantised(model: Any) -> None:
+    quantised = quantised_layers(model)
+    if quantised:
+        raise ValueError(
+            "`from_weights` needs weights that are floating-point numbers. Received: "
+            f"{model.name!r}, with quantised weights in {quantised[0]!r}. Measure it "
+            "on a batch, or predict before `quantize`."
+        )
+
+
+def _independent_inputs(
+    shapes: list[tuple[str, Any]],
+    mean: Moment | None,
+    variance: Moment | None,
+    scale: float,
+) -> list[Signal]:
+    """Return inputs of these moments, `scale` times as large in the square."""
+    mean = 0.0 if mean is None else mean
+    variance = 1.0 if variance is None else variance
+    means = _per_input("mean", mean, shapes, minimum=-math.inf)
+    variances = _per_input("variance", variance, shapes, minimum=0.0)
+    return [
+        Signal.independent(shape, math.sqrt(scale) * m, scale * v)
+        for (_, shape), m, v in zip(shapes, means, variances, strict=True)
+    ]
 
 
 def input_shapes(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
@@ -320,8 +335,8 @@ def _stats(
 def _totals(weights: Sequence[_Weight | None]) -> dict[int, float | None]:
     """Return the second moment of each kernel's gradient, by the kernel's id.
 
-    The sum over all calls, whose shares are taken for independent; None where no rule
-    tells that of one, or no gradient comes back to any.
+    It is the sum over all calls, whose gradients are assumed to be independent; None if
+    no rule predicts one of them, or no gradient reaches any.
     """
     shares: dict[int, dict[int | None, float | None]] = {}
     for weight in weights:
@@ -331,8 +346,8 @@ def _totals(weights: Sequence[_Weight | None]) -> dict[int, float | None]:
             calls[weight.call] = weight.gradient
     totals: dict[int, float | None] = {}
     for variable, calls in shares.items():
-        known = [share for share in calls.values() if share is not None]
-        totals[variable] = sum(known) if known and None not in calls else None
+        present = [share for share in calls.values() if share is not None]
+        totals[variable] = sum(present) if present and None not in calls else None
     return totals
 
 

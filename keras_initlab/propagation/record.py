@@ -1,4 +1,4 @@
-"""What a walk says of each call of a layer, and the error where it can say nothing."""
+"""The record of each call of a layer in a walk, and the errors of a walk."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ def reopened(shape: Shape, assumed: Shape, batch: Shape) -> Shape:
 def fits(shape: Shape, shapes: list[Shape]) -> bool:
     """Whether a tensor has the one shape of some, as far as its sizes are known."""
     return len(shapes) == 1 == len({len(shape), len(shapes[0])}) and all(
-        size in (None, own) for own, size in zip(shape, shapes[0], strict=True)
+        size in (None, length) for length, size in zip(shape, shapes[0], strict=True)
     )

@@ -1,4 +1,4 @@
-"""Calls that give the very same tensor, predicted once."""
+"""Calls that return equal tensors, which are predicted once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from keras_initlab.propagation.signal import Signal, Signals
 
 
 class Repeats:
-    """Results by what makes calls equal: the layer's kind and its inputs.
+    """Results by the kind of layer and its inputs, for calls that are equal.
 
-    A shared layer on one input, or two layers without weights or chance and of one
-    config, give one result, and what is computed from both is fully correlated.
+    A shared layer on one input, or two deterministic layers without weights and with
+    equal configs, have one result, so that their correlation is exact.
     """
 
     def __init__(self, configs: dict[int, str | None]) -> None:
@@ -26,7 +26,7 @@ class Repeats:
     def key(
         self, layer: Layer, inputs: tuple[Signal, ...], arguments: Arguments
     ) -> Hashable | None:
-        """Return what equal calls have in common; None for a call like no other."""
+        """Return a key that equal calls share; None for a call that is unique."""
         if getattr(layer, "seed_generator", None) is not None:
             return None  # each call draws anew
         if any(hasattr(x, "shape") for x in beside_signals(arguments)):
@@ -50,16 +50,16 @@ class Repeats:
         if key is not None:
             self._results.setdefault(key, []).append((layer, result))
 
-    def _alike(self, layer: Layer, other: Layer) -> bool:
+    def _alike(self, layer: Layer, twin: Layer) -> bool:
         """Say whether two layers of one class, without weights, compute the same.
 
-        Configs are read only now: most calls are like no other, and on PyTorch and
-        JAX the first `get_config` makes Keras import TensorFlow.
+        Configs are read only now: most calls are unique, and on PyTorch and JAX the
+        first `get_config` makes Keras import TensorFlow.
         """
-        if layer is other:
+        if layer is twin:
             return True
         config = self._config(layer)
-        return config is not None and config == self._config(other)
+        return config is not None and config == self._config(twin)
 
     def _config(self, layer: Layer) -> str | None:
         if id(layer) not in self._configs:

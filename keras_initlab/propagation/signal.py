@@ -1,10 +1,10 @@
-"""Signal: what is known of a tensor before any data has been seen.
+"""Signal: what is known about a tensor before any data has been seen.
 
-A random network treats the units of a layer alike, the positions of a map alike and
-the inputs of a batch alike, on average over its weights. So a tensor is described by
+On average over its weights, a random network treats all units of a layer alike, all
+positions of a map alike and all inputs of a batch alike. So a tensor is described by
 its mean and by the second moment of two of its elements, which may differ in unit, in
-position, in input or in several of these: eight numbers. What breaks the symmetry,
-borders that padding has thinned and parts that were joined, is kept as a profile.
+position, in input or in several of these: eight numbers. What breaks the symmetry, such
+as borders with padding and concatenated parts, is kept as a profile.
 """
 
 from __future__ import annotations
@@ -71,21 +71,21 @@ class Gradient:
         )
         return self.position / (uneven or 1.0)
 
-    def plus(self, other: Gradient) -> Gradient:
+    def plus(self, gradient: Gradient) -> Gradient:
         """Return the sum of two independent gradients."""
-        total = self.second + other.second
+        total = self.second + gradient.second
         profile = {}
         if total > 0:
-            for axis in {*self.profile, *other.profile}:
-                own = self.profile.get(axis, np.float64(1.0))
-                its = other.profile.get(axis, np.float64(1.0))
-                mixed = (self.second * own + other.second * its) / total
+            for axis in {*self.profile, *gradient.profile}:
+                own_profile = self.profile.get(axis, np.float64(1.0))
+                added = gradient.profile.get(axis, np.float64(1.0))
+                mixed = (self.second * own_profile + gradient.second * added) / total
                 profile[axis] = np.asarray(mixed)
         return Gradient(
             total,
-            self.position + other.position,
+            self.position + gradient.position,
             profile,
-            self.inputs + other.inputs,
+            self.inputs + gradient.inputs,
         )
 
 
@@ -121,10 +121,10 @@ class Mirror:
         base: z, where the tensor is a function of it still, elementwise.
         function: that function f; None for z itself.
         sources: the kernels that made the pairs, by the id of their layer and name.
-        whole: whether the gradient at `odd` finds its way to the tensor itself.
-        back: where gradients go that are asked for alone, if not to `parents`.
-        own: the share of the tensor that the two of a pair do not have in common; the
-            tensor itself, the share included, is Gaussian.
+        whole: whether the gradient at `odd` flows back to the tensor itself.
+        back: where gradients flow that are only asked for, if not to `parents`.
+        unpaired: the part of the tensor in which the two of a pair are independent; the
+            tensor itself, this part included, is Gaussian.
         before: such a tensor and its differences, where this is a function of it.
     """
 
@@ -135,7 +135,7 @@ class Mirror:
     sources: frozenset[tuple[int, str]] = frozenset()
     whole: bool = False
     back: tuple[tuple[Signal, Pull], ...] | None = None
-    own: Signal | None = None
+    unpaired: Signal | None = None
     before: tuple[Signal, Signal] | None = None
 
     def with_units(self, units: tuple[int, ...]) -> Mirror | None:
@@ -143,8 +143,10 @@ class Mirror:
         if self.axis not in units:
             return None
         base = None if self.base is None else self.base.with_units(units)
-        own = None if self.own is None else self.own.with_units(units)
-        return replace(self, odd=self.odd.with_units(units), base=base, own=own)
+        unpaired = None if self.unpaired is None else self.unpaired.with_units(units)
+        return replace(
+            self, odd=self.odd.with_units(units), base=base, unpaired=unpaired
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,10 +240,10 @@ class Origin:
             empty where it is a term of its own.
         base, function: the Gaussian signal that it is an elementwise function of.
         parts, joint: the signals that were concatenated, and along which axis.
-        lineage: the weights between the model's input and here; None where other
-            things, too, tell this signal from others.
-        mirror: how units mirror each other, where they come in pairs.
-        measured: whether a sample was measured on the way, for want of a rule.
+        lineage: the weights between the model's input and here; None if other things,
+            too, distinguish this signal from others.
+        mirror: how units mirror each other, if they come in pairs.
+        measured: whether a layer on the way had no rule and was measured on a sample.
     """
 
     terms: dict[int, tuple[float, Signal]] = field(default_factory=dict)
@@ -310,8 +312,8 @@ class Changes(_MomentChanges, _OriginChanges, _EdgeChanges, total=False):
 class Signal(Moments):
     """A tensor's moments, its origin, and the way of gradients back.
 
-    A rule has to know the moments. Origin and edges are what `algebra` keeps, so that
-    x - x is 0, relu(x) · x is one function of x, and gradients find their way.
+    A rule only needs the moments. `algebra` maintains origin and edges, so that x - x
+    is 0, relu(x) · x is one function of x, and gradients flow back.
 
     Attributes:
         origin: what it was computed from.
@@ -400,7 +402,9 @@ class Signal(Moments):
                 mirror,
                 odd=mirror.odd.with_shape(_at(shape, mirror.axis, mirror.odd)),
                 base=None if mirror.base is None else mirror.base.with_shape(shape),
-                own=None if mirror.own is None else mirror.own.with_shape(shape),
+                unpaired=None
+                if mirror.unpaired is None
+                else mirror.unpaired.with_shape(shape),
             )
         joint = origin.joint
         return self.evolve(
@@ -423,9 +427,9 @@ class Signal(Moments):
         )
 
 
-def _at(shape: Shape, axis: int, other: Moments) -> Shape:
+def _at(shape: Shape, axis: int, source: Moments) -> Shape:
     """Return `shape` with the size of another tensor along an axis."""
-    return tuple(other.shape[a] if a == axis else n for a, n in enumerate(shape))
+    return tuple(source.shape[a] if a == axis else n for a, n in enumerate(shape))
 
 
 def _relabelling(signal: Signal, units: tuple[int, ...]) -> Pull:
@@ -452,11 +456,12 @@ def relabelled(signal: Moments, units: tuple[int, ...]) -> Array:
     for differ in itertools.product((False, True), repeat=len(axes)):
         sizes = zip(axes, differ, strict=True)
         number = math.prod(
-            (signal.shape[axis] or _MANY) - 1 if other else 1 for axis, other in sizes
+            (signal.shape[axis] or _MANY) - 1 if differs else 1
+            for axis, differs in sizes
         )
         if not number:
             continue
-        apart = [axis for axis, other in zip(axes, differ, strict=True) if other]
+        apart = [axis for axis, differs in zip(axes, differ, strict=True) if differs]
         old = (
             int(any(axis in signal.units for axis in apart)),
             int(any(axis not in signal.units for axis in apart)),

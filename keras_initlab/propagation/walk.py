@@ -1,8 +1,8 @@
 """The walk: signals through a model's graph, call by call.
 
-`Propagation` walks and calls rules, which see it as their `RuleContext`. It leaves the
-rest to others: weights and their choice to `WeightBook`, what no rule predicts to
-`Sampler`, equal calls to `Repeats`, the flat graph to `FlatGraph`.
+`Propagation` walks and calls rules, for which it is the `RuleContext`. Other classes do
+the rest: `WeightBook` looks up and chooses weights, `Sampler` measures what no rule
+predicts, `Repeats` finds equal calls, and `FlatGraph` builds the flat graph.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Propagation:
         refusals: why composite layers were run on a sample as a whole, and not opened,
             by their paths.
         assumed: the paths of those whose calls need sizes that are not known.
-        known: the index of the model, for further walks.
+        index: of the model, for further walks.
         signals: of the tensors of the flat graph, by their numbers.
     """
 
@@ -85,10 +85,10 @@ class Propagation:
         training: bool = True,
         *,
         from_values: bool = False,
-        drawn: Collection[Key] = (),
+        redrawn: Collection[Key] = (),
         designer: Designer | None = None,
         standing: Mapping[Output, Stand] | None = None,
-        known: ModelIndex | None = None,
+        index: ModelIndex | None = None,
     ) -> None:
         """Prepare a walk.
 
@@ -96,16 +96,16 @@ class Propagation:
             model: a built model.
             training: see above.
             from_values: whether the weights' values count, not their initializers.
-            drawn: the weights whose initializers count even so.
+            redrawn: the weights whose initializers count even so.
             designer: chooses kernels' moments anew; None leaves them.
             standing: what stands for the signals of outputs of preprocessing.
-            known: what an earlier walk through the model has read of it.
+            index: what an earlier walk through the model has read of it.
         """
         self.model = model
         self.training = training
-        self.known = known or index_of(model)
+        self.index = index or index_of(model)
         self.weights = WeightBook(
-            self.known, from_values=from_values, drawn=drawn, designer=designer
+            self.index, from_values=from_values, redrawn=redrawn, designer=designer
         )
         self.records: list[Record] = []
         self.refusals: dict[str, str] = {}
@@ -113,7 +113,7 @@ class Propagation:
         self.assumed: list[str] = []
         self._standing = standing or {}
         self._flat = FlatGraph()
-        self._repeats = Repeats(self.known.configs)
+        self._repeats = Repeats(self.index.configs)
         self._sampler = Sampler(training)
         self._recording = True
         self._arguments: list[Arguments] = []
@@ -126,8 +126,8 @@ class Propagation:
         numbers = self._flat.fresh(len(inputs))
         self.signals.update(zip(numbers, inputs, strict=True))
         with self._flat.reading(numbers):
-            if self.known.graph is not None:
-                outputs: Signals = tuple(self._walk(self.known.graph, inputs, ""))
+            if self.index.graph is not None:
+                outputs: Signals = tuple(self._walk(self.index.graph, inputs, ""))
             else:
                 arguments = graph.built_arguments(self.model, inputs)
                 outputs = self._call(self.model, tuple(inputs), arguments)
@@ -184,7 +184,7 @@ class Propagation:
         return tuple(keras.tree.flatten(outputs))
 
     def activate(self, x: Signal, activation: ActivationLike) -> Signal:
-        """Return the signal behind a layer's activation, measured if it is unknown."""
+        """Return the signal after a layer's activation, measured if it is unknown."""
         try:
             output = with_mirror(None, (x,), activate(x, activation), self)
         except UnknownLayer:
@@ -197,7 +197,7 @@ class Propagation:
 
     def note(self, layer: Layer, output: Signal) -> None:
         """Record a call of an inner layer, whose output a rule has found itself."""
-        self._record(Record(layer, self.known.path(layer), output))
+        self._record(Record(layer, self.index.path(layer), output))
 
     def origin(self, x: Signal) -> Signal:
         """Return the signal whose values, moved or rescaled, `x` has."""
@@ -249,8 +249,8 @@ class Propagation:
             arguments = call.node.arguments.fill_in(by_symbol)
             read = tuple(x for n in call.inputs if (x := values[n]) is not None)
             if not read:
-                made = computed(call.operation, arguments)
-                held.update(zip(call.outputs, made, strict=True))
+                results = computed(call.operation, arguments)
+                held.update(zip(call.outputs, results, strict=True))
                 continue
             if type(call.operation).__name__ in READ_AS_VIEWS:
                 call = replace(call, kernel=kernel_in(arguments))
@@ -305,7 +305,7 @@ class Propagation:
         if not call.is_layer:
             return self._operate(call, inputs, arguments, shapes)
         path = f"{prefix}/{call.path}" if prefix else call.path
-        self.known.paths.setdefault(id(call.operation), path)
+        self.index.paths.setdefault(id(call.operation), path)
         return self._call(call.operation, inputs, arguments, shapes)
 
     def _call(
@@ -316,7 +316,7 @@ class Propagation:
         shapes: list[Shape] | None = None,
     ) -> Signals:
         """Return the outputs of a layer, and record the call."""
-        record = Record(layer, self.known.path(layer), None)
+        record = Record(layer, self.index.path(layer), None)
         inputs, arguments = with_constants(inputs, arguments)
         self._arguments.append(arguments)
         self._open.append(record)
@@ -364,10 +364,10 @@ class Propagation:
             function = own_function(layer) if len(inputs) == 1 else None
         if function is not None and function.function is not None:
             return with_mirror(None, inputs, apply(inputs[0], function), self)
-        own = seen_inside(layer, arguments, self.training)
-        if own is not None:
+        own_graph = seen_inside(layer, arguments, self.training)
+        if own_graph is not None:
             try:
-                return self._walk_own(layer, own, inputs, path)
+                return self._walk_own(layer, own_graph, inputs, path)
             except PropagationError:
                 if sublayers(layer):
                     raise
@@ -392,16 +392,18 @@ class Propagation:
         )
 
     def _walk_own(
-        self, layer: Layer, own: OwnGraph, inputs: tuple[Signal, ...], path: str
+        self, layer: Layer, own_graph: OwnGraph, inputs: tuple[Signal, ...], path: str
     ) -> Signals:
-        weights = operands_of(layer, own, self.weights)
+        weights = operands_of(layer, own_graph, self.weights)
         self._walked.add(id(layer))
         measured = self._sampler.count
         kernels = [use for use in uses_of(layer).values() if use.multiplies]
         # Of a single kernel, and no layers inside, the layer is one call.
         is_one = not sublayers(layer) and len(kernels) < 2
         with self._flat.forgotten() if is_one else nullcontext():
-            outputs = tuple(self._walk(own.graph, list(inputs), path, weights, layer))
+            outputs = tuple(
+                self._walk(own_graph.graph, list(inputs), path, weights, layer)
+            )
         if is_one:
             self._flat.opened = None
         self._open[-1].measured |= self._sampler.count > measured

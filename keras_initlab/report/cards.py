@@ -30,8 +30,8 @@ class FixedFindings(tuple[Finding, ...]):
 
 def as_html(findings: Sequence[Finding]) -> str:
     """Return findings as a notebook shows them."""
-    told = tally(findings)
-    heading = markup.title(told[0].upper() + told[1:])
+    summary = tally(findings)
+    heading = markup.title(summary[0].upper() + summary[1:])
     return markup.fragment(markup.report([heading, *cards(findings)]))
 
 

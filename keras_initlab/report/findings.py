@@ -107,15 +107,15 @@ def summary(inspection: Inspection) -> str:
 
 def origin(inspection: Inspection) -> list[str]:
     """Return what is known of where an inspection comes from, in a few words each."""
-    told = []
+    parts = []
     if inspection.parameters is not None:
-        told.append(counted(inspection.parameters, "parameter"))
+        parts.append(counted(inspection.parameters, "parameter"))
     if inspection.file is not None:
-        told.append(f"file {inspection.file}")
+        parts.append(f"file {inspection.file}")
     if inspection.origin is not None:
         created, backend = inspection.origin.created, inspection.origin.backend
-        told.append(created.replace("T", " ").replace("+00:00", " UTC"))
+        parts.append(created.replace("T", " ").replace("+00:00", " UTC"))
         said = {"keras": "Keras", "python": "Python", backend: f"backend {backend}"}
         versions = inspection.origin.versions.items()
-        told += [f"{said.get(name, name)} {version}" for name, version in versions]
-    return told
+        parts += [f"{said.get(name, name)} {version}" for name, version in versions]
+    return parts

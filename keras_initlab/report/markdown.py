@@ -99,29 +99,30 @@ def _that_matter(inspection: Inspection) -> list[int]:
     ends = kernels or range(len(layers))
     # The first layer that shows each fault, before all others that have it.
     first = [group.findings[0] for group in grouped(inspection.findings)]
-    told = [*with_consequences(first), *with_consequences(inspection.findings)]
+    ordered = [*with_consequences(first), *with_consequences(inspection.findings)]
     places = {
         layer.layer.split("#")[0]: i for i, layer in reversed([*enumerate(layers)])
     }
     places |= {layer.layer: i for i, layer in enumerate(layers)}
-    found = [places[one.layer] for one in told if one.layer in places]
-    order = [ends[0], ends[-1], *found[: ROWS // 2], *_extremes(layers), *found]
+    of_findings = [places[f.layer] for f in ordered if f.layer in places]
+    front = of_findings[: ROWS // 2]
+    order = [ends[0], ends[-1], *front, *_extremes(layers), *of_findings]
     return sorted([*dict.fromkeys(order)][:ROWS])
 
 
 def _extremes(layers: Sequence[InspectedLayer]) -> Iterator[int]:
     """Yield where figures are the smallest and the largest."""
     for name in _FIGURES:
-        known = []
+        figures = []
         for i, layer in enumerate(layers):
             stats = layer.measured or layer.predicted
             value = getattr(stats, name, None)
             # A NaN is neither small nor large.
             if value is not None and value == value:
-                known.append((value, i))
-        if known:
-            yield min(known)[1]
-            yield max(known)[1]
+                figures.append((value, i))
+        if figures:
+            yield min(figures)[1]
+            yield max(figures)[1]
 
 
 def _with_code(sentence: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_initlab.diagnosis import Finding
-from keras_initlab.files import replacing
+from keras_initlab.files import write_text
 from keras_initlab.report import html, jsonform, markdown, picture, text
 from keras_initlab.report.cards import FixedFindings
 from keras_initlab.stats import LayerStats
@@ -144,9 +144,7 @@ class Inspection:
         Raises:
             OSError: the file cannot be written.
         """
-        page = self.html()
-        with replacing(path) as fresh:
-            fresh.write_text(page, encoding="utf-8", newline="\n")
+        write_text(path, self.html())
 
     def _repr_html_(self) -> str:
         return html.as_fragment(self)

@@ -46,8 +46,8 @@ class Draws:
         self._values: dict[int, tuple[Any, Any]] = {}
         unknown: dict[int, str] = {}
         for number, place in enumerate(places):
-            own = held_weights(place.layer) if own_variables(place.layer) else {}
-            weights = {n: v for n, v in own.items() if id(v) not in self._values}
+            held = held_weights(place.layer) if own_variables(place.layer) else {}
+            weights = {n: v for n, v in held.items() if id(v) not in self._values}
             reason = self._reason_to_leave(place)
             if reason is not None:
                 self._leave(place, weights, reason)
@@ -118,11 +118,11 @@ class Draws:
 
         with self._seeds.repeatable((number,), unless=_is_known(type(layer))):
             origins = origins_of(layer, reseed)
-        made = {id(variable) for variable in variables_made_trainable(layer)}
+        switched = {id(variable) for variable in variables_made_trainable(layer)}
         itself = self._named is not None and self._named[id(layer)]
         unknown = {}
         for name, variable in weights.items():
-            frozen = id(variable) in made and not variable.trainable
+            frozen = id(variable) in switched and not variable.trainable
             if frozen and layer.trainable and not itself:
                 self._leave(place, {name: variable}, "frozen")
                 continue
@@ -131,12 +131,12 @@ class Draws:
                 unknown[name] = variable
                 continue
             row = ResetRow(place.path, name, tuple(variable.shape), draw)
-            value = self._drawn(draw, row, place, variable.dtype, (number, name))
+            value = self._value(draw, row, place, variable.dtype, (number, name))
             self._values[id(variable)] = (variable, value)
             self._rows[id(variable)] = row
         return unknown
 
-    def _drawn(
+    def _value(
         self,
         draw: Draw,
         row: ResetRow,
@@ -169,8 +169,8 @@ class Draws:
         for index, generator in enumerate(seed_generators(place.layer)):
             state = generator.state
             if id(state) not in self._values:
-                own = generator.get_config()["seed"]
-                seed = self._seeds.at((number, "stream", index), own)
+                configured = generator.get_config()["seed"]
+                seed = self._seeds.at((number, "stream", index), configured)
                 first = np.array([seed, 0], dtype=state.dtype)
                 self._values[id(state)] = (state, first)
         for state in recurrent_states(place.layer):

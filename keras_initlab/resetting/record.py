@@ -9,9 +9,7 @@ from typing import Any
 from keras_initlab.model.origins import Draw
 from keras_initlab.plan import describe
 from keras_initlab.tables import Rows, render_table
-
-# How many weights that were left for one reason are named in print.
-_SHOWN = 5
+from keras_initlab.words import by_reason
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,8 @@ class Reset(Rows[ResetRow]):
         ]
 
     def __str__(self) -> str:
-        drawn = [row for row in self.rows if row.reset]
-        title = f"{self.model}: {len(drawn)} of {len(self.rows)} weights drawn again"
+        reset = [row for row in self.rows if row.reset]
+        title = f"{self.model}: {len(reset)} of {len(self.rows)} weights drawn again"
         table = render_table(
             title,
             [
@@ -81,23 +79,12 @@ class Reset(Rows[ResetRow]):
                     str(row.shape),
                     describe(row.initializer, without="seed"),
                 ]
-                for row in drawn
+                for row in reset
             ],
         )
-        return "\n".join([table, *self._left()])
-
-    def _left(self) -> list[str]:
-        """Return a line for each reason to have left weights as they are."""
-        by_reason: dict[str, list[str]] = {}
-        for row in self.rows:
-            if not row.reset:
-                names = by_reason.setdefault(row.note, [])
-                names.append(f"{row.layer}/{row.weight}")
-        lines = []
-        for reason, names in by_reason.items():
-            rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            lines.append(f"left as it is: {', '.join(names[:_SHOWN])}{rest} ({reason})")
-        return lines
+        left = [row for row in self.rows if not row.reset]
+        names = ((row.note, f"{row.layer}/{row.weight}") for row in left)
+        return "\n".join([table, *by_reason("left as it is", names)])
 
     def __repr__(self) -> str:
         return f"<Reset of {len(self.rows)} weights of {self.model!r}; print it>"

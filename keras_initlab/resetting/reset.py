@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +17,7 @@ from keras_initlab.model.keras_internals import (
 from keras_initlab.model.layers import Place, every_place
 from keras_initlab.resetting.draws import Draws
 from keras_initlab.resetting.record import Reset
+from keras_initlab.words import nearest
 
 
 def reset_weights(
@@ -30,38 +30,38 @@ def reset_weights(
 
     The variables stay the same objects, and a compiled model stays compiled: nothing
     is traced again. Moving statistics start anew, too, and so do the random streams of
-    dropout and augmentation; under PyTorch, a Dropout without a seed draws from
-    PyTorch's own stream, which stays. It is what a loop over seeds or folds needs,
-    without the time and memory of a new model for each.
+    dropout and augmentation (but under PyTorch, a Dropout without a seed draws from
+    PyTorch's own stream, which is not reset). Use it in loops over seeds or folds: it
+    saves the time and memory of a new model for each.
 
-    Left as they are, and named in what is returned:
+    These are left as they are, and named in the result:
 
     - frozen layers (`trainable=False`), unless `layers` names them;
-    - quantised layers, and those with LoRA: they hold what was learned before;
-    - the moments that a `Normalization` was adapted to, unless `layers` names it.
+    - quantised layers, and those with LoRA, which hold trained weights;
+    - the moments to which a `Normalization` was adapted, unless `layers` names it.
 
     Args:
         model: a built Keras model, of any kind.
         seed: an int gives every weight a repeatable draw of its own, whatever seed its
             initializer was given. With None weights are drawn as in a new model of the
-            same config: afresh, but for initializers with a seed of their own, which
-            repeat their draw.
+            same config: initializers with their own seed repeat their draw, all others
+            draw anew.
         layers: what to reset instead of everything: a layer, its name or path
-            ("encoder/dense"), or several of these. A name stands for every layer
-            inside that one as well.
-        optimizer: whether the slots of the model's optimizers (moments, velocities)
-            and their step count start anew as well, and the metrics. The learning rate
-            stays what it is.
+            ("encoder/dense"), or several of these. A name also covers every layer
+            inside that one.
+        optimizer: whether to reset the state of the model's optimizers (moments,
+            velocities, step counts) and the metrics as well. The learning rate is not
+            changed.
 
     Returns:
         A `Reset` with a row for each weight; print it.
 
     Raises:
-        TypeError: `model` is no Keras model, `seed` no int, `layers` names something
-            else.
+        TypeError: `model` is not a Keras model, `seed` is not an int, or `layers` holds
+            something else.
         ValueError: the model is not built; a name in `layers` that no layer has; a
-            named layer that cannot be reset; a weight whose initializer does not show;
-            an initializer that fails. The model is then as it was.
+            named layer that cannot be reset; a weight whose initializer cannot be
+            found; an initializer that fails. The model is then unchanged.
 
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     >>> _ = reset_weights(model, seed=0)
@@ -118,14 +118,14 @@ def _named(model: Any, places: list[Place], layers: Any) -> dict[int, bool]:
     a frozen named one holds.
     """
     single = isinstance(layers, str) or not isinstance(layers, Iterable)
-    entries = [layers] if single else list(layers)
+    listed = [layers] if single else list(layers)
     named: dict[int, bool] = {}
-    if not entries:
+    if not listed:
         raise ValueError(
             f"`layers` must name a layer or more. Received: layers={layers!r}. Leave "
             "it out to reset all."
         )
-    for entry in entries:
+    for entry in listed:
         owners = [place for place in places if _is_meant(entry, place)]
         if not owners:
             raise _no_layer(model, places, entry)
@@ -161,13 +161,12 @@ def _no_layer(model: Any, places: list[Place], entry: Any) -> Exception:
         )
     name = entry if isinstance(entry, str) else entry.name
     short = {path.rpartition("/")[2]: path for path in names}
-    near = difflib.get_close_matches(name, names, 3, 0.4) or [
-        short[one] for one in difflib.get_close_matches(name, list(short), 3, 0.4)
-    ]
+    near = nearest(name, names, 3, 0.4)
+    near = near or [short[last] for last in nearest(name, short, 3, 0.4)]
     listed = ", ".join(map(repr, near or names[:8])) or "none"
-    what = "The nearest names" if near else "Its layers"
+    lead = "The nearest names" if near else "Its layers"
     return ValueError(
-        f"`layers` must name layers of {model.name!r}. Received: {entry!r}. {what}: "
+        f"`layers` must name layers of {model.name!r}. Received: {entry!r}. {lead}: "
         f"{listed}."
     )
 
@@ -176,7 +175,7 @@ def _slots(model: Any) -> list[tuple[Any, Any]]:
     """Return the variables of a model's optimizers, with the values they start from."""
     held = vars(model).values()
     kind = keras.optimizers.Optimizer
-    optimizers = {id(one): one for one in held if isinstance(one, kind)}
+    optimizers = {id(value): value for value in held if isinstance(value, kind)}
     pairs: list[tuple[Any, Any]] = []
     for optimizer in optimizers.values():
         if not inner_optimizer(optimizer).built:

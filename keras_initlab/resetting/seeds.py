@@ -23,10 +23,10 @@ class SeedFolding:
         # Python's generator, as Keras draws by: set_random_seed makes it repeatable.
         self._fresh = random.getrandbits(64) if seed is None else 0
 
-    def at(self, place: tuple[Any, ...], own: Any) -> Any:
-        """Return the seed at a place, for what was given the seed `own` by itself."""
-        if self._seed is None and own is not None:
-            return own
+    def at(self, place: tuple[Any, ...], own_seed: Any) -> Any:
+        """Return the seed at a place, for what has the seed `own_seed` by itself."""
+        if self._seed is None and own_seed is not None:
+            return own_seed
         entropy = (self._seed, self._fresh, place)
         digest = hashlib.blake2b(repr(entropy).encode(), digest_size=4).digest()
         return int.from_bytes(digest, "little") % 2**31
@@ -46,8 +46,8 @@ class SeedFolding:
         copied = copy.copy(initializer)
         vars(copied).update(inner)
         if "seed" in held:
-            own = _seed_of(initializer) if self._seed is None else None
-            copied.seed = self.at(place, own)
+            own_seed = _seed_of(initializer) if self._seed is None else None
+            copied.seed = self.at(place, own_seed)
         return copied
 
     @contextlib.contextmanager

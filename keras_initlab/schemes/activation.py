@@ -19,15 +19,15 @@ _BEHIND = ("pointwise_kernel", "recurrent_kernel")
 
 @dataclass(frozen=True)
 class Activation:
-    """Draw each kernel for the nonlinearity behind it: `scheme="activation"`.
+    """Draw each kernel for the nonlinearity after it: `scheme="activation"`.
 
-    The nonlinearity is the layer's own, else the next in the model's graph through
-    normalisation, dropout, pooling, reshaping and adding. The kernel's initializer
-    becomes `initlab>auto` for it. Subclassed models and layers of the user's own are
-    followed through their `call`; where that does not run on symbols, layers go by
-    their own activation, and by that of their neighbours inside a `Sequential`. The
-    only scheme that takes `only_unbuilt`. With a batch, kernels that read it are scaled
-    to its second moment, as if it were standardised.
+    The nonlinearity is the layer's own, or else the next one in the model's graph after
+    normalisation, dropout, pooling, reshaping and additions. The kernel's initializer
+    becomes `initlab>auto` for it. Subclassed models and your own layers are traced
+    through their `call`; if that does not run on symbolic tensors, the layer's own
+    activation is used, or that of the layers after it inside a `Sequential`. It is the
+    only scheme that supports `only_unbuilt`. With a batch, kernels that read it are
+    scaled by its second moment, as if it were standardised.
 
     >>> Activation()
     Activation()
@@ -48,7 +48,7 @@ class Activation:
 def auto_choice(
     context: SchemeContext, kernel: Kernel, seed: int | None, note: str = ""
 ) -> Choice:
-    """Return the choice of `initlab>auto` for the nonlinearity behind a kernel."""
+    """Return the choice of `initlab>auto` for the nonlinearity after a kernel."""
     follows, fans = context.nonlinearity(kernel), fans_of(kernel)
     rule = follows.rule
     read = None if rule.spread else _second_moment_read(context, kernel)
@@ -80,7 +80,7 @@ def _scaled_choice(
 
 
 def _second_moment_read(context: SchemeContext, kernel: Kernel) -> float | None:
-    """Return E[x²] of what a kernel reads of the batch; None of one that does not."""
+    """Return E[x²] of a kernel's input on the batch; None if it does not read it."""
     if context.given is None or kernel.weight in _BEHIND:
         return None
     read = context.given.read.get(id(kernel.layer))

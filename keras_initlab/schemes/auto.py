@@ -1,4 +1,4 @@
-"""AutoScheme: the scheme that has served networks of this kind best."""
+"""AutoScheme: the scheme that has worked best for networks of the same kind."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from keras_initlab.schemes.isometric import Isometric
 from keras_initlab.schemes.survey import Survey
 from keras_initlab.schemes.variance import Variance
 
-# What nothing was measured of: weights that are read again at each step, or that
-# multiply what other weights have made.
+# Kinds of layers that were not measured: their weights are used again at each step, or
+# multiply the outputs of other weights.
 _RECURRENT = (keras.layers.RNN,)
 _ATTENTION = (
     keras.layers.MultiHeadAttention,
@@ -40,14 +40,15 @@ _POOLING_OPERATIONS = ("Max", "Mean", "Sum")
 
 @dataclass(frozen=True)
 class Traits:
-    """What the choice goes by.
+    """What the choice depends on.
 
     Attributes:
         depth: the most kernels that stand one behind another, heads left out.
         normalised: whether a layer normalises the signal.
         residual: whether branches are added to a shortcut.
         pooled: whether the mean or maximum over all positions is taken.
-        unmeasured: what the network has that no table is about; "" if nothing.
+        unmeasured: a part of the network for which there are no measurements; "" if
+            there is none.
     """
 
     depth: int = 0
@@ -60,7 +61,7 @@ class Traits:
 def ranked(traits: Traits) -> Iterator[tuple[Scheme, str]]:
     """Yield the schemes for a network, the best first, with the reason.
 
-    `Isometric` is meant where all kernels can come in pairs; the last always works.
+    `Isometric` applies only if all kernels can come in pairs; the last always works.
     """
     layers = f"{traits.depth} layer{'s' if traits.depth != 1 else ''}"
     plain = (
@@ -77,8 +78,8 @@ def ranked(traits: Traits) -> Iterator[tuple[Scheme, str]]:
         yield Variance(), f"{kind}, before pooling over all positions"
     else:
         yield Isometric(), kind
-        other = Activation() if traits.normalised else Variance()
-        yield other, f"{kind}, not all in pairs"
+        fallback = Activation() if traits.normalised else Variance()
+        yield fallback, f"{kind}, not all in pairs"
 
 
 def traits_of(model: Any, context: SchemeContext) -> Traits:
@@ -115,9 +116,9 @@ def _unmeasured(survey: Survey) -> Iterator[str]:
         yield "an embedding that is trained"
     if survey.before.measured:
         yield f"a layer without a rule, {survey.before.measured[0].layer}"
-    kept = next((k for k in survey.kernels if k not in survey.free), None)
-    if kept is not None:
-        yield f"a kernel that stays as it is, {kept.path}'s"
+    fixed = next((k for k in survey.kernels if k not in survey.free), None)
+    if fixed is not None:
+        yield f"a kernel that stays as it is, {fixed.path}'s"
 
 
 def _depth(survey: Survey) -> int:
@@ -135,15 +136,16 @@ def _depth(survey: Survey) -> int:
 
 @dataclass(frozen=True)
 class AutoScheme:
-    """Choose the scheme that has served networks of the kind best: `scheme="auto"`.
+    """Choose the scheme that has worked best for similar networks: `scheme="auto"`.
 
-    `Isometric` where nothing normalises and all kernels can come in pairs, with skips
-    or without, and for plain networks with normalisation; `Variance` where they cannot,
-    and for plain networks before pooling over all positions; `Activation` with skips
-    and normalisation, and for what nothing was measured of: recurrence, attention,
-    embeddings, layers without a rule, kernels that stay as they are. A model without a
-    call of its own is judged model by model: each that it holds. The plan's notes name
-    the choice and its reason.
+    `Isometric` for networks without normalisation, with or without skip connections,
+    and for plain networks with normalisation, if all kernels can come in pairs;
+    `Variance` if they cannot, and for plain networks that end in pooling over all
+    positions; `Activation` for networks with both skip connections and normalisation,
+    and for those that were not measured: with recurrence, attention, embeddings, layers
+    without a rule, or kernels that are left alone. In a model without a `call`, the
+    choice is made for each model that it holds. The plan's notes name the choice and
+    its reason.
 
     >>> import keras_initlab as il
     >>> model = keras.Sequential([keras.Input((8,)),
@@ -157,10 +159,10 @@ class AutoScheme:
 
     def choose(self, model: Any, context: SchemeContext) -> Selection:
         """Return what the chosen scheme returns; see `schemes.base.Scheme`."""
-        (scheme, reason), *others = ranked(traits_of(model, context))
+        (scheme, reason), *later = ranked(traits_of(model, context))
         selection = scheme.choose(model, context)
         if isinstance(scheme, Isometric) and not _in_pairs(selection):
-            scheme, reason = others[0]
+            scheme, reason = later[0]
             selection = scheme.choose(model, context)
         name = type(scheme).__name__.lower()
         line = f"scheme='auto' chose {scheme!r}: {reason}"
@@ -172,7 +174,7 @@ class AutoScheme:
 
 def _in_pairs(selection: Selection) -> bool:
     """Whether every kernel reads or makes pairs."""
-    return all(isinstance(one.row.after, Mirrored) for one in selection.choices)
+    return all(isinstance(choice.row.after, Mirrored) for choice in selection.choices)
 
 
 def _noted(choice: Choice, note: str) -> Choice:

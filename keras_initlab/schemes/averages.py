@@ -1,9 +1,9 @@
 """Convolutions whose outputs are averaged over all positions before the head.
 
-A linear network would hand such a head the mean pixel alone, and every tap the same
-gradient. So these start as bent, and as wide awake to their neighbours, as their depth
-allows: the angle of their pairs and their second moment are larger. Both were chosen
-by validation accuracy: `examples/benchmarks/depth_averages.py`.
+A linear network would pass only the mean pixel to such a head, and give every tap the
+same gradient. So these layers start as nonlinear as their depth allows, and use all
+taps: the angle of their pairs and their second moment are larger. Both were chosen by
+validation accuracy: `examples/benchmarks/depth_averages.py`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from keras_initlab.schemes.kernels import has_field
 _AVERAGES = tuple(
     getattr(keras.layers, f"GlobalAveragePooling{rank}D") for rank in (1, 2, 3)
 )
-# Behind these each position has weights of its own.
+# After these, each position has its own weights.
 _PLACES = (keras.layers.Flatten, keras.layers.Reshape)
 
-# Of how many layers of kernels without pairs the whole network has the bend, and the
+# The whole network is as nonlinear as so many layers of kernels without pairs; and the
 # most that pairs lose in one layer.
 _LAYERS, _MOST_MIXING = 2.0, 0.5
-# The share of an activation's variance that is even and what kernels of pairs read at
-# least and at most; gradients may grow by so much over the whole depth.
+# The even share of an activation's variance; the least and most that kernels of pairs
+# read; and the growth of gradients that is allowed over the whole depth.
 _EVEN, _LEAST, _MOST, _GROWTH = 0.15, 0.25, 4.0, 1.0
 _TINY = 1e-6
 
 
 def averaged_theta(depth: int) -> float:
-    """Return the angle by which outputs leave their pairs, in so many layers.
+    """Return the angle by which outputs leave their pairs, for a number of layers.
 
-    sin² θ is 2 / depth, at most 1/2: over any depth the network bends alike.
+    sin² θ is 2 / depth, at most 1/2: the network is equally nonlinear at any depth.
 
     >>> [round(averaged_theta(depth), 2) for depth in (4, 16, 50)]
     [0.79, 0.36, 0.2]
@@ -51,9 +51,9 @@ def averaged_theta(depth: int) -> float:
 def averaged_q(nonlinearity: activations.Activation, depth: int) -> float:
     """Return the second moment of pre-activations of layers that are averaged.
 
-    The least at which 15 % of φ's variance is its even part's, as far as it has
-    one; between 0.25 and 4 / ψ'(0)², ψ being the odd part; and less where gradients
-    would grow more than (1 + 1 / depth)ᵈᵉᵖᵗʰ over the whole depth.
+    It is the smallest at which the even part has 15 % of φ's variance, if φ has one;
+    between 0.25 and 4 / ψ'(0)², with ψ the odd part; and less if gradients would grow
+    by more than (1 + 1 / depth)ᵈᵉᵖᵗʰ over the whole depth.
 
     >>> [round(averaged_q(activations.resolve(name), 16), 2)
     ...     for name in ("relu", "gelu", "softplus", "tanh", "sigmoid")]
@@ -73,9 +73,9 @@ def averaged_q(nonlinearity: activations.Activation, depth: int) -> float:
 def within_growth(
     odd: activations.Activation, q: float, depth: int, growth: float
 ) -> float | None:
-    """Return q, or less where gradients would grow by more over the whole depth.
+    """Return q, or less if gradients would grow by more over the whole depth.
 
-    None for an odd part that is 0: nothing reads pairs behind an even function.
+    None if the odd part is 0: nothing reads pairs after an even function.
     """
     while q > _TINY:
         at = activations.moments(odd, variance=q)
@@ -90,7 +90,7 @@ def within_growth(
 def _even_share(
     nonlinearity: activations.Activation, odd: activations.Activation, q: float
 ) -> float:
-    """Return the share of φ's variance that its even part has."""
+    """Return the share of the even part in φ's variance."""
     whole = activations.moments(nonlinearity, variance=q)
     variance = whole.second_moment - whole.mean**2
     half = activations.moments(odd, variance=q).second_moment / 4
@@ -98,9 +98,9 @@ def _even_share(
 
 
 def averaged_kernels(graph: Graph, kernels: list[Kernel]) -> set[tuple[int, str]]:
-    """Return the convolutions' kernels that a mean over all positions reads.
+    """Return the kernels of convolutions before a mean over all positions.
 
-    Where a Flatten comes between, positions are told apart by the weights behind it.
+    After a Flatten, each position has its own weights, so these do not count.
     """
     averaged: set[int] = set()
     layers: set[int] = set()

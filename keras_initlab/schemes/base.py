@@ -53,7 +53,7 @@ class Selection:
 
 @dataclass(eq=False)
 class SchemeContext:
-    """What a scheme is given besides the model.
+    """What a scheme receives besides the model.
 
     Attributes:
         seeds: `seeds.at(index)` is an int seed for the kernel with this number, or
@@ -63,7 +63,7 @@ class SchemeContext:
         scheme: the scheme as the user wrote it, for error messages.
         skipped: ids of the layers to skip.
         only_defaults: which chosen initializers stay; see `rewrite_initializers`.
-        given: what a batch says of the inputs; None where there is no batch.
+        given: moments of the inputs, from a batch; None without a batch.
     """
 
     model: keras.Model
@@ -84,9 +84,10 @@ class SchemeContext:
         return kernels_of(self.model, recurrent=recurrent)
 
     def reason_to_leave(self, kernel: Kernel) -> str | None:
-        """Return why a kernel stays as it is ("frozen"), None if it may change.
+        """Return why a kernel is left alone ("frozen"), None if it may change.
 
-        So does a start at 0 that a residual path or a bias carries the signal around.
+        Kernels that start at 0 on purpose, while a residual path or a bias carries the
+        signal around them, are left alone, too.
         """
         reason = left_alone(kernel, self.skipped, self.only_unbuilt)
         reason = reason or reason_to_keep(kernel, self.only_defaults)
@@ -192,7 +193,8 @@ class Scheme(Protocol):
 
         Args:
             model: the model to choose for, as it is before the rewrite.
-            context: its kernels, what each one meets, which have to stay, the seeds.
+            context: its kernels, the nonlinearity after each, which kernels have to be
+                left alone, and the seeds.
 
         Raises:
             ValueError: the scheme cannot work on this model; the message says why.

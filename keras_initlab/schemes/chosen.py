@@ -16,7 +16,7 @@ from keras_initlab.schemes.kernels import Followed, fans_of
 
 # A head with less than this share of the usual variance is small on purpose.
 _SMALL = 0.1
-# What a layer's kernels are drawn by where its class names no default.
+# The default initializer of kernels if a layer's class names none.
 _USUAL = "glorot_uniform"
 
 
@@ -24,9 +24,9 @@ def reason_to_keep(kernel: Kernel, only_defaults: bool | None) -> str | None:
     """Return why a chosen initializer stays, None if it goes.
 
     Args:
-        kernel: a kernel that may be rewritten otherwise.
+        kernel: a kernel that may otherwise be rewritten.
         only_defaults: True keeps all but the default of the layer's class, None those
-            that neither Keras nor this package has made, False none.
+            from outside Keras and this package, False none.
     """
     if only_defaults is False or kernel.initializer is None:
         return None
@@ -42,34 +42,34 @@ def reason_to_keep_head(kernel: Kernel, follows: Followed) -> str | None:
     """Return why the chosen initializer of a head stays, None if it goes.
 
     A head that starts far smaller than usual, or at 0, makes the first outputs small:
-    nothing is behind it whose signal could fade.
+    no layer comes after it whose signal could vanish.
 
     Source: Lillicrap et al. 2016, section 7 (DDPG); Zhang et al. 2019 (Fixup).
     """
-    known, initializer = fans_of(kernel), kernel.initializer
-    if known is None or not _is_of(initializer, "keras"):
+    kernel_fans, initializer = fans_of(kernel), kernel.initializer
+    if kernel_fans is None or not _is_of(initializer, "keras"):
         return None
     shape = tuple(kernel.variable.shape)
     moments = initial_moments(
         initializer, shape, kernel.layer, kernel.weight, kernel.parents
     )
-    if moments.second_moment >= _SMALL * follows.rule.variance(known):
+    if moments.second_moment >= _SMALL * follows.rule.variance(kernel_fans):
         return None
     name = describe(initializer, without="seed")
     return f"a small head, chosen: {name}; only_defaults=False rewrites it"
 
 
 def is_default(kernel: Kernel) -> bool:
-    """Whether the kernel has the initializer that its layer's class gives by itself.
+    """Whether the kernel has the default initializer of its layer's class.
 
-    One that was given by hand and is the same one cannot be told from it. Inside
-    attention and recurrent layers the default is that of the layer around.
+    The same initializer, chosen by hand, cannot be distinguished from it. Inside
+    attention and recurrent layers the default is that of the outer layer.
     """
-    given = kernel.initializer
-    if not isinstance(given, keras.initializers.Initializer):
+    initializer = kernel.initializer
+    if not isinstance(initializer, keras.initializers.Initializer):
         return False
     default = _default(type(kernel.layer), kernel.attribute)  # type: ignore[arg-type]
-    return (type(given), _config(given)) == default
+    return (type(initializer), _config(initializer)) == default
 
 
 @lru_cache(maxsize=256)

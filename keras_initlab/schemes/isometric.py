@@ -1,4 +1,4 @@
-"""Isometric: mirrored kernels, with which any depth starts linear."""
+"""Isometric: mirrored kernels, with which networks of any depth start linear."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from keras_initlab.schemes.survey import (
 
 # The least and most second moment that pre-activations may have.
 _TINY, _MOST = 1e-6, 1.0
-# What kernels of pairs read in networks of so many layers or more, and by how much
-# gradients may grow over the whole depth.
+# The second moment that kernels of pairs read in networks of this many layers or more,
+# and the growth of gradients that is allowed over the whole depth.
 _READ, _DEEP, _GROWTH = 0.05, 50, 0.2
-# What a cell reads its own state with, at the gain that keeps its length.
+# A cell's recurrent kernel, with the gain that keeps the length of its state.
 _RECURRENT, _RECURRENT_GAIN = "recurrent_kernel", 1.0
 Base = Literal["orthogonal", "delta_orthogonal"]
 
@@ -55,13 +55,13 @@ Base = Literal["orthogonal", "delta_orthogonal"]
 def default_q(nonlinearity: activations.Activation, depth: int) -> float:
     """Return the second moment of pre-activations at which a deep network starts.
 
-    ψ being the odd part of φ, which is what kernels of pairs read: 0.05 / ψ'(0)² from
-    50 layers on, so that what they read varies alike for every φ; 50 / depth times as
-    much, up to 1, where there are fewer layers for the network to bend in; and less
-    where ψ bends so much that gradients would grow by more than a fifth over the whole
-    depth, (q E[ψ'²] / E[ψ²])ᵈᵉᵖᵗʰ > 1.2. Chosen by validation accuracy, over depths of
-    50 and 200 and ten activations (`examples/benchmarks/depth.py --parts q`); of four
-    layers, `examples/benchmarks/architectures.py --parts circles`.
+    With ψ the odd part of φ, which kernels of pairs read, it is 0.05 / ψ'(0)² from 50
+    layers on, so that they read a signal of equal variance for every φ; 50 / depth
+    times that, up to 1, for fewer layers, which have to be more nonlinear each; and
+    less if ψ is so nonlinear that gradients would grow by more than a fifth over the
+    whole depth, (q E[ψ'²] / E[ψ²])ᵈᵉᵖᵗʰ > 1.2. It was chosen by validation accuracy,
+    for depths of 50 and 200 and ten activations (`examples/benchmarks/depth.py --parts
+    q`); for four layers, see `examples/benchmarks/architectures.py --parts circles`.
 
     >>> [round(default_q(activations.resolve(name), 50), 4)
     ...     for name in ("relu", "gelu", "tanh", "sigmoid")]
@@ -88,25 +88,25 @@ class Isometric(Options):
     them as pairs: `initlab>mirrored`. At first the network then computes with the odd
     part of its activations, which is linear for ReLU, GELU, SiLU and softplus and
     nearly so for others at a small second moment `q` of pre-activations: signals and
-    gradients keep their lengths and angles at any depth. For plain networks, without
-    normalisation or skips. Kernels that cannot come in pairs (odd widths, shared
-    layers, recurrent, depthwise and attention kernels) are orthogonal and scaled as by
-    `Variance`; the plan says which, and why.
+    gradients keep their lengths and angles at any depth. It is meant for plain
+    networks, without normalisation or skip connections. Kernels that cannot come in
+    pairs (odd widths, shared layers, recurrent, depthwise and attention kernels) are
+    orthogonal and scaled as by `Variance`; the plan says which, and why.
 
     Args:
-        q: the second moment of pre-activations. Left out, at 50 layers 0.05 for ReLU,
-            GELU, SiLU and softplus, 0.2 for the sigmoid, 0.0125 for tanh; more for
-            fewer layers, and less for very deep networks of those that bend: see
-            `schemes.isometric.default_q`.
+        q: the second moment of pre-activations. The default for 50 layers is 0.05 for
+            ReLU, GELU, SiLU and softplus, 0.2 for the sigmoid, 0.0125 for tanh; it is
+            larger for fewer layers, and smaller for very deep networks whose activation
+            has a nonlinear odd part: see `schemes.isometric.default_q`.
         theta: the angle in radians by which outputs leave their pairs, as in
-            `initlab>mirrored`. Left out, 0, but for convolutions that a global average
-            reads: see `schemes.averages`, for their q as well.
+            `initlab>mirrored`. The default is 0, except for convolutions before a
+            global average: see `schemes.averages`, also for their q.
         residual, mean, variance: as for `Variance`.
 
     Raises:
         ValueError: a second moment that is not above 0, an unknown word, a variance
             below 0.
-        TypeError: a mean or variance that is no number.
+        TypeError: a mean or variance that is not a number.
 
     >>> Isometric(q=0.1)
     Isometric(q=0.1)
@@ -145,7 +145,7 @@ class Isometric(Options):
             isinstance(record.layer, NORMALISING)
             for record in survey.before.propagation.records
         )
-        # Where skips or normalisation carry the signal all taps may take part.
+        # If skips or normalisation carry the signal, all taps may be used.
         base: Base = "orthogonal" if carried else "delta_orthogonal"
         designs = {
             kernel.key: self._design(kernel, survey, base) for kernel in survey.free
@@ -277,7 +277,7 @@ def _choice(
 def _unreached(context: SchemeContext, design: PairDesign, seed: int | None) -> Choice:
     """Return the choice for a kernel that no prediction reaches: orthogonal.
 
-    Such as a cell's recurrent kernel: gate by gate, at gain 1.
+    For example a cell's recurrent kernel: gate by gate, with gain 1.
     """
     kernel = design.kernel
     is_recurrent = kernel.weight == _RECURRENT

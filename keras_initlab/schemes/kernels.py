@@ -1,4 +1,4 @@
-"""What schemes ask about a kernel: the nonlinearity behind it, its fans, its seed."""
+"""What schemes need to know about a kernel: its nonlinearity, its fans, its seed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from keras_initlab.propagation.weights import current_moments
 
 
 class Seeds:
-    """One int seed for each kernel, told apart by its number in the model."""
+    """One int seed for each kernel, from its number in the model."""
 
     def __init__(self, seed: Any, first: int = 0) -> None:
         self._seed = Auto(seed=seed).seed  # checks the type
@@ -45,9 +45,9 @@ class Seeds:
 def skipped_layers(model: Any, kernels: list[Kernel], skip: Any) -> set[int]:
     """Return the ids of the layers that `skip` names."""
     single = isinstance(skip, str) or not isinstance(skip, Iterable)
-    entries = [skip] if single and skip is not None else list(skip or ())
+    layers = [skip] if single and skip is not None else list(skip or ())
     skipped: set[int] = set()
-    for entry in entries:
+    for entry in layers:
         matches = {
             id(layer)
             for kernel in kernels
@@ -80,33 +80,33 @@ class Finder:
         self._graphs: dict[int, graph.Graph | None] = {}
 
     def following(self, kernel: Kernel) -> Following:
-        """Return the nonlinearity behind a kernel, and how sure that is."""
+        """Return the nonlinearity after a kernel, and how sure that is."""
         if kernel.weight == "depthwise_kernel":
             return Following(None, "feeds the pointwise kernel")
         called, around = kernel.layer, list(kernel.parents)
         if kernel.is_own:
-            found = self._inside_own(kernel)
+            following = self._inside_own(kernel)
             is_model = called is around[0]
-            if found is not None and (is_model or not found.reaches_end):
-                return found
-        own = nonlinearity.own_nonlinearity(kernel.layer)
-        if own is not None:
-            return Following(own)
+            if following is not None and (is_model or not following.reaches_end):
+                return following
+        activation = nonlinearity.own_nonlinearity(kernel.layer)
+        if activation is not None:
+            return Following(activation)
         while around:
             while nonlinearity.passes_output_on(around[-1], called):
                 called = around.pop()
             for model in around:
                 if graph.has_graph(model):
                     walked = self.graph_of(model)
-                    found = None if walked is None else self._behind(walked, called)
-                    if found is not None:
-                        return found
+                    following = None if walked is None else self._behind(walked, called)
+                    if following is not None:
+                        return following
             inner = graph_inside(around[-1])
-            found = None if inner is None else self._behind(inner, called)
-            if found is None:
+            following = None if inner is None else self._behind(inner, called)
+            if following is None:
                 break
-            if not found.reaches_end or len(around) == 1:
-                return found
+            if not following.reaches_end or len(around) == 1:
+                return following
             called = around.pop()
         ahead = nonlinearity_ahead(Construction(called, kernel.weight, tuple(around)))
         holder = around[-1]
@@ -115,7 +115,7 @@ class Finder:
         return Following(ahead)
 
     def _behind(self, walked: graph.Graph, layer: Any) -> Following | None:
-        """Return what a layer's calls in a graph meet; None where it has none there."""
+        """Return what a layer's calls in a graph meet; None if it has none there."""
         calls = walked.calls_of(layer)
         if not calls:
             return None
@@ -126,9 +126,9 @@ class Finder:
         """Return what a kernel's products meet inside its own layer, as far as seen."""
         walked = graph_inside(kernel.layer)
         use = uses_of(kernel.layer).get(kernel.weight)
-        if walked is None or use is None or not use.made:
+        if walked is None or use is None or not use.products:
             return None
-        return following_nonlinearity(walked, use.made)
+        return following_nonlinearity(walked, use.products)
 
     def reads_inputs(self, kernel: Kernel) -> bool:
         """Return whether no weights stand between the model's inputs and a kernel."""
@@ -143,8 +143,9 @@ class Finder:
     ) -> Iterator[tuple[graph.Graph | None, list[graph.Call], Any]]:
         """Yield the graphs that a kernel is called in, from the inside out.
 
-        With each the calls of the kernel's layer, or of what holds it there, and the
-        layer whose graph it is. A graph of None says that a holder cannot be opened.
+        Each comes with the calls of the kernel's layer, or of the layer that holds it
+        there, and the layer whose graph it is. A graph of None means that a holder
+        cannot be opened.
         """
         called, around = kernel.layer, list(kernel.parents)
         while around:
@@ -186,7 +187,7 @@ def _opened(holder: Any) -> graph.Graph | None:
 
 
 def left_alone(kernel: Kernel, skipped: set[int], only_unbuilt: bool) -> str | None:
-    """Return why a kernel is not to be touched, None if it is."""
+    """Return why a kernel is left alone, None if it may be changed."""
     chain = (*kernel.parents[1:], kernel.layer)
     if any(id(layer) in skipped for layer in chain):
         return "named in skip"
@@ -211,7 +212,7 @@ def left_alone(kernel: Kernel, skipped: set[int], only_unbuilt: bool) -> str | N
 
 @dataclass(frozen=True)
 class Followed:
-    """What a kernel's output meets: as given, as resolved, and its rule."""
+    """The nonlinearity that a kernel's output meets: given, resolved, and its rule."""
 
     identifier: Any
     resolved: activations.Activation
@@ -220,7 +221,7 @@ class Followed:
 
 
 def followed(kernel: Kernel, finder: Finder) -> Followed:
-    """Return what a kernel's output meets; linear where it has no gain."""
+    """Return the nonlinearity after a kernel; linear if it has no gain."""
     following = finder.following(kernel)
     notes = [following.note] if following.note else []
     identifier = following.nonlinearity
@@ -244,12 +245,13 @@ def followed(kernel: Kernel, finder: Finder) -> Followed:
 def sine_variance(kernel: Kernel, follows: Followed) -> float | None:
     """Return Var(w) of a kernel before a sine, None before anything else.
 
-    By its frequency, whatever reaches it: another scale is another network.
+    It depends on the frequency alone, whatever the input: another scale would be
+    another network.
     """
-    known = fans_of(kernel)
-    if follows.resolved.family != "periodic" or known is None:
+    kernel_fans = fans_of(kernel)
+    if follows.resolved.family != "periodic" or kernel_fans is None:
         return None
-    return follows.rule.variance(known)
+    return follows.rule.variance(kernel_fans)
 
 
 def fans_of(kernel: Kernel) -> fans.Fans | None:
@@ -266,11 +268,11 @@ def layout_of(kernel: Kernel) -> fans.KernelLayout:
     return fans.kernel_layout(kernel.layer, kernel.weight, shape)
 
 
-def auto_for(follows: Followed, known: fans.Fans | None, seed: int | None) -> Any:
+def auto_for(follows: Followed, kernel_fans: fans.Fans | None, seed: int | None) -> Any:
     """Return the initializer for a nonlinearity, in a form that can be saved."""
-    if follows.rule.spread and known is not None:
-        # A layer that is drawn anew may not see that it comes first.
-        gain = math.sqrt(follows.rule.variance(known) * known.fan_in)
+    if follows.rule.spread and kernel_fans is not None:
+        # When the layer is drawn anew, it may not be known to come first.
+        gain = math.sqrt(follows.rule.variance(kernel_fans) * kernel_fans.fan_in)
         return Scaled(gain=gain, mode="fan_in", seed=seed)
     try:
         return Auto(activation=activation_config(follows.identifier), seed=seed)

@@ -1,4 +1,4 @@
-"""How the options of schemes are checked and shown."""
+"""How the options of schemes are checked and printed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ InputMoment = float | Mapping[str, float] | Sequence[float]
 
 
 class Options:
-    """A scheme's options: printed as they are typed, without those left out."""
+    """A scheme's options, printed as they would be typed, without defaults."""
 
     def __repr__(self) -> str:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]

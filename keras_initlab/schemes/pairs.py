@@ -1,4 +1,4 @@
-"""Kernels that come in pairs: which sides may, which do, and at what scale."""
+"""Kernels with paired units: which sides may be paired, which are, and the scale."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_initlab.propagation.weights import WeightMoments
 from keras_initlab.schemes.kernels import has_field, layout_of
 from keras_initlab.schemes.survey import Design, Survey
 
-# How often the mean of what reaches shared kernels is taken anew, at most.
+# How often, at most, the mean input of shared kernels is updated.
 _MOST_ROUNDS = 12
 
 _PAIRING = (
@@ -38,13 +38,12 @@ class PairDesign(Design):
     """A design that knows which sides of its kernel come in pairs.
 
     Attributes:
-        base: what is drawn between pairs.
+        base: the kernel that is drawn between pairs.
         against_reading, against_making: why its inputs, and its outputs, cannot come
             in pairs; None where they can.
         reads: whether it reads pairs.
         meets_pairs: whether pairs reach it.
-        mean_response: what an output sums over, where a shared kernel's calls have
-            been averaged.
+        mean_response: what an output sums over, averaged over a shared kernel's calls.
         theta: the angle by which its outputs leave their pairs; see `initlab>mirrored`.
     """
 
@@ -62,7 +61,7 @@ class PairDesign(Design):
 class PairDesigner:
     """Chooses kernels as the prediction reaches them.
 
-    `pairs` are the kernels whose outputs come in pairs; `read` are told which of them
+    `pairs` are the kernels whose outputs come in pairs; `read` are those of them that
     some kernel reads as pairs.
     """
 
@@ -80,8 +79,8 @@ class PairDesigner:
     def settle(self, survey: Survey, after: Forward) -> Forward:
         """Return the prediction in which shared kernels have one scale for all calls.
 
-        What reaches such a kernel depends on its scale, so the mean is taken anew
-        until it stays.
+        The input of such a kernel depends on its scale, so the mean is updated until it
+        is stable.
         """
         designs = self.designs.values()
         shared = [design for design in designs if len(design.responses) > 1]

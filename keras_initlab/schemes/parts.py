@@ -1,4 +1,4 @@
-"""A scheme on a model that holds others: each of them for itself."""
+"""A scheme on a model that holds other models: it is applied to each separately."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from keras_initlab.schemes.base import Choice, Scheme, SchemeContext, Selection
 def select(scheme: Scheme, model: Any, context: SchemeContext) -> Selection:
     """Return what a scheme chooses for a model.
 
-    Of one without a call (see `model.containers`), what it chooses for each of the
-    models inside; kernels outside of these go by their activation.
+    For a model without a `call` (see `model.containers`), it is applied to each of the
+    models inside; kernels outside of these are chosen by their activation.
     """
     if not is_container(model):
         return scheme.choose(model, context)
     paths = {id(place.layer): place.path for place in every_place(model)}
     kernels = context.kernels(recurrent=True)
-    # A model that is skipped is not around its own layers where it is walked alone.
+    # A skipped model is not among its layers' parents when it is walked by itself.
     skipped = context.skipped | {
         id(kernel.layer)
         for kernel in kernels
@@ -66,16 +66,16 @@ def select(scheme: Scheme, model: Any, context: SchemeContext) -> Selection:
 
 
 def _merged(lines: Sequence[tuple[Part, Sequence[str]]]) -> list[str]:
-    """Return the parts' assumptions, those that all of them make only once."""
+    """Return the parts' assumptions, each that all of them make only once."""
     common = [
         line
         for line in (lines[0][1] if lines else ())
-        if all(line in others for _, others in lines)
+        if all(line in assumed for _, assumed in lines)
     ]
-    own = [
+    separate = [
         f"{part.path}: {line}"
         for part, assumed in lines
         for line in assumed
         if line not in common
     ]
-    return [*common, *own]
+    return [*common, *separate]

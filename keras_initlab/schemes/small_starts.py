@@ -16,17 +16,17 @@ from keras_initlab.schemes.kernels import fans_of
 
 # The gain up to which a kernel starts small: no usual initializer comes near.
 SMALL_GAIN = 0.03
-# The share of what a kernel reads below which nothing of it is left.
+# The share of a kernel's input below which the signal counts as lost.
 _LOST = 1e-2
 
 
 def small_starts_to_keep(model: Any, kernels: Sequence[Kernel]) -> dict[Key, str]:
     """Return the kernels whose small start should stay, with the reason.
 
-    A kernel whose initializer draws zeros or next to that, and whose output the network
-    can do without: a residual path, a gate beside 1 or its own bias carries the signal
-    around it, and it starts as the identity. Where what follows is starved the start
-    is no such choice.
+    These are kernels whose initializer draws (nearly) zeros, and whose output the
+    network does not need: a residual path, a gate with an offset of 1 or their own bias
+    carries the signal around them, so that they start as the identity. If the layers
+    that follow get no signal, the start is not such a choice.
 
     Source: Zhang et al. 2019, "Fixup initialization"; Bachlechner et al. 2021, "ReZero
     is all you need"; Qi et al. 2017, "PointNet", for transform nets.
@@ -35,7 +35,7 @@ def small_starts_to_keep(model: Any, kernels: Sequence[Kernel]) -> dict[Key, str
     if not small:
         return {}
     try:
-        forward = run_forward(model, from_weights=True, drawn=small)
+        forward = run_forward(model, from_weights=True, redrawn=small)
     except ValueError:
         return {}  # what cannot be predicted tells nothing
     reasons = {}
@@ -62,14 +62,12 @@ def carrier(
     """Return what carries the signal around a kernel, None where nothing does.
 
     Args:
-        kernel: which makes next to nothing.
+        kernel: one whose output is next to 0.
         kernels: all of the model.
-        propagation: with what it makes.
+        propagation: a prediction with this kernel.
     """
-    # The last kernel inside makes what a layer returns.
-    last = {
-        id(layer): one for one in kernels for layer in (one.layer, *one.parents[1:])
-    }
+    # The output of a layer is that of the last kernel inside.
+    last = {id(layer): k for k in kernels for layer in (k.layer, *k.parents[1:])}
     graph, signals = propagation.flat_graph, propagation.signals
     calls = [call for call in graph.calls if last.get(id(call.operation)) is kernel]
     reading = max((_varies(signals, call.inputs) for call in calls), default=0.0)
@@ -91,7 +89,7 @@ def carrier(
             if not is_lost(call):
                 carried = True
             elif id(call.operation) in last:
-                return None  # a kernel is starved
+                return None  # a kernel gets no signal
             else:
                 fresh = [output for output in call.outputs if output not in seen]
                 pending.extend(fresh)
@@ -103,6 +101,6 @@ def carrier(
 
 
 def _varies(signals: dict[int, Signal], tensors: Iterable[int]) -> float:
-    """Return the greatest variance over inputs: what tells one from another."""
-    known = [signals[tensor].batch_variance for tensor in tensors if tensor in signals]
-    return max(known, default=0.0)
+    """Return the largest variance over inputs, that is, how much they differ."""
+    present = (signals[tensor] for tensor in tensors if tensor in signals)
+    return max((signal.batch_variance for signal in present), default=0.0)

@@ -1,4 +1,4 @@
-"""How far one draw of the weights may be from the mean over draws."""
+"""How far a single draw of the weights may be from the mean over draws."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from keras_initlab.schemes.base import SchemeContext
 from keras_initlab.schemes.kernels import layout_of
 from keras_initlab.schemes.survey import Survey
 
-# What is reported: a factor between one draw in twenty and the mean over draws.
+# The factor that is reported: between one draw in twenty and the mean over draws.
 _REPORTED = 3.0
-# Var(z²) / E[z²]² of what a kernel itself makes, which is Gaussian.
+# Var(z²) / E[z²]² of a kernel's output z, which is Gaussian.
 _GAUSSIAN = 2.0
 _POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(101)
 
 
 def spread_of_draws(survey: Survey, after: Forward, target: float) -> tuple[str, ...]:
-    """Return a sentence where the second moment differs much between draws.
+    """Return a sentence if the second moment differs much between draws.
 
-    Of a chain of kernels with independent entries, each multiplies it by the mean over
-    its units of φ(z)², whose relative variance is Var(φ(z)²) / (n E[φ²]²) for n units.
-    These add up, so that narrow networks spread with depth.
+    Each kernel of a chain, with independent entries, multiplies it by the mean of
+    φ(z)² over its units, whose relative variance is Var(φ(z)²) / (n E[φ²]²) for n
+    units. These add up, so that draws of narrow networks differ more with depth.
 
     Source: Hanin & Nica 2019, theorem 1, for ReLU: 5 / n a layer.
     """

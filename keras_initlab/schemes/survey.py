@@ -1,4 +1,4 @@
-"""What the schemes share that follow the signal: a survey, targets, assumptions."""
+"""Shared by the schemes that follow the signal: survey, targets, assumptions."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from keras_initlab.schemes.base import Choice, SchemeContext, Selection
 from keras_initlab.schemes.kernels import fans_of
 from keras_initlab.schemes.options import InputMoment, Residual
 from keras_initlab.schemes.unreached import unreached_moments
+from keras_initlab.words import listed
 
 # The second moment of a head's logits. Softmax's mean loss is then about
 # log(classes) + 0.05, and its gradient is not small.
@@ -33,7 +34,7 @@ _NUDGE, _UNSTABLE = 1e-3, 10.0
 
 
 class Survey:
-    """The model before the rewrite: its signal, its kernels' roles, what may change.
+    """The model before the rewrite: signal, kernels' roles, and which may change.
 
     Attributes:
         kernels: every kernel, in the order of the plan.
@@ -63,18 +64,18 @@ class Survey:
         self.mean, self.variance, self.residual = mean, variance, residual
         self.kernels = context.kernels(recurrent=recurrent)
         self.free = [k for k in self.kernels if context.reason_to_leave(k) is None]
-        # All that is not drawn anew stays as it is: frozen, skipped, loaded.
-        self._drawn = frozenset(kernel.key for kernel in self.free)
+        # Everything that is not drawn anew keeps its values: frozen, skipped, loaded.
+        self._redrawn = frozenset(kernel.key for kernel in self.free)
         self.before = run_forward(
             model,
             mean,
             variance,
             from_weights=True,
-            drawn=self._drawn,
+            redrawn=self._redrawn,
             given=context.given,
         )
         # What every further prediction of this model starts from.
-        self.known = self.before.propagation.known
+        self.index = self.before.propagation.index
         self.lookups = _lookups_that_grow(model)
         self.start_from(dict.fromkeys(self.lookups, _STANDARDISED))
         self.roles = roles_of(self.before.propagation.flat_graph, self.kernels)
@@ -82,10 +83,10 @@ class Survey:
 
     def start_from(self, moments: dict[tuple[int, str], WeightMoments]) -> None:
         """Let further predictions start from these moments of weights."""
-        self.known = replace(
-            self.known,
-            moments={**self.known.moments, **moments},
-            given={**self.known.given, **moments},
+        self.index = replace(
+            self.index,
+            moments={**self.index.moments, **moments},
+            prescribed={**self.index.prescribed, **moments},
         )
 
     def run(self, designer: Designer, *, input_scale: float = 1.0) -> Forward:
@@ -95,10 +96,10 @@ class Survey:
             self.mean,
             self.variance,
             from_weights=True,
-            drawn=self._drawn,
+            redrawn=self._redrawn,
             designer=designer,
             input_scale=input_scale,
-            known=self.known,
+            index=self.index,
             given=self.context.given,
         )
 
@@ -120,7 +121,7 @@ class Survey:
         return Selection(choices, (*self._assumptions(after), *lines))
 
     def _assumptions(self, after: Forward) -> list[str]:
-        """Return what the prediction rests on, in sentences."""
+        """Return the assumptions of the prediction, in sentences."""
         lines = ["E x² is that of kernels' outputs, before the layers' own activations"]
         if self.context.given is not None:
             lines.append(
@@ -128,8 +129,8 @@ class Survey:
                 "are as alike as the mean of all"
             )
         elif self.mean is None and self.variance is None:
-            names = sorted(set((self.known.standard or {}).values()))
-            behind = f", behind {_listed(names)}" if names else ""
+            names = sorted(set((self.index.standard or {}).values()))
+            behind = f", behind {listed(names)}" if names else ""
             lines.append(
                 f"inputs: mean 0 and variance 1{behind}, all elements independent"
             )
@@ -153,19 +154,19 @@ class Survey:
         without_rule = [stat.layer for stat in after.measured]
         if without_rule:
             lines.append(
-                f"no rule, measured on a Gaussian sample: {_listed(without_rule)}"
+                f"no rule, measured on a Gaussian sample: {listed(without_rule)}"
             )
         return [*lines, *after.assumptions]
 
 
 @dataclass(eq=False)
 class Design:
-    """What is chosen for one kernel, and what reaches it.
+    """The choice for one kernel, and the signal that reaches it.
 
     Attributes:
-        target: the second moment that its output shall have.
+        target: the second moment that its output should have.
         is_zero: whether it starts at 0 instead.
-        fixed: the variance that it has whatever reaches it; None where that counts.
+        fixed: its variance if that does not depend on its input; None if it does.
         responses: for each of its calls, the second moment of its output with weights
             of second moment 1.
         chosen: the moments of its weights; None while nothing has reached it.
@@ -219,15 +220,16 @@ def branch_target(
 def instability(
     survey: Survey, designer: Designer, after: Forward, mend: str
 ) -> tuple[str, ...]:
-    """Return a warning where a small error of the second moment grows with depth.
+    """Return a warning if a small error of the second moment grows with depth.
 
-    What one draw of the weights differs by from the mean over draws is such an error.
+    The difference of a single draw of the weights from the mean over draws is such an
+    error.
 
     Args:
         survey: the model before the rewrite.
-        designer: gives every kernel what was chosen for it, whatever reaches it.
+        designer: gives every kernel the moments chosen for it, whatever its input.
         after: the prediction with these kernels.
-        mend: what would hold it, beside normalisation and residual branches.
+        mend: what would prevent it, besides normalisation and residual branches.
     """
     records = after.propagation.records
     if any(isinstance(record.layer, NORMALISING) for record in records):
@@ -257,8 +259,8 @@ def instability(
 def _lookups_that_grow(model: Any) -> list[tuple[int, str]]:
     """Return the keys of the embeddings that are trained.
 
-    They start small, for each step to count, and grow: a kernel that makes up for
-    their start is too large soon after. Measured on small text classification:
+    They start small, so that each step matters, and grow: a kernel that makes up for
+    their start is soon too large. Measured on small text classification:
     `examples/benchmarks/architectures.py --parts text`.
     """
     return [
@@ -272,8 +274,3 @@ def _second_moment(forward: Forward, kernel: Kernel) -> float | None:
     """Return the predicted second moment of a kernel's output, over its calls."""
     outputs = forward.propagation.kernel_outputs.get(kernel.key)
     return float(np.mean(outputs)) if outputs else None
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + rest

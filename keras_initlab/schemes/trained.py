@@ -16,10 +16,10 @@ from keras_initlab.propagation.weights import current_moments, weight_moments
 
 
 def what_was_learned(model: keras.Model) -> str | None:
-    """Return what says that a model was trained or given weights; None if nothing.
+    """Return the evidence that a model was trained or given weights, or None.
 
     Its optimizer has made steps, or most of the biases and scales that start at a
-    constant have left it.
+    constant have changed.
     """
     optimizer = getattr(model, "optimizer", None)
     steps = 0 if optimizer is None else optimizer_steps(optimizer)

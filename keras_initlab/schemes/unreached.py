@@ -1,4 +1,4 @@
-"""Kernels that no prediction reaches: they are drawn by activation, and count so."""
+"""Kernels that no prediction reaches: they are chosen by their activation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from keras_initlab.schemes.kernels import fans_of
 def unreached_moments(
     kernels: Sequence[Kernel], before: Forward, context: SchemeContext
 ) -> dict[tuple[int, str], WeightMoments]:
-    """Return the moments of what kernels get that are inside a layer run as a whole.
+    """Return the new moments of kernels inside layers that are run as a whole.
 
-    What comes after such a layer is then scaled to what it will make, not to what it
-    makes now.
+    The kernels after such a layer are then scaled for its future output, not for the
+    current one.
     """
     outputs = before.propagation.kernel_outputs
     moments = {}

@@ -1,4 +1,4 @@
-"""Variance: each kernel scaled to what reaches it, all through the graph."""
+"""Variance: each kernel scaled for the signal that reaches it through the graph."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from keras_initlab.schemes.survey import (
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Variance(Options):
-    """Scale each kernel to what reaches it: `scheme="variance"`.
+    """Scale each kernel for the signal that reaches it: `scheme="variance"`.
 
     The signal is followed through the whole graph (see `propagate`), and each kernel
     is scaled so that its output, before the layer's own activation, has the second
@@ -50,21 +50,21 @@ class Variance(Options):
     Args:
         target: the second moment of kernels' outputs.
         residual: "scaled" gives the last kernel of each of the n residual branches on
-            a stream the target `target / n`, "zero" makes it 0, "keep" treats it as
-            any kernel.
-        head: the second moment of heads' outputs, at most `target`; 0.1 keeps a
-            softmax's first loss near log(classes), with which ResNets learned less
+            a stream the target `target / n`, "zero" sets it to 0, "keep" treats it like
+            any other kernel.
+        head: the second moment of heads' outputs, at most `target`. 0.1 keeps the first
+            loss of a softmax near log(classes), but ResNets then learned less well
             (docs/which_scheme.md).
         criterion: "forward", or "balanced" for the harmonic mean with the variance
             that would keep the gradient's second moment, as Glorot did.
-        mean, variance: of the inputs, as in `propagate`. Left out, inputs have mean 0
-            and variance 1 where the first layers with weights read them, behind any
+        mean, variance: of the inputs, as in `propagate`. If left out, inputs have mean
+            0 and variance 1 where the first layers with weights read them, after any
             preprocessing.
 
     Raises:
         ValueError: a second moment that is not above 0, an unknown word, a variance
             below 0.
-        TypeError: a mean or variance that is no number.
+        TypeError: a mean or variance that is not a number.
 
     >>> Variance(target=2, residual="zero")
     Variance(target=2.0, residual='zero')
@@ -114,7 +114,7 @@ class Variance(Options):
         return survey.selection(choices, after, (*growth, *spread))
 
     def _design(self, kernel: Kernel, survey: Survey) -> Design:
-        """Return what a kernel's output should be, by its role in the graph."""
+        """Return the target of a kernel's output, by its role in the graph."""
         roles = survey.roles
         fixed = sine_variance(kernel, survey.context.nonlinearity(kernel))
         if fixed is not None:
@@ -131,12 +131,12 @@ class Variance(Options):
 
 @dataclass(eq=False)
 class _Designer:
-    """Chooses the scale of each kernel as the prediction reaches it."""
+    """Chooses the scale of each kernel when the prediction reaches it."""
 
     designs: dict[tuple[int, str], Design]
     criterion: Criterion
     context: SchemeContext
-    # What reaches a shared kernel, averaged over its calls.
+    # The inputs of shared kernels, averaged over their calls.
     mean_responses: dict[tuple[int, str], float] = field(default_factory=dict)
 
     def run(self, survey: Survey) -> Forward:
@@ -148,7 +148,7 @@ class _Designer:
     def run_shared(self, survey: Survey) -> Forward:
         """Return the prediction in which a shared kernel has one scale for all calls.
 
-        It fits the mean of what reaches them, and changes what reaches other kernels.
+        It fits the mean of their inputs, and changes the inputs of other kernels.
         """
         self.mean_responses = {
             key: float(np.mean(design.responses))
@@ -176,7 +176,7 @@ class _Designer:
     def keep(
         self, layer: Any, weight: str, response: float, current: WeightMoments
     ) -> WeightMoments:
-        """Return the moments that were chosen, whatever reaches the kernel."""
+        """Return the moments that were chosen, whatever the kernel's input."""
         design = self.designs.get((id(layer), weight))
         return current if design is None or design.chosen is None else design.chosen
 
@@ -199,7 +199,7 @@ class _Designer:
             moments = activations.moments(nonlinearity, variance=design.target)
             slope = moments.derivative_second_moment
         backward = 1 / max(fans.fan_out * slope, 1e-12)
-        # As Glorot and Bengio: the harmonic mean of what the two ways ask for.
+        # As in Glorot and Bengio: the harmonic mean of the two directions' variances.
         return 2 / (1 / forward + 1 / backward)
 
 

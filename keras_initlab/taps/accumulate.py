@@ -115,7 +115,7 @@ class Accumulator:
 
 def combined(layout: Layout, rows: Array) -> Array:
     """Merge vectors of one layout, the rows of an array (vectors, size), into one."""
-    count = len(layout.entries)
+    count = len(layout.figures)
     values, shares = rows[:, 1 : 1 + count], rows[:, 1 + count : 1 + 2 * count]
     total = shares.sum(axis=0)
     parts = shares / np.where(total > 0, total, 1)
@@ -141,10 +141,10 @@ def combined(layout: Layout, rows: Array) -> Array:
 @lru_cache(maxsize=64)
 def _variances(layout: Layout) -> tuple[list[int], list[int]]:
     """Return the index of each variance, and that of the mean that belongs to it."""
-    indices = {entry: index for index, entry in enumerate(layout.entries)}
+    indices = {entry: index for index, entry in enumerate(layout.figures)}
     pairs = [
         (index, indices[key, "mean"])
-        for index, (key, name) in enumerate(layout.entries)
+        for index, (key, name) in enumerate(layout.figures)
         if name == "variance"
     ]
     return [index for index, _ in pairs], [index for _, index in pairs]
@@ -155,7 +155,7 @@ def _gradients(layout: Layout) -> list[int]:
     """Return where the figures of gradients at outputs are."""
     return [
         index
-        for index, (_, name) in enumerate(layout.entries)
+        for index, (_, name) in enumerate(layout.figures)
         if name == "gradient_second_moment"
     ]
 
@@ -179,19 +179,19 @@ def figures_of(vectors: dict[Layout, Array]) -> dict[str, dict[str, Any]]:
     """
     union = Layout(
         (),
-        tuple(dict.fromkeys(entry for layout in vectors for entry in layout.entries)),
+        tuple(dict.fromkeys(entry for layout in vectors for entry in layout.figures)),
         tuple(dict.fromkeys(tail for layout in vectors for tail in layout.tails)),
         "float64",
     )
     rows: list[Array] = []
     for layout, vector in vectors.items():
-        base = rows[-1] if rows else np.zeros(1 + 2 * len(union.entries) + _end(union))
+        base = rows[-1] if rows else np.zeros(1 + 2 * len(union.figures) + _end(union))
         rows.append(_widened(layout, vector, union, base))
     whole = combined(union, np.stack(rows))
-    count = len(union.entries)
+    count = len(union.figures)
     values, shares = whole[1 : 1 + count], whole[1 + count : 1 + 2 * count]
     figures: dict[str, dict[str, Any]] = {}
-    for (key, name), value, share in zip(union.entries, values, shares, strict=True):
+    for (key, name), value, share in zip(union.figures, values, shares, strict=True):
         if share > 0:
             value = float(value) * (float(share) if name == "nonfinite" else 1.0)
             figures.setdefault(key, {})[name] = value
@@ -220,10 +220,10 @@ def calls_of(layouts: Iterable[Layout]) -> dict[str, tuple[str, Shape]]:
 def _widened(layout: Layout, vector: Array, union: Layout, base: Array) -> Array:
     """Return a vector in the layout `union`; missing tails are those of `base`."""
     wide = base.copy()
-    count, width = len(layout.entries), len(union.entries)
+    count, width = len(layout.figures), len(union.figures)
     wide[: 1 + 2 * width] = 0
-    indices = {entry: index for index, entry in enumerate(union.entries)}
-    chosen = np.array([indices[entry] for entry in layout.entries], int)
+    indices = {entry: index for index, entry in enumerate(union.figures)}
+    chosen = np.array([indices[entry] for entry in layout.figures], int)
     wide[1 + chosen] = vector[1 : 1 + count]
     wide[1 + width + chosen] = vector[1 + count : 1 + 2 * count]
     starts = dict(zip(union.tails, _starts(union), strict=True))
@@ -236,7 +236,7 @@ def _widened(layout: Layout, vector: Array, union: Layout, base: Array) -> Array
 def _starts(layout: Layout) -> list[int]:
     """Return where each tail begins."""
     lengths = [length for *_, length in layout.tails]
-    starts = itertools.accumulate(lengths, initial=1 + 2 * len(layout.entries))
+    starts = itertools.accumulate(lengths, initial=1 + 2 * len(layout.figures))
     return [*starts][:-1]
 
 

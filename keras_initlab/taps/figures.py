@@ -85,18 +85,18 @@ class Layout(NamedTuple):
     """What the places of a step's vector stand for.
 
     A vector is [index of the layout, values, shares, tails]; values and shares are
-    those of `entries`, in their order.
+    those of `figures`, in their order.
 
     Attributes:
         calls: key, path and output shape of each call of a layer, in the order in which
             the calls ended.
-        entries: key and name of each value.
+        figures: key and name of each value.
         tails: key, kind and length of each tail.
         dtype: of the vector.
     """
 
     calls: tuple[tuple[str, str, Shape], ...]
-    entries: tuple[tuple[str, str], ...]
+    figures: tuple[tuple[str, str], ...]
     tails: tuple[tuple[str, str, int], ...]
     dtype: str
 

@@ -107,7 +107,7 @@ class TappedStep:
         ]
         more, ends = of_gradients(keys, dense, updates, scale, request, passes)
         if skipped is not None:
-            more = [one.unless(skipped) for one in more]
+            more = [figure.unless(skipped) for figure in more]
         figures, tails = figures + more, tails + ends
         layout = Layout.of(outputs, figures, tails)
         if layout not in self.layouts:

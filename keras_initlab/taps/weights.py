@@ -49,7 +49,7 @@ class WeightTap:
         self._trace = backend.trace
         self._patches = Patches()
         # The last arguments of `_keys_among`, and their result.
-        self._asked: tuple[int, ...] = ()
+        self._signature: tuple[int, ...] = ()
         self._keys: list[tuple[str, int]] = []
         # By thread, as in the recorder.
         self._open: dict[int, _Watch] = {}
@@ -156,15 +156,15 @@ class WeightTap:
     def _keys_among(self, variables: Sequence[Any]) -> list[tuple[str, int]]:
         """Return path and index of each layer whose main weight is in `variables`."""
         places = self._recorder.places
-        asked = (len(places), *map(id, variables))
-        if asked != self._asked:
+        signature = (len(places), *map(id, variables))
+        if signature != self._signature:
             indices = {id(variable): index for index, variable in enumerate(variables)}
             keys = []
             for place in places:
                 weight = self._request.weight(place.layer) if place.measured else None
                 if id(weight) in indices:
                     keys.append((place.path, indices[id(weight)]))
-            self._asked, self._keys = asked, keys
+            self._signature, self._keys = signature, keys
         return self._keys
 
     def _watch(self, grads: Any, variables: Sequence[Any]) -> _Watch | None:

@@ -115,14 +115,13 @@ def program(
     """Return a function that makes a compiled model: rows are classes and arguments."""
 
     def build() -> Any:
-        keras.utils.set_random_seed(0)
         made = [kind(*arguments, **options) for kind, arguments, options in rows]
         model = keras.Sequential([keras.Input(shape), *made])
         kind, options = optimizer or (keras.optimizers.Adam, {"learning_rate": 0.01})
         model.compile(kind(**options), loss() if isinstance(loss, type) else loss)
         return model
 
-    return build
+    return seeded(build)
 
 
 def row(kind: Any, *arguments: Any, **options: Any) -> tuple[Any, Any, Any]:
@@ -177,7 +176,6 @@ def siamese(least: float) -> Callable[[], Any]:
         return ops.sqrt(squares + least)
 
     def build() -> Any:
-        keras.utils.set_random_seed(0)
         shared = [layers.Dense(48, "relu"), layers.Dense(16)]
         body = keras.Sequential([keras.Input((64,)), *shared])
         one, other = keras.Input((64,)), keras.Input((64,))
@@ -186,7 +184,7 @@ def siamese(least: float) -> Callable[[], Any]:
         model.compile(keras.optimizers.Adam(0.003), contrast)
         return model
 
-    return build
+    return seeded(build)
 
 
 def actor(loss: Any) -> Callable[[], Any]:

@@ -24,7 +24,7 @@ def large_biases(facts: Facts) -> Iterator[Finding]:
         "info",
         layer,
         f"The root mean square of its biases is {wording.number(size)}"
-        f"{wording.others([name for name, _ in facts.biased])}: most units are on one "
-        "side of their activation. Usual are 0 or a small constant.",
+        f"{wording.and_others([name for name, _ in facts.biased])}: most units are on "
+        "one side of their activation. Usual are 0 or a small constant.",
         'Use bias_initializer="zeros": no choice of kernels mends it.',
     )

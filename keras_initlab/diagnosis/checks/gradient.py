@@ -42,7 +42,7 @@ _LOSS = (
 def no_gradient(facts: Facts) -> Iterator[Finding]:
     """Report that the loss depends on no weight, or that none may be changed."""
     if facts.frozen:
-        last = next((one.layer for one in facts.stats[::-1] if one.weight), None)
+        last = next((stats.layer for stats in facts.stats[::-1] if stats.weight), None)
         yield Finding(
             "no-gradient",
             "error",
@@ -70,7 +70,7 @@ def no_gradient(facts: Facts) -> Iterator[Finding]:
 
 @check
 def vanishing_gradient(facts: Facts) -> Iterator[Finding]:
-    """Report where no gradient worth the name comes back any more."""
+    """Report where the gradient is lost on its way back."""
     back = _energies(facts)
     start = _start(back)
     if not start > 0:
@@ -98,7 +98,7 @@ def vanishing_gradient(facts: Facts) -> Iterator[Finding]:
 @check
 def exploding_gradient(facts: Facts) -> Iterator[Finding]:
     """Report where the gradient has grown out of proportion on its way back."""
-    # Of a loss that has fallen, what gradient is left is noise.
+    # Once the loss has fallen, the remaining gradient is noise.
     back = [] if facts.learned else _energies(facts)
     large = _large(back, LOST)
     for part in _parts(facts, back):
@@ -124,7 +124,7 @@ def _large(back: Sequence[tuple[str, float]], limit: float) -> list[tuple[str, f
     start = _start(back)
     if not start > 0:
         return []
-    # A branch that starts small may be among the last layers, and the stream as well.
+    # The last layers may include a branch that starts small, and its stream as well.
     most = max(value for _, value in back[: first_count(back)])
     if not any(value > limit * most for _, value in back):
         return []
@@ -138,8 +138,8 @@ def _parts(
     part: list[tuple[str, float]] = []
     for key, value in back:
         part.append((key, value))
-        what = facts.layer(key)
-        if what is not None and what.normalises:
+        layer = facts.layer(key)
+        if layer is not None and layer.normalises:
             yield part
             part = []
     yield part
@@ -160,21 +160,21 @@ def _longest_rise(back: Sequence[tuple[str, float]]) -> int:
 
 def _energies(facts: Facts) -> list[tuple[str, float]]:
     """Return layers from the last hidden one back to the first kernel."""
-    found = []
+    energies = []
     behind_zeros = False
-    for one in facts.hidden[::-1]:
-        value = one.gradient_second_moment
-        behind_zeros |= one.layer.split("#")[0] in facts.from_zero
+    for stats in facts.hidden[::-1]:
+        value = stats.gradient_second_moment
+        behind_zeros |= stats.layer.split("#")[0] in facts.from_zero
         if value is None or not math.isfinite(value):
             continue
-        what = facts.layer(one.layer)
-        # Of data there is no gradient to wait for; of embeddings there is.
-        data = what is not None and what.starts and one.weight is None
-        # Beside a path that carries the gradient around it, its own may be small.
-        aside = what is not None and (what.rescaled or what.bypassed)
-        # What passes no gradient as long as it is 0 will pass some after a step.
+        layer = facts.layer(stats.layer)
+        # Layers of pure data need no gradient; embeddings do.
+        data = layer is not None and layer.starts and stats.weight is None
+        # If another path carries the gradient around it, its own may be small.
+        aside = layer is not None and (layer.rescaled or layer.bypassed)
+        # Weights that start at 0 pass no gradient now, but do after a step.
         if data or aside or (value == 0 and behind_zeros):
             continue
-        sizes = [size for size in (one.shape or ())[1:] if size is not None]
-        found.append((one.layer, value * math.prod(sizes)))
-    return found
+        sizes = [size for size in (stats.shape or ())[1:] if size is not None]
+        energies.append((stats.layer, value * math.prod(sizes)))
+    return energies

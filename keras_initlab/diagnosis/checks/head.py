@@ -1,4 +1,4 @@
-"""Outputs that do not go with their loss or their targets."""
+"""Outputs that do not fit their loss or their targets."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _RANGES = {
     "tanh": (-1.0, 1.0),
     "relu6": (0.0, 6.0),
 }
-# Targets of a regression: deviations that are still near enough to 1, and how far the
-# mean may lie from 0, in deviations.
+# Targets of a regression: deviations near enough to 1, and how far the mean may be from
+# 0, in deviations.
 SMALLEST, LARGEST, OFFSET = 1e-3, 1e3, 1e2
 # Σp² over the classes: 1 where the whole probability is on one.
 SURE = 0.95
@@ -34,12 +34,12 @@ SURE = 0.95
 
 @check
 def head_loss_mismatch(facts: Facts) -> Iterator[Finding]:
-    """Report outputs whose activation does not go with the loss or the targets."""
+    """Report outputs whose activation does not fit the loss or the targets."""
     for head in facts.heads:
         for fault in (_of_softmax, _of_cross_entropy, _of_targets, _out_of_range):
-            told = fault(head)
-            if told is not None:
-                severity, evidence, remedy = told
+            problem = fault(head)
+            if problem is not None:
+                severity, evidence, remedy = problem
                 yield Finding(
                     "head-loss-mismatch", severity, head.layer, evidence, remedy
                 )
@@ -106,7 +106,7 @@ def _of_cross_entropy(head: HeadFacts) -> Told:
 
 
 def _and_targets(head: HeadFacts) -> str:
-    """Return what is to be done to targets as well, "" where they are right."""
+    """Return how to change the targets as well, "" if they are right."""
     targets = head.targets
     if head.loss != _BINARY or targets is None or targets.minimum is None:
         return ""
@@ -156,7 +156,7 @@ def _of_targets(head: HeadFacts) -> Told:
 
 
 def _renumber(units: int, targets: TargetFacts) -> str:
-    """Return what brings class numbers and units together."""
+    """Return how to make class numbers fit the number of units."""
     low, high = int(targets.minimum or 0), int(targets.maximum or 0)
     if targets.whole and low != 0 and high - low < units:
         by = f"- {low}" if low > 0 else f"+ {-low}"
@@ -195,7 +195,7 @@ def _range(low: float, high: float) -> str:
 
 @check
 def target_scale(facts: Facts) -> Iterator[Finding]:
-    """Report targets that no usual step reaches, or of which nothing can be learned."""
+    """Report targets out of reach of usual steps, or from which nothing is learned."""
     for head in facts.heads:
         targets = head.targets
         if targets is None:
@@ -240,7 +240,7 @@ def saturated_head(facts: Facts) -> Iterator[Finding]:
     """Report an untrained output that is sure of one class before it has learned."""
     if facts.trained or facts.at_start is not None:
         return
-    stats = {one.layer: one for one in facts.stats}
+    stats = {layer.layer: layer for layer in facts.stats}
     for head in facts.heads:
         measured = stats.get(head.layer)
         sure = None if measured is None else _sureness(head, measured)
@@ -265,7 +265,7 @@ def _sureness(head: HeadFacts, stats: LayerStats) -> float | None:
 @check
 def dead_head(facts: Facts) -> Iterator[Finding]:
     """Report an output whose units are all 0, whatever the input."""
-    stats = {one.layer: one for one in facts.stats}
+    stats = {layer.layer: layer for layer in facts.stats}
     for head in facts.heads:
         measured = stats.get(head.layer)
         if measured is None or head.activation not in ("relu", "relu6"):

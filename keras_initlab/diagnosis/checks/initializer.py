@@ -11,14 +11,14 @@ from keras_initlab.diagnosis.facts import Facts, KernelFacts
 from keras_initlab.diagnosis.finding import Finding, Severity
 from keras_initlab.diagnosis.rules import check
 
-# Decades of variance lost or won between one normalisation and the next: as much as of
-# a signal. Less than NOTED of one kernel is not told.
+# Decades of variance lost or gained between one normalisation and the next, as for a
+# signal. Less than NOTED in one kernel is not counted.
 RISKY, LOST = math.log10(signal.RISKY), math.log10(signal.LOST)
 NOTED = math.log10(1.5)
-# Gates and attention whose inputs are so many times as large are shut or open from the
-# start: of N(0, 25), a third is beyond ±5, where a sigmoid's slope is below 0.7 %.
+# Gates and attention whose inputs are so many times too large start saturated: a third
+# of N(0, 25) is beyond ±5, where a sigmoid's slope is below 0.7 %.
 SATURATING = 25.0
-# Variances by wrong fans that are told as a warning, and at all.
+# Ratios of variances by wrong fans that are reported as a warning, and at all.
 WRONG, OFF = 4.0, 1.5
 
 _FITTING = (
@@ -29,11 +29,11 @@ _FITTING = (
 
 @check
 def initializer_mismatch(facts: Facts) -> Iterator[Finding]:
-    """Report kernels drawn too small or too large for what follows, taken together.
+    """Report kernels that together are drawn too small or too large.
 
-    A normalisation mends it, and a residual branch has a stream beside it: the count
-    of decades starts anew there. Where the signals are known and sound all the same,
-    by other ways round or by training, it is no more than worth knowing.
+    The count of decades starts anew after a normalisation, and after a residual branch,
+    which has a stream beside it. Nothing is reported if the signals are known to be
+    sound all the same.
     """
     most: list[KernelFacts] = []
     run: list[KernelFacts] = []
@@ -48,7 +48,7 @@ def initializer_mismatch(facts: Facts) -> Iterator[Finding]:
         if kernel.normalised or kernel.branch_end:
             run, total = [], 0.0
     severity = _severity(abs(decades))
-    # Where signals are known, they say what a small share comes to.
+    # If signals are known, they show the effect of a small deviation.
     small = bool(facts.stats) and severity == "info"
     if not most or small or signal.is_sound(facts):
         return
@@ -60,7 +60,7 @@ def initializer_mismatch(facts: Facts) -> Iterator[Finding]:
         first.layer,
         f"{first.initializer} draws its {first.weight} with "
         f"{wording.number(first.scale or 1)} times the variance that fits "
-        f"{first.nonlinearity}{wording.others([one.layer for one in most])}: with all "
+        f"{first.nonlinearity}{wording.and_others([k.layer for k in most])}: with all "
         f"of them the signal's variance {does} {wording.number(10 ** abs(decades))} "
         "times.",
         _FITTING,
@@ -70,21 +70,23 @@ def initializer_mismatch(facts: Facts) -> Iterator[Finding]:
 @check
 def saturating_gates(facts: Facts) -> Iterator[Finding]:
     """Report kernels of gates and attention that are drawn far too large."""
-    found = [
-        one
-        for one in facts.kernels
-        if one.guarded and one.constant is None and (one.scale or 0.0) > SATURATING
+    saturating = [
+        kernel
+        for kernel in facts.kernels
+        if kernel.guarded
+        and kernel.constant is None
+        and (kernel.scale or 0.0) > SATURATING
     ]
-    if not found:
+    if not saturating:
         return
-    worst = max(found, key=lambda one: one.scale or 0.0)
+    worst = max(saturating, key=lambda kernel: kernel.scale or 0.0)
     yield Finding(
         "initializer-mismatch",
         "warning",
         worst.layer,
         f"{worst.initializer} draws its {worst.weight} with "
         f"{wording.number(worst.scale or 1)} times the variance that fits"
-        f"{wording.others([one.layer for one in found])}: gates and attention are "
+        f"{wording.and_others([k.layer for k in saturating])}: gates and attention are "
         "saturated from the start.",
         _FITTING,
     )
@@ -105,11 +107,11 @@ def _severity(decades: float) -> Severity:
 @check
 def wrong_fans(facts: Facts) -> Iterator[Finding]:
     """Report kernels drawn by fans that are not those of their layer."""
-    known = [one for one in facts.kernels if _off(one) > math.log(OFF)]
-    serious = [one for one in known if _is_serious(one)]
+    kernels = [kernel for kernel in facts.kernels if _off(kernel) > math.log(OFF)]
+    serious = [kernel for kernel in kernels if _is_serious(kernel)]
     yield from _fans(serious, "warning")
     if not facts.stats:
-        yield from _fans([one for one in known if one not in serious], "info")
+        yield from _fans([k for k in kernels if k not in serious], "info")
 
 
 def _fans(kernels: Sequence[KernelFacts], severity: Severity) -> Iterator[Finding]:
@@ -122,7 +124,7 @@ def _fans(kernels: Sequence[KernelFacts], severity: Severity) -> Iterator[Findin
         worst.layer,
         f"{worst.initializer} counts the fans of its {worst.weight} by the shape "
         f"alone: the variance is {wording.number(worst.by_wrong_fans or 1)} times that "
-        f"by the layer's own{wording.others([one.layer for one in kernels])}.",
+        f"by the layer's own{wording.and_others([k.layer for k in kernels])}.",
         'Use an initlab> initializer, such as "initlab>he_normal": it counts the fans '
         "by the layer.",
     )

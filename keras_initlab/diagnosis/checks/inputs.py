@@ -1,4 +1,4 @@
-"""Data of another scale than the zero mean and unit variance that weights are for.
+"""Data far from the zero mean and unit variance for which weights are initialised.
 
 LeCun, Bottou, Orr & Müller, "Efficient BackProp", 1998, section 4.3.
 """
@@ -12,8 +12,8 @@ from keras_initlab.diagnosis.facts import Facts, InputFacts
 from keras_initlab.diagnosis.finding import Finding
 from keras_initlab.diagnosis.rules import check
 
-# Root mean squares of which data are still near enough to 1; how far the mean may lie
-# from 0, in deviations; how much one feature may vary more than the others.
+# Root mean squares that are near enough to 1; how far the mean may be from 0, in
+# deviations; how much more than the others one feature may vary.
 SMALLEST, LARGEST = 0.01, 30.0
 OFFSET = 10.0
 SPREAD = 300.0
@@ -27,7 +27,7 @@ _SAME = "Look at how the batch is made: with it, nothing can be learnt."
 
 def is_constant(inputs: Sequence[InputFacts]) -> bool:
     """Say whether there are inputs, and all values of each are the same."""
-    return bool(inputs) and all(one.deviation == one.nonfinite == 0 for one in inputs)
+    return bool(inputs) and all(x.deviation == x.nonfinite == 0 for x in inputs)
 
 
 @check
@@ -38,23 +38,23 @@ def input_scale(facts: Facts) -> Iterator[Finding]:
         same = f"All of its values are {wording.number(first.mean)}."
         yield Finding("input-scale", "warning", first.name, same, _SAME)
         return
-    for one in facts.inputs:
-        # One that is the same for all, beside others, is a mask or a first state.
-        evidence = None if one.scaled or not one.deviation else _fault(one)
+    for data in facts.inputs:
+        # A constant input, beside others, is a mask or an initial state.
+        evidence = None if data.scaled or not data.deviation else _fault(data)
         if evidence is not None:
-            yield Finding("input-scale", "warning", one.name, evidence, _REMEDY)
+            yield Finding("input-scale", "warning", data.name, evidence, _REMEDY)
 
 
 def _fault(data: InputFacts) -> str | None:
     rms = (data.mean**2 + data.deviation**2) ** 0.5
-    told = (
+    problem = (
         f"The data have mean {wording.number(data.mean)} and deviation "
         f"{wording.number(data.deviation)}"
     )
     if not SMALLEST <= rms <= LARGEST and data.spread <= SPREAD:
-        return f"{told}, where weights are drawn for 0 and 1."
+        return f"{problem}, where weights are drawn for 0 and 1."
     if abs(data.mean) > OFFSET * data.deviation:
-        return f"{told}: hardly anything but an offset."
+        return f"{problem}: hardly anything but an offset."
     if data.spread > SPREAD:
         return (
             f"Feature {data.largest} varies {wording.number(data.spread)} times as "

@@ -40,7 +40,7 @@ _TRAINING = (
 
 @check
 def nonfinite(facts: Facts) -> Iterator[Finding]:
-    """Report the first place where there is NaN or infinity: all after it follow."""
+    """Report the first place with NaN or infinity, from which all others follow."""
     for data in facts.inputs:
         if data.nonfinite:
             evidence = f"{data.nonfinite} of the input's values are NaN or infinite"
@@ -53,11 +53,11 @@ def nonfinite(facts: Facts) -> Iterator[Finding]:
     if facts.broke("nonfinite"):
         yield from _broken_by_steps(facts)
         return
-    kernels = [(one.layer, one.weight, one.nonfinite) for one in facts.kernels]
+    kernels = [(k.layer, k.weight, k.nonfinite) for k in facts.kernels]
     for layer, weight, count in (*kernels, *facts.broken):
         if count:
-            entries, are = ("entry", "is") if count == 1 else ("entries", "are")
-            evidence = f"{count} {entries} of its {weight} {are} NaN or infinite."
+            noun, are = ("entry", "is") if count == 1 else ("entries", "are")
+            evidence = f"{count} {noun} of its {weight} {are} NaN or infinite."
             yield Finding("nonfinite", "error", layer, evidence, _WEIGHTS)
             return
     before: LayerStats | None = None
@@ -72,7 +72,7 @@ def nonfinite(facts: Facts) -> Iterator[Finding]:
 
 
 def _at_once(facts: Facts, stats: LayerStats, before: LayerStats | None) -> str:
-    """Return what to do where untrained weights make NaN of finite inputs."""
+    """Return what to do if untrained weights turn finite inputs into NaN."""
     size = math.sqrt((before and before.second_moment) or 0.0)
     if size > NEAR_OVERFLOW:
         grown = (
@@ -89,7 +89,7 @@ def _at_once(facts: Facts, stats: LayerStats, before: LayerStats | None) -> str:
 
 
 def _in_gradients(facts: Facts) -> Iterator[Finding]:
-    """Report gradients that are NaN while all outputs are finite: it is the loss."""
+    """Report gradients that are NaN while all outputs are finite: the loss's fault."""
     if not all(stats.nonfinite == 0 for stats in facts.stats):
         return
     back = [stats for stats in facts.stats[::-1] if _gradients(stats)]
@@ -104,7 +104,7 @@ def _in_gradients(facts: Facts) -> Iterator[Finding]:
 
 
 def _in_a_derivative(back: Sequence[LayerStats]) -> Iterator[Finding]:
-    """Report the layer behind which gradients are NaN: its derivative is."""
+    """Report the layer whose derivative turns gradients into NaN."""
     for later, stats in pairwise(back):
         values = (later.gradient_second_moment, stats.gradient_second_moment)
         if None in values or math.isnan(values[0] or 0.0):
@@ -124,12 +124,12 @@ def _in_a_derivative(back: Sequence[LayerStats]) -> Iterator[Finding]:
 
 
 def _gradients(stats: LayerStats) -> list[float]:
-    known = (stats.gradient_second_moment, stats.weight_gradient_second_moment)
-    return [value for value in known if value is not None]
+    moments = (stats.gradient_second_moment, stats.weight_gradient_second_moment)
+    return [value for value in moments if value is not None]
 
 
 def _broken_by_steps(facts: Facts) -> Iterator[Finding]:
-    """Report outputs that a later step made NaN: the first step's were finite."""
+    """Report outputs that became NaN after the first step."""
     for stats in facts.stats:
         if stats.nonfinite:
             evidence = (

@@ -1,7 +1,7 @@
-"""Signals that vanish, explode, or no longer tell inputs apart.
+"""Signals that vanish, explode, or no longer distinguish inputs.
 
-Nothing is held against a fixed size: a signal is compared with what went into the
-first kernel, or came out of the last normalisation.
+No signal is compared with a fixed size, but with the input of the first kernel or the
+output of the last normalisation.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from keras_initlab.diagnosis.finding import Finding, Severity
 from keras_initlab.diagnosis.rules import check
 from keras_initlab.stats import LayerStats
 
-# Second moments that have changed by more than this: of amplitudes, the root of it.
-# The weaker one is beyond what a change of width, pooling or dropout can do; at the
-# stronger one half of float32's digits are gone.
+# Factors by which a second moment has changed (amplitudes, by the root). The smaller is
+# beyond what a change of width, pooling or dropout can do; at the larger one half of
+# float32's digits are lost.
 RISKY, LOST = 1e4, 1e8
 
 # What is no more than a shift, of one layer or of the whole network.
@@ -32,27 +32,27 @@ DEEP = 20
 
 
 def severity_of(factor: float) -> Severity:
-    """Return how bad it is that a second moment changed by a factor above 1."""
+    """Return how severe it is that a second moment changed by a factor above 1."""
     return "error" if factor > LOST else "warning"
 
 
 def first_layers(course: Sequence[tuple[str, float]]) -> float:
-    """Return the median over the layers with which a course over depth begins.
+    """Return the median over the first layers of a course over depth.
 
-    A quarter of them, but not more than three: of a deep network, what is found at a
-    quarter of the way is far from its start already.
+    These are a quarter of the layers, but at most three: in a deep network, a quarter
+    of the depth is far from the start already.
     """
     return median(value for _, value in course[: first_count(course)])
 
 
 def first_count(course: Sequence[object]) -> int:
-    """Return with how many layers a course begins."""
+    """Return how many layers count as the first ones of a course."""
     return min(max(len(course) // 4, 1), 3)
 
 
 @check
 def vanishing_signal(facts: Facts) -> Iterator[Finding]:
-    """Report where what tells inputs apart is gone for good on the way forward."""
+    """Report where the variation between inputs is lost for good."""
     ratios = list(_ratios(facts, "batch_variance"))
     gone = _gone_for_good([ratio for _, ratio in ratios])
     if gone is None:
@@ -99,26 +99,26 @@ def is_sound(facts: Facts) -> bool | None:
 
 
 def _ratios(facts: Facts, figure: str) -> Iterator[tuple[str, float]]:
-    """Yield layers and a figure of theirs over that of where their signal starts."""
+    """Yield layers and the ratio of a figure to that where their signal starts."""
     reference = _input_of(facts, figure)
-    for one in facts.hidden:
-        value = getattr(one, figure)
-        what = facts.layer(one.layer)
+    for stats in facts.hidden:
+        value = getattr(stats, figure)
+        layer = facts.layer(stats.layer)
         if value is None or math.isnan(value):
             continue
-        fresh = reference is None or (what is not None and what.starts)
-        if fresh or (what is not None and what.normalises and value > 0):
+        fresh = reference is None or (layer is not None and layer.starts)
+        if fresh or (layer is not None and layer.normalises and value > 0):
             reference = value if value > 0 else reference
-        elif reference and not (what is not None and what.rescaled):
-            yield one.layer, value / reference
+        elif reference and not (layer is not None and layer.rescaled):
+            yield stats.layer, value / reference
 
 
 def _input_of(facts: Facts, figure: str) -> float | None:
     if len(facts.inputs) != 1 or facts.inputs[0].scaled:
         return None
     mean, variance = facts.inputs[0].mean, facts.inputs[0].deviation ** 2
-    found = variance + (mean**2 if figure == "second_moment" else 0)
-    return found if found > 0 else None
+    reference = variance + (mean**2 if figure == "second_moment" else 0)
+    return reference if reference > 0 else None
 
 
 def _gone_for_good(ratios: Sequence[float]) -> int | None:
@@ -131,19 +131,19 @@ def _gone_for_good(ratios: Sequence[float]) -> int | None:
 
 @check
 def collapsed_inputs(facts: Facts) -> Iterator[Finding]:
-    """Report that all inputs look alike to the last hidden layers."""
-    found = _distances([*_with_angles(facts)])
-    if len(found) < 2:
+    """Report that all inputs look alike in the last hidden layers."""
+    distances = _distances([*_with_angles(facts)])
+    if len(distances) < 2:
         return
     kernels = _since_centred(facts)
-    start = first_layers(found)
-    last = found[-1][1]
+    start = first_layers(distances)
+    last = distances[-1][1]
     if not (last < SAME or (last < ALIKE and kernels >= DEEP)):
         return
-    # Inputs that were alike to begin with, but for rounding, have not collapsed.
+    # Inputs that were alike from the start, up to rounding, have not collapsed.
     if last * 10 > start or start < SAME:
         return
-    where = next(key for key, value in found if value < max(2 * last, SAME))
+    where = next(key for key, value in distances if value < max(2 * last, SAME))
     yield Finding(
         "collapsed-inputs",
         "error" if last < SAME else "warning",
@@ -156,39 +156,39 @@ def collapsed_inputs(facts: Facts) -> Iterator[Finding]:
 
 
 def _since_centred(facts: Facts) -> int:
-    """Return how many kernels there are since what inputs share was last taken off."""
+    """Return how many kernels there are after the last BatchNormalization."""
     count = 0
-    for one in facts.hidden[::-1]:
-        what = facts.layer(one.layer)
-        if what is not None and what.kind == "BatchNormalization":
+    for stats in facts.hidden[::-1]:
+        layer = facts.layer(stats.layer)
+        if layer is not None and layer.kind == "BatchNormalization":
             break
-        count += one.weight is not None
+        count += stats.weight is not None
     return count
 
 
 def _distances(stats: Sequence[LayerStats]) -> list[tuple[str, float]]:
-    known = [(one.layer, one.input_cosine) for one in stats]
+    cosines = [(layer.layer, layer.input_cosine) for layer in stats]
     return [
         (key, max(1 - cosine, 0.0))
-        for key, cosine in known
+        for key, cosine in cosines
         if cosine is not None and not math.isnan(cosine)
     ]
 
 
 def _with_angles(facts: Facts) -> Iterator[LayerStats]:
-    """Yield the stats whose angles say how far inputs are told apart.
+    """Yield the stats whose angles tell how different inputs are.
 
-    A mean over positions makes all inputs alike, and yet a head can read it; and of
-    single numbers the cosine is 1 or -1, whatever they are.
+    A mean over positions makes all inputs look alike, but a head can still read it; and
+    the cosine of single numbers is always 1 or -1.
     """
     averaged = False
-    for one in facts.hidden:
-        what = facts.layer(one.layer)
-        if what is not None and "AveragePooling" in what.kind:
+    for stats in facts.hidden:
+        layer = facts.layer(stats.layer)
+        if layer is not None and "AveragePooling" in layer.kind:
             averaged = True
-        elif one.weight is not None:
+        elif stats.weight is not None:
             averaged = False
-        sizes = (one.shape or (None, None))[1:]
+        sizes = (stats.shape or (None, None))[1:]
         number = bool(sizes) and math.prod(size or 2 for size in sizes) == 1
         if not (averaged or number):
-            yield one
+            yield stats

@@ -1,8 +1,8 @@
 """Units that learn the same: constant kernels, twins, layers drawn alike.
 
-Where two units read the same and are read the same, their gradients are the same, and
-no number of steps parts them: Goodfellow, Bengio & Courville, "Deep Learning", 2016,
-section 8.4.
+Two units with the same incoming and outgoing weights have the same gradients, and stay
+equal however many steps are made: Goodfellow, Bengio & Courville, "Deep Learning",
+2016, section 8.4.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _REDRAW = (
 
 @check
 def constant_kernel(facts: Facts) -> Iterator[Finding]:
-    """Report kernels whose entries are all the same, where units are to differ.
+    """Report kernels whose entries are all the same, although units should differ.
 
-    Zeros are right where another path carries the signal, and in a head.
+    Zeros are right if another path carries the signal, and in a head.
     """
-    passing = {one.layer.split("#")[0] for one in facts.stats if one.batch_variance}
-    found = [
-        one
-        for one in facts.kernels
-        # What tells inputs apart all the same has a way beside the zeros.
-        if _is_fault(one) and not (one.constant == 0 and one.layer in passing)
+    passing = {s.layer.split("#")[0] for s in facts.stats if s.batch_variance}
+    constant = [
+        kernel
+        for kernel in facts.kernels
+        # If outputs still differ between inputs, another path bypasses the zeros.
+        if _is_fault(kernel) and not (kernel.constant == 0 and kernel.layer in passing)
     ]
-    if not found:
+    if not constant:
         return
-    first = found[0]
-    alone = len(found) == 1 and first.constant != 0
+    first = constant[0]
+    alone = len(constant) == 1 and first.constant != 0
     severity: Severity = "warning" if alone else "error"
     stuck = (
         "no gradient passes it"
@@ -48,7 +48,7 @@ def constant_kernel(facts: Facts) -> Iterator[Finding]:
         severity,
         first.layer,
         f"All entries of its {first.weight} are {wording.number(first.constant or 0)}"
-        f"{wording.others([one.layer for one in found])}: {stuck}.",
+        f"{wording.and_others([k.layer for k in constant])}: {stuck}.",
         _REDRAW,
     )
 
@@ -58,21 +58,24 @@ def _is_fault(kernel: KernelFacts) -> bool:
         return False
     if kernel.constant == 0:
         return not (kernel.branch_end or kernel.spared)
-    # Of a depthwise kernel each unit reads an input of its own.
+    # Each unit of a depthwise kernel reads its own input.
     return kernel.units > 1
 
 
 @check
 def symmetric_units(facts: Facts) -> Iterator[Finding]:
     """Report units that are, and stay, copies of another."""
-    found = [
-        one
-        for one in facts.kernels
-        if one.twins and one.constant is None and one.read_alike != 0 and not one.head
+    symmetric = [
+        kernel
+        for kernel in facts.kernels
+        if kernel.twins
+        and kernel.constant is None
+        and kernel.read_alike != 0
+        and not kernel.head
     ]
-    if not found:
+    if not symmetric:
         return
-    worst = max(found, key=lambda one: (one.read_alike or one.twins) / one.units)
+    worst = max(symmetric, key=lambda k: (k.read_alike or k.twins) / k.units)
     count = worst.read_alike or worst.twins
     severity: Severity = "error" if 2 * count > worst.units else "warning"
     same = "" if worst.read_alike is None else ", and are read the same by what follows"
@@ -81,7 +84,7 @@ def symmetric_units(facts: Facts) -> Iterator[Finding]:
         severity,
         worst.layer,
         f"{count} of its {worst.units} units have the weights of another unit{same}"
-        f"{wording.others([one.layer for one in found])}: they learn the same.",
+        f"{wording.and_others([k.layer for k in symmetric])}: they learn the same.",
         _REDRAW,
     )
 
@@ -90,9 +93,9 @@ def symmetric_units(facts: Facts) -> Iterator[Finding]:
 def shared_draw(facts: Facts) -> Iterator[Finding]:
     """Report layers that start from the very same kernel."""
     by_digest: dict[str, list[str]] = {}
-    for one in facts.kernels:
-        if one.digest is not None:
-            by_digest.setdefault(one.digest, []).append(one.layer)
+    for kernel in facts.kernels:
+        if kernel.digest is not None:
+            by_digest.setdefault(kernel.digest, []).append(kernel.layer)
     groups = [layers for layers in by_digest.values() if len(layers) > 1]
     if groups:
         named = ", and those of ".join(", ".join(layers) for layers in groups)

@@ -1,6 +1,6 @@
-"""Units that do not answer any more: dead or saturated ones.
+"""Units that no longer respond: dead or saturated ones.
 
-By the share of units and elements, not by the size of anything.
+They are judged by the share of units and elements, not by their size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from keras_initlab.stats import LayerStats
 # Shares of units that are 0 for all inputs, and of elements at an activation's ends.
 DEAD, ALL_DEAD = 0.8, 0.95
 SATURATED, ALL_SATURATED = 0.4, 0.75
-# While it is trained, so many more than at the first step.
+# In training, how many more than at the first step.
 DIED = 0.4
 
 _FLAT = (
@@ -30,7 +30,7 @@ _FLAT = (
 def dead_units(facts: Facts) -> Iterator[Finding]:
     """Report the layer with the most units that are 0 whatever the input.
 
-    Of inputs with one sign, or one number, half of the units are dead by chance.
+    If inputs have one sign, or one feature, half of the units are dead by chance.
     """
     first = {stats.layer: stats.dead_fraction or 0.0 for stats in facts.first}
     dead = [
@@ -46,7 +46,7 @@ def dead_units(facts: Facts) -> Iterator[Finding]:
         "error" if share >= ALL_DEAD else "warning",
         worst,
         f"{wording.percent(share)} of its units are 0 for every input"
-        f"{wording.others([layer for layer, _ in dead])}.",
+        f"{wording.and_others([layer for layer, _ in dead])}.",
         remedies.SLOWER if facts.broke("dead-units") else _FLAT,
     )
 
@@ -66,7 +66,8 @@ def _is_dead(stats: LayerStats, before: float | None) -> bool:
 def saturated_units(facts: Facts) -> Iterator[Finding]:
     """Report the layer with the most outputs at the ends of its activation.
 
-    Of a network that has learned it is silent: to be sure, its units go to the ends.
+    Nothing is reported for a network that has learned: as it becomes confident, its
+    units saturate.
     """
     saturated = [
         (stats.layer, stats.saturated_fraction or 0.0)
@@ -81,17 +82,17 @@ def saturated_units(facts: Facts) -> Iterator[Finding]:
         "error" if share >= ALL_SATURATED else "warning",
         worst,
         f"{wording.percent(share)} of its outputs are within 1 % of an end of the "
-        f"activation's range{wording.others([layer for layer, _ in saturated])}: "
+        f"activation's range{wording.and_others([layer for layer, _ in saturated])}: "
         "hardly any gradient passes.",
         remedies.redraw(facts, "saturated-units", "variance"),
     )
 
 
 def _bending(facts: Facts) -> Iterator[LayerStats]:
-    """Yield the stats in which a unit that is always 0 is a dead one."""
+    """Yield the stats of layers in which a unit that is always 0 is dead."""
     for stats in facts.hidden:
         layer = facts.layer(stats.layer)
-        # A constant pixel and a branch of zeros are no units. Of a layer of which
-        # nothing is known, weights show that it has some.
+        # A constant pixel and a branch of zeros are not dead units. If nothing is known
+        # about a layer, its weights show that it has units.
         if layer.bends if layer is not None else stats.weight is not None:
             yield stats

@@ -15,11 +15,10 @@ from keras_initlab.diagnosis.finding import Finding
 from keras_initlab.diagnosis.rules import check
 from keras_initlab.stats import LayerStats
 
-# Ratios ‖Δw‖ / ‖w‖, as means over a window: at once, or in two windows on end.
+# Ratios ‖Δw‖ / ‖w‖, as means over a window: reported at once, or after two windows.
 WILD, LARGE = 0.4, 0.3
 SMALL = 1e-7
-# Of weights, what all steps together have changed at most, and of the loss, in so many
-# windows.
+# The largest change of weights, over all steps, and of the loss, in this many windows.
 STILL, FLAT, WINDOWS = 0.01, 0.01, 3
 # How much shorter than the first one a step is that no longer counts.
 DECAYED = 1e-5
@@ -34,7 +33,7 @@ _SLOWER = (
 
 @check
 def update_too_large(facts: Facts) -> Iterator[Finding]:
-    """Report weights that a step replaces rather than improves."""
+    """Report weights that a single step nearly replaces."""
     now = _ratios(facts, facts.stats)
     before = _ratios(facts, facts.earlier[-1]) if facts.earlier else {}
     large = {
@@ -50,7 +49,7 @@ def update_too_large(facts: Facts) -> Iterator[Finding]:
         "warning",
         worst,
         f"A step changes its weights by {_length(large[worst])}"
-        f"{wording.others([*large])}; about 0.1 % is usual.",
+        f"{wording.and_others([*large])}; about 0.1 % is usual.",
         f"Use a learning rate {_smaller(large[worst])} times smaller.",
     )
 
@@ -62,7 +61,7 @@ def _length(ratio: float) -> str:
 
 
 def _smaller(ratio: float) -> str:
-    """Return a power of ten; no more than a thousand, as one looks again then."""
+    """Return a power of ten, at most 1000: after that, the user should look again."""
     if not math.isfinite(ratio):
         return "1000"
     return str(10 ** min(max(math.ceil(math.log10(ratio / 0.1)), 1), 3))
@@ -106,7 +105,7 @@ def update_too_small(facts: Facts) -> Iterator[Finding]:
 
 
 def _crept(facts: Facts, ratios: Sequence[float]) -> str | None:
-    """Return how far the weights moved where the loss stood still; else None."""
+    """Return how far the weights moved if the loss did not change; else None."""
     if facts.steps is None or len(facts.losses) < WINDOWS or not ratios:
         return None
     first, last = facts.losses[0], facts.losses[-1]
@@ -117,7 +116,7 @@ def _crept(facts: Facts, ratios: Sequence[float]) -> str | None:
 
 
 def _decayed(facts: Facts) -> bool:
-    """Whether steps shrank to nothing, in two windows, before anything was learned."""
+    """Whether steps became negligible, in two windows, before anything was learned."""
     first = _ratios(facts, facts.first).values()
     latest = facts.losses[-WINDOWS:]
     if not first or not facts.earlier or len(latest) < WINDOWS or facts.learned:
@@ -137,7 +136,7 @@ def _has_gradient(stats: LayerStats) -> bool:
 
 
 def _ratios(facts: Facts, window: Sequence[LayerStats]) -> dict[str, float]:
-    """Return the update ratios by layer, but for weights that began at 0."""
+    """Return the update ratios by layer, except for weights that started at 0."""
     return {
         stats.layer: stats.update_ratio
         for stats in window

@@ -1,1 +1,1 @@
-"""The mathematics of signals: what knows neither Keras nor layers."""
+"""The mathematics of signals, without Keras and its layers."""

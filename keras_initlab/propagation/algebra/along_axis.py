@@ -1,7 +1,7 @@
-"""Weighted sums along an axis, all of it exact.
+"""Weighted sums along an axis, computed exactly.
 
-Means over windows, resizing, running sums, flips, rolls, slices, padding, repeats: each
-output position is a weighted sum of input positions.
+Means over windows, resizing, running sums, flips, rolls, slices, padding and repeats:
+each output position is a weighted sum of input positions.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from keras_initlab.propagation.algebra.windows import Window
 from keras_initlab.propagation.signal import Array, Gradient, Pull, Signal
 
-# How far apart two results are still told from any two.
+# Up to which distance results have their own covariance; beyond it, that of any two.
 _LAGS = 64
 # Stands for a size that is not known, as in `signal`.
 _MANY = 64
 # Outputs that stand for those along an axis of unknown length.
 _OUTPUTS = 32
-# Weights of a matrix that is multiplied as such; more of them only where an output has
+# Up to how many weights a matrix is multiplied as such; beyond, only if an output has
 # more than a few terms.
 _DENSE, _FEW = 2**20, 32
 
@@ -31,11 +31,11 @@ class AlongAxis:
     """A linear map along an axis: y_o = Σ weights[o, k] · x[index[o, k]].
 
     Attributes:
-        index, weights: of shape (outputs, terms); terms that are left over have weight
-            0, and no output has two terms of the same input.
+        index, weights: of shape (outputs, terms); unused terms have weight 0, and no
+            output has two terms with the same input.
         wide: how many inputs there are.
-        size: how many outputs there are; None for a length that is not known, which
-            these inputs and outputs stand for.
+        size: how many outputs there are; None for an unknown length, which these inputs
+            and outputs represent.
     """
 
     index: NDArray[np.intp]
@@ -51,7 +51,7 @@ class AlongAxis:
 
     @staticmethod
     def of_places(places: NDArray[np.intp], wide: int) -> AlongAxis:
-        """Return the map that takes what stands at some places; 0 where that is -1."""
+        """Return the map that takes the values at some places; 0 for a place of -1."""
         inside = (places >= 0).astype(np.float64)
         index = np.maximum(places, 0)
         return AlongAxis(index[:, None], inside[:, None], wide, len(places))
@@ -63,16 +63,16 @@ class AlongAxis:
         return dense
 
     def by_input(self, weights: Array) -> Array:
-        """Return the sums by input of what there is for each output and term."""
+        """Return the sums, by input, of values for each output and term."""
         flat = np.bincount(self.index.ravel(), weights.ravel(), self.wide)
         return np.asarray(flat, np.float64)
 
 
 @lru_cache(maxsize=512)
 def window_means(window: Window, *, repeating: bool = False) -> AlongAxis:
-    """Return the mean over each window, of what lies inside the tensor alone.
+    """Return the mean over each window, not counting positions outside the tensor.
 
-    With `repeating` what lies outside counts, and is what lies at the edge.
+    With `repeating`, these count and have the value at the edge.
     """
     length = window.output_length
     if window.length is None:
@@ -117,7 +117,7 @@ def _shares(valid: NDArray[np.bool_]) -> Array:
 
 
 def _merged(index: NDArray[np.intp], weights: Array) -> Array:
-    """Return the weights with those of one input in one place: they count as one."""
+    """Return the weights with those of the same input added up."""
     merged = weights.copy()
     for k in range(index.shape[1] - 1, 0, -1):
         again = index[:, k] == index[:, k - 1]
@@ -129,7 +129,7 @@ def _merged(index: NDArray[np.intp], weights: Array) -> Array:
 def along(signal: Signal, axis: int, sums: AlongAxis) -> Signal:
     """Return weighted sums along an axis, of positions or of units.
 
-    The covariance of neighbours is `near` where it is known, else that of any two.
+    The covariance of neighbours is `near` if it is known, else that of any two.
     """
     axis %= len(signal.shape)
     in_units = axis in signal.units
@@ -139,19 +139,19 @@ def along(signal: Signal, axis: int, sums: AlongAxis) -> Signal:
     kinds = signal.pairs.swapaxes(0, 1) if in_units else signal.pairs
     root = np.sqrt(_of_length(signal.profile.get(axis), sums.wide))
     level = float(root.mean()) or 1.0
-    rest = 1.0 if in_units else (signal.unevenness or 1.0) / level**2
+    evenness = 1.0 if in_units else (signal.unevenness or 1.0) / level**2
     apart = _between(float(root.sum() ** 2), float((root**2).mean()), sums.wide)
-    # What any two share, were the profile even.
+    # The covariance of any two, for an even profile.
     far = kinds[:, 1] / (
-        _differing((rest, apart, rest * apart), sums.wide, across) or 1.0
+        _differing((evenness, apart, evenness * apart), sums.wide, across) or 1.0
     )
     spread = kinds[:, 0] - far
-    own = None if in_units else signal.near.get(axis)
-    decay = _decay(own, root, float(far[0, 0]), float(spread[0, 0]))
+    neighbours = None if in_units else signal.near.get(axis)
+    decay = _decay(neighbours, root, float(far[0, 0]), float(spread[0, 0]))
     weights = sums.weights * root[sums.index]
     roots, size = weights.sum(axis=1), len(weights)
-    kept, lagged = _kept(sums, weights, decay)
-    square, alike = float((roots**2).mean()), float(kept.mean())
+    squares, lagged = _overlaps(sums, weights, decay)
+    square, alike = float((roots**2).mean()), float(squares.mean())
     apart = _between(float(roots.sum() ** 2), square, size)
     if in_units:
         lagged = lagged[:0]
@@ -162,13 +162,13 @@ def along(signal: Signal, axis: int, sums: AlongAxis) -> Signal:
     pairs = np.empty((2, 2, 2))
     pairs[:, 0] = far * square + spread * alike
     pairs[:, 1] = _differing(
-        (far * rest * square, far * apart + spread * met, far * rest * apart),
+        (far * evenness * square, far * apart + spread * met, far * evenness * apart),
         size,
         across,
         none=signal.mean**2,
     )
     pairs[0, 0, 0] = max(0.0, pairs[0, 0, 0])
-    levels = far[0, 0] * roots**2 + spread[0, 0] * kept
+    levels = far[0, 0] * roots**2 + spread[0, 0] * squares
     near = {
         a: far[0, 0] * square + (values - far[0, 0]) * alike
         for a, values in signal.near.items()
@@ -197,7 +197,7 @@ def _lagged_products(values: Array, lags: int) -> Array:
 
 
 def turned(signal: Signal, axis: int) -> Signal:
-    """Return what stands along an axis in reverse order."""
+    """Return the signal in reverse order along an axis."""
     length = signal.shape[axis]
     if not axis or length is None:
         return signal
@@ -216,10 +216,10 @@ def _pull(axis: int, sums: AlongAxis, across: int, in_units: bool) -> Pull:
         values = _of_length(gradient.profile.get(axis), len(weights))
         far = 0.0 if in_units else gradient.even((axis,))
         spread = gradient.second - far
-        kept = sums.by_input(weights**2 * values[:, None])
+        squares = sums.by_input(weights**2 * values[:, None])
         roots = sums.by_input(weights * np.sqrt(values)[:, None])
-        alike, square = float(kept.mean()), float((roots**2).mean())
-        levels = spread * kept + far * roots**2
+        alike, square = float(squares.mean()), float((roots**2).mean())
+        levels = spread * squares + far * roots**2
         profile = _with_profile(gradient.profile, axis, levels)
         second = spread * alike + far * square
         if in_units:
@@ -256,12 +256,12 @@ def _with_profile(
 
 
 def _between(total: float, same: float, number: int) -> float:
-    """Return the mean over pairs of different ones of `number`.
+    """Return the mean over pairs of two different elements.
 
     Args:
         total: the sum over all pairs.
-        same: the mean over pairs of one with itself.
-        number: how many there are.
+        same: the mean over pairs of an element with itself.
+        number: how many elements there are.
     """
     return (total - same * number) / max(number * (number - 1), 1)
 
@@ -277,17 +277,17 @@ def _differing(
     return total / sum(counts)
 
 
-def _decay(own: Array | None, root: Array, far: float, spread: float) -> Array:
-    """Return how alike two positions are by their distance; the last for all others.
+def _decay(neighbours: Array | None, root: Array, far: float, spread: float) -> Array:
+    """Return the correlation of two positions by distance; the last is for all others.
 
-    1 for a position with itself, 0 for any two that share what all positions share.
+    It is 1 for a position with itself, and 0 for two with the covariance of any two.
     """
-    if own is None or spread <= 1e-12 * (spread + far):
+    if neighbours is None or spread <= 1e-12 * (spread + far):
         return np.array([1.0, 0.0])
-    own = own[: len(root) - 1]
-    # Neighbours are of like level: that much of it is no likeness of their own.
-    levels = _lagged_products(root, len(own))
-    alike = (own - far * levels) / np.maximum(spread * levels, 1e-300)
+    neighbours = neighbours[: len(root) - 1]
+    # Neighbours have similar levels: that part is not a correlation of their own.
+    levels = _lagged_products(root, len(neighbours))
+    alike = (neighbours - far * levels) / np.maximum(spread * levels, 1e-300)
     return np.concatenate([[1.0], np.clip(alike, -1.0, 1.0), [0.0]])
 
 
@@ -299,7 +299,7 @@ def _sum_of_pairs(values: Array, decay: Array) -> float:
     return total
 
 
-def _kept(sums: AlongAxis, weights: Array, decay: Array) -> tuple[Array, Array]:
+def _overlaps(sums: AlongAxis, weights: Array, decay: Array) -> tuple[Array, Array]:
     """Return Σ w w' decay of each output, and its mean for two by their distance."""
     outputs, terms = weights.shape
     lags = range(min(outputs, max(_LAGS, len(decay))))
@@ -317,7 +317,7 @@ def _kept(sums: AlongAxis, weights: Array, decay: Array) -> tuple[Array, Array]:
         rows = []
         for lag in lags:
             former, latter = slice(0, outputs - lag), slice(lag, None)
-            # Windows that neither overlap nor are near share nothing of their own.
+            # Windows that neither overlap nor are near have no covariance of their own.
             apart = np.maximum(low[latter] - high[former], low[former] - high[latter])
             if lag and (apart >= len(decay) - 1).all():
                 break

@@ -1,8 +1,8 @@
-"""What attention makes of values: softmax weights of random logits, and their sums.
+"""Attention: softmax weights of random logits, and weighted sums of values.
 
-With weights a = softmax(s), Σ a = 1, a query's output is what its values have in
-common, and Σ a² of what they have not. What the keys of a query have in common, too,
-shifts all of its logits, and is lost in the softmax.
+With weights a = softmax(s), Σ a = 1, a query's output has all of the covariance between
+values, and Σ a² of the rest of their second moment. The part that all keys of a query
+have in common shifts all of its logits alike, and has no effect on the softmax.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from keras_initlab.propagation.algebra.softmax import softmax_moments
 from keras_initlab.propagation.signal import Array, Gradient, Pull, Shape, Signal
 
-# Queries that are looked at, evenly spread, and numbers of keys that are integrated.
+# How many queries, evenly spread, and how many numbers of keys are evaluated.
 _QUERIES, _COUNTS = 128, 12
 
 
@@ -27,14 +27,14 @@ class Logits:
         pairs: `pairs[p, i]`, the covariance over keys of the logits of two queries:
             that differ in position (p), in input (i).
         spread: variance of `pairs[0, 0]` between queries, relative to its square.
-        own: how much greater a query's logit for its own position is, on average.
-        tilt: `tilt[p, i]`, E[∂s/∂x ∂s'/∂x] of two queries, x the values, times what
-            differs between two of these. Weights that favour keys with great logits
-            favour values along that slope: Σ a x of x ~ N(0, v) is v ∂s/∂x, not 0.
+        own_logit: how much greater a query's logit for its own position is, on average.
+        tilt: `tilt[p, i]`, E[∂s/∂x ∂s'/∂x] for two queries, with x the values, times
+            the variance between values. Weights that favour keys with large logits
+            favour values along that slope: Σ a x for x ~ N(0, v) is v ∂s/∂x, not 0.
         slope: E[∂s/∂x], likewise.
-        to_query, to_key: E[(∂s/∂q)²] and E[(∂s/∂k)²], the first over what differs
+        to_query, to_key: E[(∂s/∂q)²] and E[(∂s/∂k)²], the first over the variation
             between keys.
-        query, key: the signals that they are computed from.
+        query, key: the signals from which they are computed.
     """
 
     pairs: Array
@@ -43,7 +43,7 @@ class Logits:
     to_query: float
     to_key: float
     spread: float = 0.0
-    own: float = 0.0
+    own_logit: float = 0.0
     tilt: Array = field(default_factory=lambda: np.zeros((2, 2)))
     slope: float = 0.0
 
@@ -98,10 +98,11 @@ class Weights:
         squares: Σ E[a²] over keys, by query.
         across: `across[p, i]`, Σ E[a a'] over keys for two queries that differ in
             position (p), in input (i); its first entry is the mean of `squares`.
-        even: what `across` would be for queries of different heads, which weigh keys
-            without knowing each other: of one position, and of two.
-        free: E[1 - Σ a²], by which the logits' slope moves Σ a x (Stein's lemma).
-        own: E[a] of a query's own position, beyond that of others.
+        even: what `across` would be for queries of different heads, whose weights are
+            independent: of one position, and of two.
+        free: E[1 - Σ a²], the factor by which the logits' slope moves Σ a x (Stein's
+            lemma).
+        own_weight: E[a] of a query's own position, beyond that of other positions.
         slopes: Σ over keys of E[Σ (∂a/∂s)²], by query.
     """
 
@@ -109,7 +110,7 @@ class Weights:
     across: Array
     even: Array
     free: float
-    own: float
+    own_weight: float
     slopes: Array
 
 
@@ -120,32 +121,36 @@ def weights_of(logits: Logits, seen: Seen) -> Weights:
     squares, slopes = np.array(
         [_softmax(int(count), variance, logits.spread) for count in nodes]
     ).T
-    alone = [_own_weight(int(count), variance, logits.own) for count in nodes]
+    alone = [_own_weight(int(count), variance, logits.own_logit) for count in nodes]
     where = np.log(counts)
     rises = np.interp(where, np.log(nodes), np.log(np.maximum(squares * nodes, 1.0)))
     slopes = np.interp(where, np.log(nodes), slopes)
-    own, own_square = (
+    own_weight, own_square = (
         np.interp(where, np.log(nodes), part) for part in np.array(alone).T
     )
-    rest = 1 - 2 * own + own_square
+    remaining = 1 - 2 * own_weight + own_square
     share = logits.pairs / variance if variance > 0 else np.ones((2, 2))
     share = np.clip(share, -1.0, 1.0)
     across = np.empty((2, 2))
     for i in range(2):
         lift = _lift(rises**2, float(share[0, i]), logits.spread)
-        across[0, i] = (rest * lift / counts + own_square).mean()
-        across[1, i] = _between(seen, rises, own, float(share[1, i]), logits.spread)
-    total = rest * np.exp(rises) / counts + own_square
+        across[0, i] = (remaining * lift / counts + own_square).mean()
+        across[1, i] = _between(
+            seen, rises, own_weight, float(share[1, i]), logits.spread
+        )
+    total = remaining * np.exp(rises) / counts + own_square
     zeros = np.zeros(len(counts))
     even = np.array([(1 / counts).mean(), _between(seen, zeros, zeros, 0.0, 0.0)])
     free = float((1 - total).mean())
-    return Weights(total, across, even, free, float(own.mean()), slopes * rest)
+    return Weights(
+        total, across, even, free, float(own_weight.mean()), slopes * remaining
+    )
 
 
 def _softmax(count: int, variance: float, spread: float) -> tuple[float, float]:
     """Return Σ E[a²] and Σ E[Σ (∂a/∂s)²] over `count` keys.
 
-    Over three values of a variance that itself varies from query to query.
+    They are averaged over three values of the variance, as it differs between queries.
     """
     width = math.log1p(spread)
     total = slopes = 0.0
@@ -157,31 +162,31 @@ def _softmax(count: int, variance: float, spread: float) -> tuple[float, float]:
     return total, slopes
 
 
-def _own_weight(count: int, variance: float, own: float) -> tuple[float, float]:
-    """Return E[a] and E[a²] of the key whose logit stands out by `own`, if any does.
+def _own_weight(count: int, variance: float, own_logit: float) -> tuple[float, float]:
+    """Return E[a] and E[a²] of the key whose logit stands out by `own_logit`, if any.
 
-    That logit is a square's: of twice the others' variance.
+    That logit is a squared length, with twice the variance of the others.
 
     Source: Derrida 1981, the random energy model, for log Σ eˢ of the other keys.
     """
-    if own <= 0 or count < 2:
+    if own_logit <= 0 or count < 2:
         return 0.0, 0.0
     log_others = math.log(count - 1)
     total = log_others + variance / 2
     if variance > 2 * log_others:
         total = math.sqrt(2 * variance * log_others)
-    at = own + math.sqrt(6 * variance) * np.array([-1.0, 0.0, 1.0])
+    at = own_logit + math.sqrt(6 * variance) * np.array([-1.0, 0.0, 1.0])
     values = 1 / (1 + np.exp(np.clip(total - at, -700.0, 700.0)))
     weights = np.array([1 / 6, 2 / 3, 1 / 6])
     return float(weights @ values), float(weights @ values**2)
 
 
 def _lift(rises: Array, share: float, spread: float) -> Array:
-    """Return by how much E[a a'] is greater than that of even weights.
+    """Return the ratio of E[a a'] to that of even weights.
 
-    It grows with the covariance of logits as it does for small ones, e^cov, up to that
-    of a weight with itself; `rises` is the square of that logarithm. Two queries of few
-    dimensions are never quite at right angles, and E[e^x] of x ~ N(0, v) is e^(v/2).
+    It grows with the covariance of logits as for small ones, e^cov, up to that of a
+    weight with itself, of which `rises` is the squared logarithm. Two queries of few
+    dimensions are never quite orthogonal, and E[e^x] for x ~ N(0, v) is e^(v/2).
     """
     by_chance = rises * spread / 4 * (1 - share**2)
     lift: Array = np.exp(share * np.sqrt(rises) + by_chance)
@@ -189,7 +194,7 @@ def _lift(rises: Array, share: float, spread: float) -> Array:
 
 
 def _between(
-    seen: Seen, rises: Array, own: Array, share: float, spread: float
+    seen: Seen, rises: Array, own_weight: Array, share: float, spread: float
 ) -> float:
     """Return Σ E[a a'] over the keys that two queries both see, on average."""
     count, counts = len(rises), seen.counts
@@ -197,11 +202,11 @@ def _between(
         return float(_lift(rises**2, share, spread)[0] / counts[0])
     lift = _lift(np.outer(rises, rises), share, spread)
     alike = lift * seen.overlaps / np.outer(counts, counts)
-    rest = 1 - own
-    # One's own key may be one of those that the other sees.
+    remaining = 1 - own_weight
+    # A query's own key may be among those that the other query sees.
     seen_by = (seen.first <= seen.at[:, None]) & (seen.at[:, None] < seen.last)
-    own_of_one = np.outer(own, rest / counts) * seen_by
-    alike = alike * np.outer(rest, rest) + own_of_one + own_of_one.T
+    own_of_one = np.outer(own_weight, remaining / counts) * seen_by
+    alike = alike * np.outer(remaining, remaining) + own_of_one + own_of_one.T
     return float((alike.sum() - np.trace(alike)) / (count * (count - 1)))
 
 
@@ -228,21 +233,21 @@ def attend(
         groups: sets of positions that do not see each other.
         heads: heads among the units, each with weights of its own.
         repeats: heads of the result that one head of v and k is repeated for.
-        dropout: the share of weights that are dropped, the others growing.
+        dropout: the share of weights that are dropped, the others being scaled up.
         profile_axis: the axis along which queries see more and more keys.
-        scores: the weights, and those that are left after dropout, where they are
-            outputs of calls of their own.
+        scores: the weights before and after dropout, if these are outputs of separate
+            calls.
 
     Source: Noci et al. 2022, "Signal propagation in transformers", for rank and
     variance under uniform weights.
     """
     keys = value.size(value.positions) / groups
-    kept = 1 - dropout
+    keep = 1 - dropout
     positions = math.prod(
         shape[axis] or 64 for axis in range(1, len(shape)) if axis not in units
     )
     number = math.prod(shape[axis] or 64 for axis in units)
-    by_query, pairs, shift = _sums_of_a_head(value, logits, weights, kept)
+    by_query, pairs, shift = _sums_of_a_head(value, logits, weights, keep)
     # Two positions of different groups share no key, two units perhaps a head.
     inside = (positions / groups - 1) / max(positions - 1, 1)
     same_head = (number / heads - 1) / max(number - 1, 1)
@@ -263,7 +268,7 @@ def attend(
         ratio=ratio,
         many=positions / groups - 1,
         keys=keys,
-        kept=kept,
+        keep=keep,
         repeats=repeats,
         width=number / heads,
     )
@@ -283,7 +288,7 @@ def attend(
 
 
 def _sums_of_a_head(
-    value: Signal, logits: Logits, weights: Weights, kept: float
+    value: Signal, logits: Logits, weights: Weights, keep: float
 ) -> tuple[Array, Array, float]:
     """Return moments of Σ a v for one unit.
 
@@ -292,16 +297,16 @@ def _sums_of_a_head(
         of two are left open); and the mean less that of v.
     """
     pairs = np.empty((2, 2, 2))
-    own, far = value.pairs[0, 0], value.pairs[0, 1]
-    spread = float(own[0] - far[0])
-    pairs[0] = far + (own - far) * weights.across
-    by_query = far[0] + (own[0] / kept - far[0]) * weights.squares
+    here, far = value.pairs[0, 0], value.pairs[0, 1]
+    spread = float(here[0] - far[0])
+    pairs[0] = far + (here - far) * weights.across
+    by_query = far[0] + (here[0] / keep - far[0]) * weights.squares
     pairs[0, 0, 0] = by_query.mean()
     shift = spread * logits.slope * weights.free
     moved = spread * logits.tilt * weights.free**2 + 2 * value.mean * shift
-    # A query's own value lies along the slope, where the query is that value.
+    # A query's own value lies along the slope, if query and value are one tensor.
     along = weights.free * math.sqrt(max(float(logits.tilt[0, 0]), 0.0))
-    moved[0, 0] += 2 * spread * weights.own * along
+    moved[0, 0] += 2 * spread * weights.own_weight * along
     pairs[0] += moved
     return by_query + moved[0, 0], pairs, shift
 
@@ -340,14 +345,14 @@ def _profile_of_queries(
 
 @dataclass(frozen=True, eq=False)
 class _WayBack:
-    """Gradients at what attention reads, from that at its output.
+    """Gradients at the inputs of attention, from the gradient at its output.
 
     Attributes:
         value, logits, weights: as in `attend`.
         ratio: queries of a group for each key.
         many: other queries of a group.
         keys: of a group.
-        kept: the share of weights that dropout leaves.
+        keep: the share of weights that dropout leaves.
         repeats: heads of the result that one head of v and k is repeated for.
         width: units of a head.
     """
@@ -358,17 +363,19 @@ class _WayBack:
     ratio: float
     many: float
     keys: float
-    kept: float
+    keep: float
     repeats: int
     width: float
 
     def to_value(self, gradient: Gradient) -> Gradient:
         """Return the gradient at v."""
-        own, across = self.weights.across[0, 0], self.weights.across[1, 0]
+        squares, across = self.weights.across[0, 0], self.weights.across[1, 0]
         ratio, many = self.ratio, self.many
-        second = own / self.kept * gradient.second + many * across * gradient.position
+        second = (
+            squares / self.keep * gradient.second + many * across * gradient.position
+        )
         apart = max(self.keys - 1, 1)
-        position = ratio * (1 - own) * gradient.second / apart
+        position = ratio * (1 - squares) * gradient.second / apart
         position += ratio * many * (1 - across) * gradient.position / apart
         at_head = Gradient(
             ratio * second, max(position, 0.0), {}, gradient.inputs * ratio
@@ -383,20 +390,20 @@ class _WayBack:
         """Return the gradient at the keys."""
         factor = self._at_logits * self.logits.to_key * self.ratio * self.repeats
         second = gradient.second * factor
-        # A softmax leaves what all logits share alone: over keys it sums to 0.
+        # A softmax ignores a common shift of logits: over keys the gradient sums to 0.
         return Gradient(second, -second / max(self.keys - 1, 1))
 
     def to_scores(self, index: int) -> Pull:
         """Return the rule for the weights, or for those that dropout leaves (1)."""
         level = self.width * float(self.value.pairs[0, 0, 0])
-        # Dropout lets few weights' gradients through, and these grown.
-        factor = level / self.kept if index == 0 else level
+        # Dropout passes the gradients of some weights only, scaled up.
+        factor = level / self.keep if index == 0 else level
         return lambda gradient: Gradient(gradient.second * factor)
 
     @property
     def _at_logits(self) -> float:
-        own, far = self.value.pairs[0, 0, 0], self.value.pairs[0, 1, 0]
-        at_weights = self.width * float(own / self.kept - far)
+        here, far = self.value.pairs[0, 0, 0], self.value.pairs[0, 1, 0]
+        at_weights = self.width * float(here / self.keep - far)
         return at_weights * float(self.weights.slopes.mean())
 
 

@@ -1,4 +1,4 @@
-"""Tensors joined along an axis, and what is done to each part by itself."""
+"""Tensors joined along an axis, and operations on each part separately."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def concatenate(signals: Sequence[Signal], axis: int) -> Signal:
 def _joint_pairs(
     signals: Sequence[Signal], axis: int, shares: Array, total: int
 ) -> Array:
-    """Return the pairs of joined signals; two parts share no more than their means."""
+    """Return the pairs of joined signals; two parts only have their means in common."""
     alike, apart = np.zeros((2, 2, 2)), np.zeros((2, 2, 2))
     # Two elements that differ along the axis are of one part, or of two.
     whole = max(total - 1, 1)
@@ -86,9 +86,9 @@ def _joint_near(
         length = max(len(s.near.get(name, ())) for s in signals)
         total = np.zeros(length)
         for share, signal in zip(shares, signals, strict=True):
-            own = signal.near.get(name, np.zeros(0))
+            values = signal.near.get(name, np.zeros(0))
             padded = np.full(length, signal.pairs[0, 1, 0])
-            padded[: len(own)] = own
+            padded[: len(values)] = values
             total += share * padded
         near[name] = total
     return near
@@ -128,18 +128,18 @@ def joint_profile(
 
 
 def _piece(axis: int, start: int, stop: int, total: int) -> Pull:
-    """Return the rule that cuts one part's gradient out of that of the whole."""
+    """Return the rule that selects one part's gradient from that of the whole."""
 
     def pull(gradient: Gradient) -> Gradient:
         whole = gradient.profile.get(axis)
-        rest = {a: v for a, v in gradient.profile.items() if a != axis}
+        profile = {a: v for a, v in gradient.profile.items() if a != axis}
         if whole is None or len(whole) != total:
-            return replace(gradient, profile=rest)
+            return replace(gradient, profile=profile)
         piece = whole[start:stop]
         level = float(piece.mean()) if len(piece) else 0.0
         if level > 0:
-            rest[axis] = piece / level
-        return replace(gradient.times(level), profile=rest)
+            profile[axis] = piece / level
+        return replace(gradient.times(level), profile=profile)
 
     return pull
 
@@ -147,8 +147,8 @@ def _piece(axis: int, start: int, stop: int, total: int) -> Pull:
 def by_parts(signal: Signal, operation: Callable[[Signal], Signal]) -> Signal:
     """Return `operation` done to each part of a joined signal, joined again.
 
-    The gradient passes the joined signal by, from part to part: what it is there is
-    noted.
+    The gradient flows from part to part, not through the joined signal, where it is
+    only noted.
     """
     joined = concatenate(
         [operation(part) for part in signal.origin.parts], signal.origin.joint
@@ -160,12 +160,12 @@ def by_parts(signal: Signal, operation: Callable[[Signal], Signal]) -> Signal:
     def pull(gradient: Gradient) -> Gradient:
         second = 0.0
         for count, part, (new, piece) in zip(counts, old, steps, strict=True):
-            own = piece(gradient)
+            moved = piece(gradient)
             for parent, step in (*new.edges.parents, *new.edges.notes):
                 if parent is part:
-                    own = step(own)
+                    moved = step(moved)
                     break
-            second += count * own.second
+            second += count * moved.second
         return Gradient(second / sum(counts))
 
     return joined.amend(notes=((signal, pull),))

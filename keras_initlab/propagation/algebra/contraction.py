@@ -25,9 +25,9 @@ _MANY = 64
 def contract(
     x: Signal, y: Signal, letters: tuple[str, str, str], shape: Shape | None = None
 ) -> Signal:
-    """Return Σ x y over what the result's axes do not name, as `einsum` does.
+    """Return Σ x y over the axes that the result lacks, as `einsum` does.
 
-    x and y are taken for independent of each other.
+    x and y are assumed to be independent of each other.
 
     Args:
         x, y: two signals.
@@ -39,10 +39,10 @@ def contract(
     of_x, of_y, of_result = letters
     sizes = {**_sizes(x, of_x), **{k: v for k, v in _sizes(y, of_y).items() if v != 1}}
     inner = [a for a in dict.fromkeys(of_x + of_y) if a not in of_result]
-    kept = list(of_result[1:])
+    outer = list(of_result[1:])
     units = of_result[-1:] if len(of_result) > 1 else ""
     pairs, count = np.zeros((2, 2, 2)), np.zeros((2, 2, 1))
-    for apart, number in _patterns(kept, sizes):
+    for apart, number in _patterns(outer, sizes):
         kind = (
             int(any(a in units for a in apart)),
             int(any(a not in units for a in apart)),
@@ -56,7 +56,7 @@ def contract(
     mean = x.mean * y.mean * math.prod(sizes[a] or _MANY for a in inner)
     uneven = _together(x, y, of_x, of_y, inner)
     pairs = np.where(count > 0, pairs / np.maximum(count, 1), mean**2) * uneven
-    sizes_kept = tuple(sizes[a] for a in kept)
+    sizes_kept = tuple(sizes[a] for a in outer)
     return Signal(
         shape or (x.shape[0] if x.shape[0] is None else y.shape[0], *sizes_kept),
         (len(of_result) - 1,) if len(of_result) > 1 else (),
@@ -80,9 +80,9 @@ def _sizes(signal: Signal, letters: str) -> dict[str, int | None]:
 def _patterns(
     letters: list[str], sizes: dict[str, int | None]
 ) -> Iterator[tuple[frozenset[str], float]]:
-    """Yield which of some indices differ, and for one element how many others do so."""
+    """Yield which of some indices differ, and how many elements do so from one."""
     for differ in itertools.product((False, True), repeat=len(letters)):
-        apart = [a for a, other in zip(letters, differ, strict=True) if other]
+        apart = [a for a, differs in zip(letters, differ, strict=True) if differs]
         number = math.prod((sizes[a] or _MANY) - 1 for a in apart)
         if number:
             yield frozenset(apart), float(number)
@@ -103,7 +103,7 @@ def _of(signal: Signal, letters: str, differ: frozenset[str]) -> Array:
 
 
 def _together(x: Signal, y: Signal, of_x: str, of_y: str, inner: list[str]) -> float:
-    """What uneven factors gain by meeting where both are large: E[p q] / E[p] E[q]."""
+    """Return the gain of uneven profiles that are large together: E[pq] / E[p] E[q]."""
     gain = 1.0
     for a in dict.fromkeys(of_x + of_y):
         if a in of_x and a in of_y:
@@ -129,13 +129,13 @@ def _profiles(
 
 def _pull(
     signal: Signal,
-    other: Signal,
+    partner: Signal,
     of_own: str,
     of_other: str,
     of_result: str,
     sizes: dict[str, int | None],
 ) -> Pull:
-    """Return the gradient's way back to one factor, the other being what weighs it."""
+    """Return the gradient's way back to one factor, weighted by its partner."""
     free = [a for a in of_result[1:] if a not in of_own]
     units = of_result[-1:]
     # An index of this factor that is summed over is one of the other's too, or of none.
@@ -146,7 +146,7 @@ def _pull(
     )
 
     def weighed(gradient: Gradient, differ: frozenset[str]) -> float:
-        """E[Σ g w Σ g' w'], over the result's indices that this factor has not."""
+        """E[Σ g w Σ g' w'], over the result's indices that this factor lacks."""
         total = 0.0
         for apart, number in _patterns(free, sizes):
             here = (differ & frozenset(of_result)) | apart
@@ -156,7 +156,7 @@ def _pull(
                 g = 0.0  # gradients of two units are independent
             else:
                 g = gradient.position
-            total += number * g * float(_of(other, of_other, differ | apart)[0])
+            total += number * g * float(_of(partner, of_other, differ | apart)[0])
         return total * math.prod(sizes[a] or _MANY for a in free)
 
     def pull(gradient: Gradient) -> Gradient:
@@ -168,10 +168,10 @@ def _pull(
             if axis and a in of_result:
                 values = values * gradient.profile.get(of_result.index(a), np.ones(1))
             if axis and a in of_other:
-                values = values * other.profile.get(of_other.index(a), np.ones(1))
+                values = values * partner.profile.get(of_other.index(a), np.ones(1))
             if len(values) > 1 and values.mean() > 0:
                 profile[axis] = values / values.mean()
-        across = float(_of(other, of_other, frozenset())[1])
+        across = float(_of(partner, of_other, frozenset())[1])
         inputs = gradient.inputs * across * math.prod(sizes[a] or _MANY for a in free)
         return Gradient(second, position, profile, inputs)
 

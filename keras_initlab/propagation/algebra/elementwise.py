@@ -1,4 +1,4 @@
-"""What elementwise functions do to a signal: any activation, scale and shift, noise."""
+"""Elementwise functions of a signal: any activation, scale and shift, noise."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from keras_initlab.propagation.algebra.concatenation import by_parts
 from keras_initlab.propagation.algebra.hermite import Response, gaussian_grid, response
 from keras_initlab.propagation.signal import Array, Function, Gradient, Pull, Signal
 
-# Levels at which a function that is not homogeneous sees an uneven signal.
+# Levels of an uneven signal at which a function that is not homogeneous is evaluated.
 _LEVELS = 17
-# What has exploded stays a number: its square does not overflow.
+# A signal that has exploded stays finite: its square does not overflow.
 _ROOT = 1e150
-# Cases that a function is told apart in, at most.
+# The most cases that a function may have.
 _MOST_CASES = 16
 
 
 def apply(signal: Signal, activation: Any) -> Signal:
     """Return φ(x) elementwise, for any activation that `activations.resolve` knows.
 
-    x is taken for Gaussian, or for the function of a Gaussian that it is known to be.
+    x is assumed to be Gaussian, or the function of a Gaussian that it is known to be.
 
     Raises:
         ValueError, TypeError: φ is not elementwise, or not known; see `resolve`.
@@ -44,12 +44,12 @@ def apply(signal: Signal, activation: Any) -> Signal:
 
 
 def function_of(activation: Activation) -> Function:
-    """Return an activation and its slope, taken numerically where it is not known."""
-    given, derivative = activation.function, activation.derivative
-    assert given is not None
+    """Return an activation and its slope, which is numerical if it is not known."""
+    function, derivative = activation.function, activation.derivative
+    assert function is not None
 
     def value(x: Array) -> Array:
-        return np.asarray(given(x), np.float64)
+        return np.asarray(function(x), np.float64)
 
     if derivative is not None:
         return Function(value, lambda x: np.asarray(derivative(x), np.float64))
@@ -87,8 +87,8 @@ def apply_function(
     out = replace(law, profile=profile)
     pairs, near = out.split(_even(out, vector, undo=True))
     # Of different inputs, at different positions where there are any.
-    other = 3 if law.size(law.positions) > 1 else 1
-    slopes = [slope, *(answer.slopes_correlated(float(rho[i])) for i in (2, other))]
+    far = 3 if law.size(law.positions) > 1 else 1
+    slopes = [slope, *(answer.slopes_correlated(float(rho[i])) for i in (2, far))]
     factors = tuple(square / (variance or 1.0) for square in slopes)
     steepness = _steepness(law, seen, activation, mean, variance)
     result = law.evolve(
@@ -105,8 +105,8 @@ def apply_function(
     )
     if gaussian:
         return result
-    # The gradient goes to the Gaussian at once, as φ' and f' are correlated. What it
-    # is on the way is only noted.
+    # The gradient flows directly to the Gaussian, as φ' and f' are correlated. At the
+    # signals between it is only noted.
     here = _mean_square_of_slope(function, signal.origin.function, mean, variance)
     note = ((signal, lambda gradient: gradient.times(here)),)
     return result.amend(notes=note)
@@ -197,7 +197,7 @@ def respond(
     variance: float,
     activation: Activation | None = None,
 ) -> Response:
-    """Return how f(x), or f'(x), of two Gaussians go together, by their correlation."""
+    """Return E[f(x) f(x')], or of f', for two Gaussians, by their correlation."""
     if activation is None:
         return _response_to(function, mean, variance)
     if not _is_homogeneous(activation) or not variance > 0:
@@ -332,7 +332,7 @@ def noisy(
     shared: Array | None = None,
     cases: Sequence[tuple[float, Function]] = (),
 ) -> Signal:
-    """Return x plus noise of mean 0 that no two elements share.
+    """Return x plus noise of mean 0 that is independent for all elements.
 
     Args:
         signal: x.
@@ -410,7 +410,7 @@ def _profile(
     mean: float,
     variance: float,
 ) -> tuple[dict[int, Array], float]:
-    """Return the profile behind a function, and E[f²] relative to an even signal's."""
+    """Return the profile after a function, and E[f²] relative to an even signal's."""
     if not signal.profile or (activation is not None and _is_homogeneous(activation)):
         return signal.profile, 1.0
     levels, at = _levels_of(signal, mean, variance)

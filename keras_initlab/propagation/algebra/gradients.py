@@ -1,4 +1,4 @@
-"""The way back: gradients from outputs to all that they are computed from."""
+"""Gradients, from outputs back to everything from which they are computed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from keras_initlab.propagation.signal import Gradient, Pull, Signal
 
 
 def gradients(outputs: list[Signal], start: Gradient) -> dict[int, Gradient]:
-    """Return the gradient at every signal that `outputs` are computed from, by serial.
+    """Return the gradient at every signal that `outputs` depend on, by serial number.
 
     Each output starts with the gradient `start`; where several paths lead to a signal
-    their gradients are taken for independent.
+    their gradients are assumed to be independent.
     """
     arrived: dict[int, Gradient] = {}
     noted: dict[int, Gradient] = {}
@@ -46,17 +46,17 @@ def gradients(outputs: list[Signal], start: Gradient) -> dict[int, Gradient]:
         if signal.serial in echoed:
             for parent, pull in _asked_behind(signal):
                 reached(parent, pull(echoed[signal.serial]), echoed)
-    for told in (noted, echoed):
-        for serial, gradient in told.items():
+    for sideways in (noted, echoed):
+        for serial, gradient in sideways.items():
             _add(arrived, serial, gradient)
     return arrived
 
 
 def _asked_behind(signal: Signal) -> list[tuple[Signal, Pull]]:
-    """Return where a gradient goes that was asked for at a signal.
+    """Return where a gradient flows that was asked for at a signal.
 
-    What pairs are made of, back to where they were made; but not pairs that the
-    gradient itself finds its way to.
+    For pairs, back to where they were made, except to pairs that the actual gradient
+    reaches.
     """
     mirror, way = signal.mirror, signal.edges.parents
     if mirror is not None and mirror.back is not None:
@@ -70,10 +70,10 @@ def _asked_behind(signal: Signal) -> list[tuple[Signal, Pull]]:
 
 
 def _is_passed_by(signal: Signal, parent: Signal) -> bool:
-    """Say whether a gradient that passes a signal by passes by its parent, too.
+    """Say whether a gradient that bypasses a signal also bypasses its parent.
 
-    From a function of a Gaussian it goes to that one, from a tensor that was joined to
-    the parts: these it does reach.
+    From a function of a Gaussian it flows to the Gaussian, and from a joined tensor to
+    its parts: it reaches these.
     """
     return (
         bool(parent.origin.parts)

@@ -13,8 +13,8 @@ import numpy as np
 
 from keras_initlab.propagation.signal import Array, Function
 
-# Hermite coefficients that are kept: what is left of E[f²] is put into one term whose
-# order keeps E[f'²] right, so that correlations near 1 move as they should.
+# The number of Hermite coefficients. The rest of E[f²] is one term, of an order that
+# gives the right E[f'²], so that the response is right for correlations near 1.
 _ORDERS = 48
 _DEGREES = np.arange(_ORDERS)
 _REACH, _PANELS, _POINTS = 9.0, 90, 16
@@ -54,16 +54,16 @@ class Response:
     second: float
     slope_second: float  # of df/dz, z of unit variance
     powers: Array  # aₙ², n = 0, 1, …
-    rest: float
-    rest_order: float
+    remainder: float
+    remainder_order: float
 
     def correlated(self, rho: Array) -> Array:
         """Return E[f(z) f(z')] at correlations `rho`, within [-1, 1]."""
         rho = np.clip(rho, -1.0, 1.0)
-        kept = np.power(rho[..., None], _DEGREES) @ self.powers
-        # Of even and odd orders alike: nothing is left of them at a negative rho.
-        last = self.rest * np.maximum(rho, 0.0) ** self.rest_order
-        return np.asarray(kept + last, np.float64)
+        series = np.power(rho[..., None], _DEGREES) @ self.powers
+        # Even and odd orders alike, which cancel at a negative rho.
+        last = self.remainder * np.maximum(rho, 0.0) ** self.remainder_order
+        return np.asarray(series + last, np.float64)
 
     def scaled(self, factor: float) -> Response:
         """Return the response of factor · f."""
@@ -73,8 +73,8 @@ class Response:
             self.second * square,
             self.slope_second * square,
             self.powers * square,
-            self.rest * square,
-            self.rest_order,
+            self.remainder * square,
+            self.remainder_order,
         )
 
     def slopes_correlated(self, rho: float) -> float:
@@ -82,7 +82,11 @@ class Response:
         rho = float(np.clip(rho, -1.0, 1.0))
         slopes = _DEGREES[1:] * self.powers[1:]
         total = np.power(rho, _DEGREES[:-1]) @ slopes
-        last = self.rest * self.rest_order * max(rho, 0.0) ** (self.rest_order - 1)
+        last = (
+            self.remainder
+            * self.remainder_order
+            * max(rho, 0.0) ** (self.remainder_order - 1)
+        )
         return float(total + last)
 
 
@@ -94,15 +98,15 @@ def response(
     coefficients = grid.hermite @ (grid.weights * values)
     coefficients[0] = mean
     powers = coefficients**2
-    rest = second - powers.sum()
-    if rest > 1e-9 * second:
-        order = (slope_second - float(_DEGREES @ powers)) / rest
+    remainder = second - powers.sum()
+    if remainder > 1e-9 * second:
+        order = (slope_second - float(_DEGREES @ powers)) / remainder
         order = float(np.clip(order, _ORDERS, 1e6))
     else:
-        # Rounding, or a function that is a polynomial: nothing is left over.
+        # Rounding, or f is a polynomial: there is no remainder.
         powers[1:] *= max(0.0, second - powers[0]) / max(powers[1:].sum(), 1e-300)
-        rest, order = 0.0, float(_ORDERS)
-    return Response(mean, second, slope_second, powers, rest, order)
+        remainder, order = 0.0, float(_ORDERS)
+    return Response(mean, second, slope_second, powers, remainder, order)
 
 
 _FEW_ORDERS = 24

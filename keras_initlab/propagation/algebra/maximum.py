@@ -1,4 +1,4 @@
-"""The greatest of a window."""
+"""The maximum over a window."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from keras_initlab.propagation.signal import (
     Signal,
 )
 
-# Windows that stand for all, where the greatest of each member of a pair is taken.
+# How many windows are sampled, for maxima of pairs.
 _WINDOWS = 4096
-# Nodes for what is common to a window, and for the greatest of what is not.
+# Nodes for the common part of a window, and for the maximum of the rest.
 _NODES, _STEPS = 65, 97
 
 
 def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
-    """Return the greatest value of each window.
+    """Return the maximum over each window.
 
-    The window's values are taken for exchangeable: x = φ(√c a + √(v - c) b) with a
-    common to the window and b of each position, c the mean covariance of two of its
-    positions. As activations grow (nearly) monotonically, max φ(z) is φ(max z).
+    The window's values are assumed to be exchangeable: x = φ(√c a + √(v - c) b), with a
+    common to the window, b different at each position, and c the mean covariance of two
+    of its positions. As activations are (nearly) monotonic, max φ(z) is φ(max z).
 
     Source: order statistics of exchangeable normal variables, Owen & Steck 1962.
     """
@@ -75,7 +75,7 @@ def maximum(signal: Signal, windows: dict[int, Window]) -> Signal:
     uneven = result.unevenness
     result.pairs[:, 1] *= uneven
     result = replace(result, mean=top.mean * math.sqrt(level * uneven))
-    # Of a window's elements one gets the gradient: the greatest, where φ is steep.
+    # One element of a window gets the gradient: the maximum, where φ is steep.
     to_base = _pull(windows, top.slope_second, top.slopes_together)
     if function is None:
         return result.amend(parents=((signal, to_base),))
@@ -112,7 +112,7 @@ def _near(pairs: Array, windows: dict[int, Window]) -> dict[int, Array]:
 
 
 def _rising(base: Signal, function: Function | None) -> tuple[Signal, Function | None]:
-    """Return z and φ with φ(z) the same and φ rising: -z for one that falls."""
+    """Return z and an increasing φ with the same φ(z): -z if φ is decreasing."""
     if function is None:
         return base, None
     reach = math.sqrt(base.variance)
@@ -126,7 +126,7 @@ def _rising(base: Signal, function: Function | None) -> tuple[Signal, Function |
 
 @dataclass(frozen=True)
 class _Greatest:
-    """The greatest of a window: moments, by what the window has in common, slopes."""
+    """The maximum over a window: moments, given its common part, and slopes."""
 
     mean: float
     second: float
@@ -231,11 +231,11 @@ def _pull(windows: dict[int, Window], slope: float, together: float) -> Pull:
 def _levels(
     signal: Signal, windows: dict[int, Window], alike: float, number: float
 ) -> dict[int, Array]:
-    """Return each window's second moment along an uneven axis, that of an even one 1.
+    """Return each window's second moment along an uneven axis, relative to an even one.
 
-    Of positions that are one variable at several levels the highest wins. Where they
-    differ by more than their levels do (`alike` is their correlation), any may win,
-    those of high levels more often. A window holds `number` positions of all axes.
+    If positions are one variable at several levels, the highest level wins. If they
+    differ by more than their levels (`alike` is their correlation), any may win, those
+    of high levels more often. A window holds `number` positions, over all axes.
     """
     levels = {}
     for axis, window in windows.items():
@@ -250,13 +250,13 @@ def _levels(
         apart = np.sqrt(top) - np.sqrt(mean)
         differ = math.sqrt(2 * max(0.0, 1 - alike))
         wins = apart / np.maximum(apart + differ, 1e-12)
-        own = np.array(
+        expected = np.array(
             [
-                _level_of_greatest(tuple(np.sort(row[kept]).round(3)), number)
-                for row, kept in zip(inside, there, strict=True)
+                _level_of_greatest(tuple(np.sort(row[present]).round(3)), number)
+                for row, present in zip(inside, there, strict=True)
             ]
         )
-        levels[axis] = own + wins * (top - own)
+        levels[axis] = expected + wins * (top - expected)
     return levels
 
 
@@ -281,7 +281,7 @@ def _level_of_greatest(levels: tuple[float, ...], number: float) -> float:
 
 
 def _unpadded(signal: Signal, filled: float) -> Signal:
-    """Return what is not padding, of which there is a share `filled`, made even."""
+    """Return the part that is not padding, a share `filled`, made even."""
     uneven = signal.unevenness or 1.0
     inside = signal.pairs / filled
     inside[:, 1] /= uneven
@@ -303,9 +303,11 @@ def _window_covariance(signal: Signal, windows: dict[int, Window]) -> float:
     together = number = 1.0
     for axis, window in windows.items():
         size = window.size
-        own = signal.near.get(axis, np.zeros(0))[: size - 1] - signal.mean**2 - far
-        decay = own / spread
-        gaps = size - np.arange(1, len(own) + 1)
+        neighbours = (
+            signal.near.get(axis, np.zeros(0))[: size - 1] - signal.mean**2 - far
+        )
+        decay = neighbours / spread
+        gaps = size - np.arange(1, len(neighbours) + 1)
         together *= size + 2 * float(gaps @ decay)
         number *= size**2
     same = math.prod(window.size for window in windows.values())
@@ -324,7 +326,7 @@ def _order_statistic(count: float) -> tuple[Array, Array]:
 
 
 def mirror_of_maximum(x: Signal, output: Signal, size: float) -> Mirror | None:
-    """Return the mirror behind the greatest of `size` positions, by a sample.
+    """Return the mirror after the maximum over `size` positions, from a sample.
 
     Args:
         x: the input, whose units come in pairs.
@@ -335,7 +337,7 @@ def mirror_of_maximum(x: Signal, output: Signal, size: float) -> Mirror | None:
     if mirror is None:
         return None
     law, shared = mirror.base, -1.0  # of z and -z
-    if law is None and (mirror.own is not None or mirror.before is not None):
+    if law is None and (mirror.unpaired is not None or mirror.before is not None):
         law, differences = mirror.before or (x, mirror.odd)
         shared = 1 - differences.second / (2 * law.variance or 1.0)
     if law is None or not law.variance > 0:

@@ -1,9 +1,9 @@
 """Units in pairs that mirror each other: where they are made and read.
 
-A kernel whose outputs come in pairs makes z and −z of every unit; behind an activation
-these are φ(z) and φ(−z), and a kernel that reads pairs with opposite signs sees their
-difference alone. So beside a tensor of pairs the differences are followed as a signal
-of their own, forward and back: a network of half the width, with the odd parts of its
+The outputs of a kernel with paired outputs are z and −z. After an activation these are
+φ(z) and φ(−z), and a kernel that reads pairs with opposite signs only sees their
+difference. So the differences are followed as a separate signal beside a tensor of
+pairs, forward and backward: a network of half the width, with the odd parts of its
 activations. See `initlab>mirrored`.
 """
 
@@ -56,12 +56,12 @@ def weighted(
     bias: WeightMoments | None = None,
     **options: Any,
 ) -> Signal:
-    """Return what a kernel makes of x; units on either side may come in pairs.
+    """Return the output of a kernel; units on either side may come in pairs.
 
     Args:
         x: the input.
         kernel: the kernel.
-        structure: its moments as far as the scale does not matter.
+        structure: its moments that do not depend on its scale.
         axes: those along which the pairs of x, and of the result, are neighbours.
         shape, fan, copies, bias, options: as in `random_linear`.
     """
@@ -82,6 +82,35 @@ def weighted(
             **options,
         )
         return _shifted(mixed, bias)
+    half = _half(
+        x,
+        kernel,
+        structure,
+        axes=axes,
+        shape=shape,
+        fan=fan,
+        copies=copies,
+        bias=None if makes else bias,
+        **options,
+    )
+    if not makes:
+        return half
+    return _shifted(_in_pairs(half, axes[1], frozenset({kernel.key})), bias)
+
+
+def _half(
+    x: Signal,
+    kernel: RandomKernel,
+    structure: WeightMoments,
+    *,
+    axes: tuple[int, int],
+    shape: Shape,
+    fan: int,
+    copies: float,
+    **options: Any,
+) -> Signal:
+    """Return one of each pair of outputs; see `weighted` for the arguments."""
+    reads, makes = structure.paired
     sizes = list(shape)
     if makes:
         sizes[axes[1]] = int(sizes[axes[1]] or 2) // 2
@@ -91,23 +120,20 @@ def weighted(
         shape=tuple(sizes),
         fan=fan // 2 if reads else fan,
         copies=copies / 2 if makes else copies,
-        bias=None if makes else bias,
         read=x,
         **options,
     )
-    read = x.mirror if reads and x.mirror and x.mirror.axis == axes[0] else None
-    if read is not None and not read.whole:
+    mirror = x.mirror if reads else None
+    if mirror is not None and mirror.axis == axes[0] and not mirror.whole:
         half = half.amend(echoes=((x, half.edges.parents[0][1]),))
-    if not makes:
-        return half
-    return _shifted(_in_pairs(half, axes[1], frozenset({kernel.key})), bias)
+    return half
 
 
 def _shifted(pairs: Signal, bias: WeightMoments | None) -> Signal:
     """Return pairs with a bias, if it is not 0."""
     if bias is None or not bias.second_moment or pairs.mirror is None:
         return pairs
-    # It shifts both alike: they mirror no more, but for their difference.
+    # It shifts both alike: they no longer mirror each other; their difference stays.
     mirror = replace(pairs.mirror, base=None, back=None)
     return rescaled(pairs, ONES, bias).amend(mirror=mirror)
 
@@ -122,13 +148,13 @@ def _mixed(
     fan: int,
     copies: float,
     windows: dict[int, Window] | None = None,
-    kept: dict[int, int] | None = None,
+    kept_axes: dict[int, int] | None = None,
     **options: Any,
 ) -> Signal:
-    """Return pairs of outputs that have a share each that is not the other's.
+    """Return pairs of outputs with a share in which the two are independent.
 
-    The kernel is the sum of two that are independent: one of pairs, and one without,
-    over all taps, that reads what units behind pairs differ by.
+    The kernel is the sum of two independent ones: one with pairs, and one without, over
+    all taps, that reads the deviation of units from their mean.
     """
     reads, share = structure.paired[0], structure.mixing
     source = difference(x, axes[0]) if reads else x
@@ -137,46 +163,26 @@ def _mixed(
     windows = windows or {}
     spread = {axis: replace(window, centred=False) for axis, window in windows.items()}
     moments = kernel.moments(
-        (1 - share) * response_of(source, half_fan, windows, kept)
-        + share * response_of(apart, fan, spread, kept)
+        (1 - share) * response_of(source, half_fan, windows, kept_axes)
+        + share * response_of(apart, fan, spread, kept_axes)
     )
 
     def part(of: float) -> RandomKernel:
         chosen = WeightMoments(0.0, of * moments.second_moment)
         return RandomKernel(kernel.layer, kernel.weight, lambda response: chosen)
 
-    sizes = list(shape)
-    sizes[axes[1]] = int(sizes[axes[1]] or 2) // 2
     sources = frozenset({kernel.key})
-    options = {**options, "kept": kept, "read": x}
-    half = random_linear(
-        source,
-        part(1 - share),
-        shape=tuple(sizes),
-        fan=half_fan,
-        copies=copies / 2,
-        windows=windows,
-        **options,
-    )
-    if reads and x.mirror and not x.mirror.whole:
-        half = half.amend(echoes=((x, half.edges.parents[0][1]),))
+    options |= {"shape": shape, "fan": fan, "copies": copies, "kept_axes": kept_axes}
+    half = _half(x, part(1 - share), structure, axes=axes, windows=windows, **options)
     pairs = _in_pairs(half, axes[1], sources)
-    own = random_linear(
-        apart,
-        part(share),
-        shape=shape,
-        fan=fan,
-        copies=copies,
-        windows=spread,
-        **options,
-    )
-    weights, own = own.edges.weights, own.amend(weights=())
+    unpaired = random_linear(apart, part(share), windows=spread, read=x, **options)
+    weights, unpaired = unpaired.edges.weights, unpaired.amend(weights=())
     assert pairs.mirror is not None
-    odd = add([pairs.mirror.odd, difference(own, axes[1])]).amend(terms={})
-    total = add([pairs.amend(weights=()), own])
+    odd = add([pairs.mirror.odd, difference(unpaired, axes[1])]).amend(terms={})
+    total = add([pairs.amend(weights=()), unpaired])
     kernel.seen(total.second)
-    # Gradients that are asked for alone have come to where these pairs are made.
-    mirror = Mirror(odd, axes[1], sources=sources, back=(), own=own)
+    # Gradients that are only asked for end where these pairs are made.
+    mirror = Mirror(odd, axes[1], sources=sources, back=(), unpaired=unpaired)
     return total.amend(
         terms={}, weights=weights, lineage=half.origin.lineage, mirror=mirror
     )
@@ -220,9 +226,10 @@ def difference(x: Signal, axis: int) -> Signal:
 
 
 def deviation(x: Signal) -> Signal:
-    """Return what a kernel that sums to 0 over its inputs reads: units less their mean.
+    """Return the deviation of units from their mean: the input of a zero-sum kernel.
 
-    Such entries are correlated a little, which makes up for what the mean takes off.
+    The entries of such a kernel are slightly correlated, which makes up for the loss of
+    the mean.
     """
     apart = float(x.pairs[1, 1, 0])
     return x.evolve(
@@ -254,7 +261,7 @@ def mirror_of_function(output: Signal) -> Mirror | None:
 def _with_separate_draws(
     odd: Signal, output: Signal, function: Function, base: Signal
 ) -> Signal:
-    """Return the difference of two of a pair of which each has a draw of its own.
+    """Return the difference of a pair whose two units have independent draws.
 
     `odd` is the difference of the means over draws.
     """
@@ -320,10 +327,10 @@ def _joined(mirrors: list[Mirror], axis: int) -> Mirror:
 
 
 def mirror_behind_function(x: Signal, output: Signal) -> Mirror | None:
-    """Return the mirror of f(x) for pairs of which only the difference is known.
+    """Return the mirror of f(x) for pairs if only their difference is known.
 
-    The two of a pair are taken for Gaussian; how much they have in common follows from
-    their difference.
+    The two of a pair are assumed to be Gaussian; their covariance follows from their
+    difference.
     """
     function, base = output.origin.function, output.origin.base
     if function is None or function.cases or base is None or x.origin.parts:
@@ -334,20 +341,20 @@ def mirror_behind_function(x: Signal, output: Signal) -> Mirror | None:
         return None
     # E[x₀ x₁'] = E[x₀ x₀'] − E[(x₀ − x₁)(x₀' − x₁')] / 2, for each kind of pair.
     across = x.pairs[0] - mirror.odd.pairs[0] / 2
-    # What differs in unit is the other of the pair here.
+    # Here, "differs in unit" means the other unit of the pair.
     apart = x.evolve(pairs=np.stack([x.pairs[0], across]), near={}, profile={})
     answer = apply_function(apart, function)
     pairs = np.stack([2 * (answer.pairs[0] - answer.pairs[1]), np.zeros((2, 2))])
-    # What x₀ and x₁ get of their difference's gradient is odd in part, and goes on to
+    # The gradient of the difference at x₀ and x₁ has an odd part, which goes on to
     # their difference; the rest is the same for both.
     odd, even = _slopes_of_pairs(x, function, across)
     parents: tuple[tuple[Signal, Pull], ...] = (
         (mirror.odd, lambda gradient: gradient.times(*odd)),
     )
-    if mirror.own is not None:
-        parents += ((mirror.own, lambda gradient: gradient.times(*even)),)
+    if mirror.unpaired is not None:
+        parents += ((mirror.unpaired, lambda gradient: gradient.times(*even)),)
     made_odd = wholly(output, mirror, pairs).odd.amend(parents=parents)
-    every = [one + other for one, other in zip(odd, even, strict=True)]
+    every = [sum(factors) for factors in zip(odd, even, strict=True)]
     back = ((x, lambda gradient: gradient.times(*every)),)
     return Mirror(
         made_odd,
@@ -362,30 +369,30 @@ def mirror_behind_function(x: Signal, output: Signal) -> Mirror | None:
 def _slopes_of_pairs(
     x: Signal, function: Function, across: Array
 ) -> tuple[list[float], list[float]]:
-    """Return the factors of a gradient's odd part, and of what is alike in both.
+    """Return the factors of a gradient's odd part, and of its even part.
 
-    Each for one element, two positions and two inputs; `across` is E[x₀ x₁'].
+    Each is for one element, two positions and two inputs; `across` is E[x₀ x₁'].
     """
     variance = x.variance or 1.0
     slopes = respond(function, x.mean, variance)
-    other = (1, 1) if x.size(x.positions) > 1 else (0, 1)
+    inputs = (1, 1) if x.size(x.positions) > 1 else (0, 1)
     odd, even = [], []
-    for kind in ((0, 0), (1, 0), other):
+    for kind in ((0, 0), (1, 0), inputs):
         level = x.unevenness or 1.0 if kind[0] else 1.0
-        own, its = (
+        same, across_slope = (
             slopes.slopes_correlated(
                 float(np.clip((pairs[kind] / level - x.mean**2) / variance, -1.0, 1.0))
             )
             for pairs in (x.pairs[0], across)
         )
-        own = slopes.slope_second if kind == (0, 0) else own
-        odd.append((own + its) / (2 * variance))
-        even.append((own - its) / (2 * variance))
+        same = slopes.slope_second if kind == (0, 0) else same
+        odd.append((same + across_slope) / (2 * variance))
+        even.append((same - across_slope) / (2 * variance))
     return odd, even
 
 
 def wholly(output: Signal, mirror: Mirror, pairs: Array) -> Mirror:
-    """Return a mirror whose gradient goes to the tensor of pairs itself."""
+    """Return a mirror whose gradient flows to the tensor of pairs itself."""
     shape = list(output.shape)
     shape[mirror.axis] = int(shape[mirror.axis] or 2) // 2
     odd = output.evolve(
@@ -403,13 +410,15 @@ Move = Callable[[Signal], Signal]
 
 
 def moved_mirror(mirror: Mirror, axis: int, move: Move) -> Mirror:
-    """Return the mirror behind what moves or averages units, and so differences."""
+    """Return the mirror after a move or mean of units, which applies to differences."""
     if mirror.base is not None and mirror.function is None:
         base = move(mirror.base)
         return Mirror(affine(base, 2.0), axis, base, None, mirror.sources)
     odd = move(mirror.odd)
-    own = None if mirror.own is None else move(mirror.own)
-    return Mirror(odd, axis, sources=mirror.sources, whole=mirror.whole, own=own)
+    unpaired = None if mirror.unpaired is None else move(mirror.unpaired)
+    return Mirror(
+        odd, axis, sources=mirror.sources, whole=mirror.whole, unpaired=unpaired
+    )
 
 
 def sum_of_mirrors(inputs: Sequence[Signal], factors: Sequence[float]) -> Mirror | None:

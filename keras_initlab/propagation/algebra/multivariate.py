@@ -17,7 +17,7 @@ _IDENTITY = Function(lambda z: z, np.ones_like, (1.0, 0.0))
 def shared_gaussian(signals: Sequence[Signal]) -> Signal | None:
     """Return the signal that all of `signals` are functions of, None if there is none.
 
-    What a signal was computed from says so, not its moments.
+    This is known from how a signal was computed, not from its moments.
     """
     roots = {
         (signal.origin.base or signal).serial: signal.origin.base or signal
@@ -56,7 +56,7 @@ def multivariate(
 
     law = base.with_units(signals[0].units)
     result = apply_function(law, Function(whole, slope))
-    # The gradient goes to the Gaussian at once; what it is on the way is only noted.
+    # The gradient flows directly to the Gaussian; on the way it is only noted.
     grid = gaussian_grid()
     z = law.mean + math.sqrt(law.variance) * grid.nodes
     at = [np.asarray(f.value(z)) for f in functions]
@@ -76,7 +76,7 @@ def _scaled(factor: float) -> Pull:
 
 
 def share_gaussian(*signals: Signal) -> bool:
-    """Say whether all are functions of one Gaussian, in which chance has no part."""
+    """Say whether all are functions of one Gaussian, without randomness."""
     random = any(
         signal.origin.function is not None and signal.origin.function.cases
         for signal in signals

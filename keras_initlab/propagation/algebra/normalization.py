@@ -1,4 +1,4 @@
-"""Centre and rescale: what normalisation makes of a signal."""
+"""Normalisation: centring and rescaling a signal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from keras_initlab.propagation.algebra.hermite import gaussian_grid
 from keras_initlab.propagation.signal import Array, Function, Gradient, Pull, Signal
 from keras_initlab.propagation.weights.moments import WeightMoments
 
-# Units whose own mean is further off than so many deviations are not counted.
+# Units whose own mean is more than this many deviations away are not counted.
 _FURTHEST = 4.0
 # Sets of fewer elements are no longer functions of their Gaussian; the variances of
-# sets with more degrees of freedom are taken for alike.
+# sets with more degrees of freedom are assumed to be alike.
 _FEW, _MANY = 8, 400
-# Variances of sets that are further below their mean are hardly ever met.
+# Variances of sets that are further below their mean hardly ever occur.
 _LEAST_MET = 1e-8
 
 ONES = WeightMoments(1.0, 1.0)
@@ -34,7 +34,7 @@ ZEROS = WeightMoments(0.0, 0.0)
 
 @dataclass(frozen=True)
 class _Set:
-    """The elements whose moments count for one of them; see `normalise`."""
+    """The elements by whose moments one of them is normalised; see `normalise`."""
 
     units: float
     positions: bool
@@ -80,8 +80,8 @@ def _normalised(signal: Signal, whole: _Set) -> Signal:
     means = _products_of_means(signal, whole)
     spread = signal.second - (float(means[0, 0, 0]) if whole.about_mean else 0.0)
     divisor = _divisor(signal, whole, spread)
-    factor = divisor.kept / spread if spread > 0 else 0.0
-    if not (whole.centre or divisor.kept):
+    factor = divisor.second / spread if spread > 0 else 0.0
+    if not (whole.centre or divisor.second):
         factor = 1.0 / (whole.epsilon or 1.0)  # what does not vary is not divided
     middle = signal.mean if whole.centre else 0.0
     if signal.origin.parts:
@@ -132,9 +132,9 @@ def _products_of_means(signal: Signal, whole: _Set) -> Array:
 
 
 def _near_centred(signal: Signal, removed: Array, factor: float) -> dict[int, Array]:
-    """Return what neighbours share when their set's mean is gone.
+    """Return the covariance of neighbours after their set's mean is removed.
 
-    They are nearer to the middle than any two positions are, and have more of it.
+    On average they are nearer to the middle than any two positions, and lose more.
     """
     near = {}
     for axis, values in signal.near.items():
@@ -148,87 +148,89 @@ def _near_centred(signal: Signal, removed: Array, factor: float) -> dict[int, Ar
 
 
 def _profile_centred(signal: Signal, whole: _Set, removed: Array) -> dict[int, Array]:
-    """What each set is rescaled by is uneven no more, unless the set holds it.
+    """Return the profile after normalisation: only unevenness within a set is left.
 
-    What a position has of its set's mean goes by its profile, as all that it has; but
-    of what is the mean of all by its root.
+    A position's share of its set's mean scales with its profile; its share of the mean
+    over all elements, with the root of its profile.
     """
     second = signal.second or 1.0
     gone = float(removed[0, 0, 0]) / second
     mean = min(signal.mean**2 / second, gone)
-    kept: dict[int, Array] = {}
+    profile: dict[int, Array] = {}
     for axis, values in signal.profile.items():
         if axis in signal.units:
             if whole.units:
-                kept[axis] = values
+                profile[axis] = values
         elif whole.positions:
             root = np.sqrt(values)
             shared = mean * root / (float(root.mean()) or 1.0) + (gone - mean) * values
             level = np.maximum(values - 2 * shared + gone, 1e-3)
-            kept[axis] = level / level.mean()
-    return kept
+            profile[axis] = level / level.mean()
+    return profile
 
 
 @dataclass(frozen=True)
 class _Divisor:
-    """What comes of sets whose variances σ² differ by chance: of σ² + ε.
+    """The effect of dividing by √(σ² + ε) if the variances σ² of sets differ by chance.
 
     Attributes:
         number: of the elements of a set; infinite with all inputs of a large batch.
-        kept: E[σ² / (σ² + ε)].
+        second: E[σ² / (σ² + ε)].
         slope: how much of a gradient's second moment goes back to an element.
     """
 
     number: float
-    kept: float
+    second: float
     slope: float
 
 
 def _divisor(signal: Signal, whole: _Set, spread: float) -> _Divisor:
-    """Return what sets are divided by, `spread` being E[σ²].
+    """Return the divisor of sets with E[σ²] = `spread`.
 
-    σ² is taken for that of Gaussians, a multiple of χ² with as many degrees of freedom
-    as the set has that are independent. Through y = x / √(σ² + ε) and back goes
-    (1 - r (2 - r) / n) / (σ² + ε), r = σ² / (σ² + ε), n the number of freedoms: what
-    each element owes the set is all that there is for n = 1, but for ε.
+    σ² is assumed to be that of Gaussians, a multiple of χ² with the number of
+    independent degrees of freedom of the set. The factor of the gradient back through
+    y = x / √(σ² + ε) is (1 - r (2 - r) / n) / (σ² + ε), with r = σ² / (σ² + ε) and n
+    degrees of freedom: for n = 1 nothing is left of it, apart from ε.
     """
     places = signal.size(signal.positions) if whole.positions else 1
     number = max(whole.units, 1.0) * places
     if whole.inputs or not spread > 0:
         total = spread + whole.epsilon
-        kept, slope = (spread / total, 1 / total) if total > 0 else (0.0, 0.0)
-        return _Divisor(math.inf if whole.inputs else number, kept, slope)
+        second, slope = (spread / total, 1 / total) if total > 0 else (0.0, 0.0)
+        return _Divisor(math.inf if whole.inputs else number, second, slope)
     free = number - 1 if whole.about_mean else number
     if free <= 0:
         return _Divisor(number, 0.0, 0.0)
     levels, weights = _chi_squared(round(_freedom(signal, whole, places), 1))
-    own = spread * levels
-    share = own / (own + whole.epsilon)
-    left = (1 - share * (2 - share) / free) / np.maximum(own + whole.epsilon, 1e-300)
+    variances = spread * levels
+    share = variances / (variances + whole.epsilon)
+    left = (1 - share * (2 - share) / free) / np.maximum(
+        variances + whole.epsilon, 1e-300
+    )
     return _Divisor(number, float(weights @ share), float(weights @ left))
 
 
 def _freedom(signal: Signal, whole: _Set, places: float) -> float:
-    """Return how many independent squares σ² is like: 2 E[σ²]² / Var σ².
+    """Return the degrees of freedom of σ²: 2 E[σ²]² / Var σ².
 
-    The mean is no chance: where it is left in it makes σ² vary less.
+    The mean is not random: if it is not removed, σ² varies less.
     """
     units = max(whole.units, 1.0)
-    own, unit, place, both = (
+    same, unit, place, both = (
         float(signal.pairs[kind])
         for kind in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0))
     )
-    rest = own - unit - place + both
+    interaction = same - unit - place + both
     of_units, of_places = places * (unit - both), units * (place - both)
     parts = [
-        ((units - 1) * (places - 1), rest),
-        (units - 1, rest + of_units),
-        (places - 1, rest + of_places),
+        ((units - 1) * (places - 1), interaction),
+        (units - 1, interaction + of_units),
+        (places - 1, interaction + of_places),
     ]
     sure = 0.0
     if not whole.about_mean:
         sure = units * places * signal.mean**2 / (signal.unevenness or 1.0)
-        every = rest + of_units + of_places + units * places * both
+        every = interaction + of_units + of_places + units * places * both
         parts.append((1.0, every - sure))
     counted = [(number, max(level, 0.0)) for number, level in parts if number > 0]
     total = sum(number * level for number, level in counted) + sure
@@ -243,7 +245,7 @@ def _chi_squared(freedom: float) -> tuple[Array, Array]:
     """Return values and weights of χ² / n with n degrees of freedom, of mean 1."""
     if freedom > _MANY:
         return np.ones(1), np.ones(1)
-    # Of its logarithm u the density is exp(n (u - eᵘ) / 2).
+    # The density of its logarithm u is exp(n (u - eᵘ) / 2).
     low = max(-60.0 / freedom, math.log(_LEAST_MET))
     logarithms = np.linspace(low, math.log(1 + 60.0 / freedom), 801)
     density = np.exp(freedom * (logarithms - np.exp(logarithms) + 1) / 2)
@@ -253,14 +255,14 @@ def _chi_squared(freedom: float) -> tuple[Array, Array]:
 
 
 def _coupled(signal: Signal, whole: _Set) -> Pull:
-    """Return what a set's elements owe each other: their gradients sum to 0."""
+    """Return the coupling of a set's elements: their gradients sum to 0."""
     places = signal.size(signal.positions) if whole.positions else 1
     number = max(whole.units, 1.0) * places
 
     def pull(gradient: Gradient) -> Gradient:
         total = gradient.second + (places - 1) * gradient.position
         if whole.inputs:
-            # The other inputs of the batch, at all places, make up for it.
+            # The other inputs of the batch, at all places, compensate for it.
             return replace(gradient, inputs=-total / places)
         lost = total / number if whole.centre else 0.0
         return replace(
@@ -277,9 +279,9 @@ def _then(first: Pull, factor: float, across: float | None = None) -> Pull:
 
 
 def _of_function(result: Signal, signal: Signal, whole: _Set, coupled: Pull) -> Signal:
-    """Return the normalised signal that knows which function of a Gaussian it is.
+    """Return the normalised signal as the function of a Gaussian that it is.
 
-    The Gaussian is taken for centred itself: without what its own set shares.
+    The Gaussian is assumed to be centred itself: without what its own set shares.
     """
     base, function = signal.origin.base, signal.origin.function
     assert base is not None
@@ -297,7 +299,7 @@ def _of_function(result: Signal, signal: Signal, whole: _Set, coupled: Pull) -> 
             parents=((base, _then(coupled, steeper)),),
         )
         pairs = result.pairs.copy()
-        pairs[0, 0, 0] = by_unit.kept
+        pairs[0, 0, 0] = by_unit.second
         result = result.amend(
             pairs=pairs,
             parents=((base, _then(coupled, by_unit.steep, by_unit.together)),),
@@ -313,16 +315,16 @@ def _of_function(result: Signal, signal: Signal, whole: _Set, coupled: Pull) -> 
 
 @dataclass(frozen=True)
 class _UnitByUnit:
-    """What a unit's own statistics make of it, on average over units.
+    """The effect of a unit's own statistics on it, on average over units.
 
     Attributes:
-        kept: E[σ² / (σ² + ε)], the second moment.
+        second: E[σ² / (σ² + ε)], the second moment.
         slope: E[1 / (σ² + ε)].
         steep: E[f'² / (σ² + ε)], back to the Gaussian; `together` of two positions.
         even: E[f'²] / (E σ² + ε), were all units alike.
     """
 
-    kept: float
+    second: float
     slope: float
     steep: float
     together: float
@@ -332,9 +334,10 @@ class _UnitByUnit:
 def _unit_by_unit(
     function: Function, base: Signal, shared: float, epsilon: float
 ) -> _UnitByUnit:
-    """Return what comes of units that differ: by what all their elements share.
+    """Return the effect of units that differ in what all of their elements share.
 
-    A unit of ReLU that is seldom above 0 varies little: what divides it is small.
+    For example, a unit of ReLU that is seldom above 0 has a small variance, and so a
+    small divisor.
     """
     grid = gaussian_grid()
     nodes, weights = grid.nodes[::8], grid.weights[::8]
@@ -342,7 +345,7 @@ def _unit_by_unit(
     mean = base.mean / math.sqrt(base.unevenness or 1.0)
     variance = max(0.0, base.second - mean**2)
     shared = min(max(shared, 0.0), variance)
-    # A unit off by so much that it never varies is no use to anyone, nor met.
+    # A unit so far off that it never varies does not occur in practice.
     mass = np.where(np.abs(nodes) < _FURTHEST, weights, 0.0)
     mass = mass / mass.sum()
     x = mean + math.sqrt(shared) * nodes[:, None]
@@ -371,9 +374,9 @@ def from_statistics(
     scale: WeightMoments = ONES,
     shift: WeightMoments = ZEROS,
 ) -> Signal:
-    """Return γ (x - mean) / √(variance + ε) + β with statistics that are given.
+    """Return γ (x - mean) / √(variance + ε) + β with given statistics.
 
-    They are one number, or one for each unit.
+    Each is one number, or one for each unit.
     """
     centre = np.ravel(np.asarray(mean, np.float64))
     factor = 1 / np.sqrt(np.ravel(np.asarray(variance, np.float64)) + epsilon)
@@ -424,9 +427,9 @@ def rescaled(
     shift: WeightMoments,
     together: float | None = None,
 ) -> Signal:
-    """Return w x + b with one weight and one bias for each unit; E[w b] is `together`.
+    """Return w x + b with one weight and one bias for each unit.
 
-    They are taken for independent if that is not given.
+    `together` is E[w b]; without it they are assumed to be independent.
     """
     if not (scale.variance or shift.variance):
         return affine(signal, scale.mean, shift.mean)

@@ -1,4 +1,4 @@
-"""Weighted sums: what a random kernel does to a signal, forward and backward."""
+"""Weighted sums: the effect of a random kernel on a signal, forward and backward."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class RandomKernel:
 
     Attributes:
         layer, weight: the kernel.
-        moments: from the second moment that an output would have, were every entry
-            of the kernel of second moment 1, to the moments of the kernel.
-        seen: is told the second moment of what the kernel makes, bias included.
+        moments: from the second moment that an output would have if the entries of the
+            kernel had second moment 1, to the moments of the kernel.
+        seen: receives the second moment of the kernel's output, bias included.
     """
 
     layer: object
@@ -45,7 +45,7 @@ class RandomKernel:
 
 
 ZERO = WeightMoments(0.0, 0.0)
-# What has exploded stays a number, as far from any other as one can be.
+# A second moment that has exploded stays finite.
 _MOST, _ROOT = 1e300, 1e150
 
 
@@ -60,33 +60,33 @@ def random_linear(
     bias: WeightMoments | None = None,
     windows: dict[int, Window] | None = None,
     per_unit: bool = False,
-    kept: dict[int, int] | None = None,
+    kept_axes: dict[int, int] | None = None,
     own_positions: float = 0.0,
     read: Signal | None = None,
 ) -> Signal:
     """Return Σ w x + b over units and windows, for weights drawn independently.
 
     Args:
-        signal: x; its units are what is summed over (one of them if `per_unit`).
+        signal: x; the sum is over its units (over one of them if `per_unit`).
         kernel: the kernel.
         shape, units: of the result.
-        fan: units that one output sums over (the window's taps not counted).
-        copies: outputs of one position that an input's unit reaches through a tap.
+        fan: units that one output sums over (without the window's taps).
+        copies: outputs at one position that an input's unit reaches through a tap.
         bias: moments of the bias.
         windows: by axis of `signal`, the window that slides along it.
         per_unit: each unit has a kernel of its own (depthwise).
-        kept: from axes of `signal` to axes of the result, where positions stay.
+        kept_axes: positions that stay: from axes of `signal` to axes of the result.
         own_positions: share of pairs of positions that have two kernels.
-        read: what the kernel's entries multiply, where x is computed from that: a
-            kernel of pairs reads two units, and x is their difference.
+        read: the tensor that the kernel multiplies, if x is computed from it: a kernel
+            of pairs reads two units, and x is their difference.
 
     Source: Glorot & Bengio 2010, section 4.2; Xiao et al. 2018 for convolutions.
     """
     windows, bias = windows or {}, bias or ZERO
-    if kept is None:
-        kept = {axis: axis for axis in signal.positions}
+    if kept_axes is None:
+        kept_axes = {axis: axis for axis in signal.positions}
     field = math.prod(window.size for window in windows.values())
-    diagonal, across, profile = _seen(signal, windows, kept)
+    diagonal, across, profile = _seen(signal, windows, kept_axes)
     if per_unit:
         profile.update(_profile_of_units(signal, shape, units[-1]))
     count = fan * field
@@ -97,21 +97,21 @@ def random_linear(
     )
     mean, near = 0.0, {}
     if not own_positions:
-        near = _near_of_outputs(signal, windows, kept, moments.variance * count)
+        near = _near_of_outputs(signal, windows, kept_axes, moments.variance * count)
     if moments.mean:
         level, common = _common(
-            signal, moments.mean, fan, windows, kept, diagonal, per_unit
+            signal, moments.mean, fan, windows, kept_axes, diagonal, per_unit
         )
         pairs, mean = pairs + common, mean + level
-        near = _near_common(signal, windows, kept, near, common)
+        near = _near_common(signal, windows, kept_axes, near, common)
     pairs, near, profile = _with_bias(pairs, near, profile, mean, bias)
     mean = float(np.clip(mean, -_ROOT, _ROOT))
     kernel.seen(float(pairs[0, 0, 0]))
     places = math.prod(
         shape[axis] or 64 for axis in range(1, len(shape)) if axis not in units
     )
-    back = _pull(signal, moments.second_moment * copies * field, windows, kept)
-    rule = _weight_rule(read or signal, places, windows, kept, own_positions)
+    back = _pull(signal, moments.second_moment * copies * field, windows, kept_axes)
+    rule = _weight_rule(read or signal, places, windows, kept_axes, own_positions)
     return Signal(
         tuple(shape),
         tuple(units),
@@ -132,24 +132,24 @@ def response_of(
     signal: Signal,
     fan: int,
     windows: dict[int, Window],
-    kept: dict[int, int] | None = None,
+    kept_axes: dict[int, int] | None = None,
 ) -> float:
-    """Return the second moment behind a kernel whose entries have second moment 1.
+    """Return the second moment after a kernel with entries of second moment 1.
 
     Args:
-        signal, fan, windows, kept: as in `random_linear`.
+        signal, fan, windows, kept_axes: as in `random_linear`.
     """
-    if kept is None:
-        kept = {axis: axis for axis in signal.positions}
+    if kept_axes is None:
+        kept_axes = {axis: axis for axis in signal.positions}
     field = math.prod(window.size for window in windows.values())
-    diagonal, _, _ = _seen(signal, windows, kept)
+    diagonal, _, _ = _seen(signal, windows, kept_axes)
     return float(signal.pairs[0, 0, 0] * fan * field * diagonal)
 
 
 def _of_centred_entries(
     signal: Signal, factor: float, diagonal: float, across: float
 ) -> Array:
-    """Return the second moments behind entries of mean 0: of two units they are 0."""
+    """Return the second moments after entries of mean 0: for two units they are 0."""
     pairs = np.zeros((2, 2, 2))
     pairs[0, 0] = factor * diagonal * signal.pairs[0, 0]
     far = signal.pairs[0, 1] / (signal.unevenness or 1.0)
@@ -158,11 +158,11 @@ def _of_centred_entries(
 
 
 def _near_of_outputs(
-    signal: Signal, windows: dict[int, Window], kept: dict[int, int], factor: float
+    signal: Signal, windows: dict[int, Window], kept_axes: dict[int, int], factor: float
 ) -> dict[int, Array]:
     """Return the second moments of neighbours behind entries of mean 0."""
     even, near = signal.unevenness or 1.0, {}
-    for axis, to in kept.items():
+    for axis, to in kept_axes.items():
         moved = _near(signal, axis, windows, even)
         if moved is not None:
             near[to] = factor * moved
@@ -176,7 +176,7 @@ def _with_bias(
     mean: float,
     bias: WeightMoments,
 ) -> tuple[Array, dict[int, Array], dict[int, Array]]:
-    """Return second moments and profile of z + b, which is more even than z."""
+    """Return second moments and profile of z + b, which is more even than z's."""
     cross = 2 * bias.mean * mean
     before = float(pairs[0, 0, 0])
     pairs[0] += bias.second_moment + cross
@@ -209,17 +209,17 @@ def _lineage(signal: Signal, kernel: RandomKernel) -> Lineage | None:
 
 
 def _seen(
-    signal: Signal, windows: dict[int, Window], kept: dict[int, int]
+    signal: Signal, windows: dict[int, Window], kept_axes: dict[int, int]
 ) -> tuple[float, float, dict[int, Array]]:
-    """Return what outputs see of inputs' second moment, taps' shares summed.
+    """Return the share of the inputs' second moment that outputs see, over taps.
 
     Returns:
-        The share seen by one output; by two at different positions, of a covariance
-        that is even; and the outputs' profile.
+        The share seen by one output; that of an even covariance seen by two outputs at
+        different positions; and the outputs' profile.
     """
     diagonal = across = 1.0
     profile = {}
-    for axis, to in kept.items():
+    for axis, to in kept_axes.items():
         values, window = signal.profile.get(axis), windows.get(axis)
         if window is not None:
             mean, cross, values = window.forward(values)
@@ -254,14 +254,14 @@ def _common(
     weight: float,
     fan: int,
     windows: dict[int, Window],
-    kept: dict[int, int],
+    kept_axes: dict[int, int],
     diagonal: float,
     per_unit: bool,
 ) -> tuple[float, Array]:
-    """Return what a kernel whose entries are all `weight` makes: mean and pairs."""
+    """Return mean and pairs after a kernel whose entries are all `weight`."""
     field = math.prod(window.size for window in windows.values())
     squares = roots = 1.0
-    for axis in kept:
+    for axis in kept_axes:
         values, window = signal.profile.get(axis), windows.get(axis)
         if window is not None:
             square, root = window.sums(values)
@@ -271,13 +271,13 @@ def _common(
     even = signal.unevenness or 1.0
     far = signal.pairs[:, 1] / even
     here = signal.pairs[:, 0] - far
-    # Σ over units of what two elements share: of one position, and of any two.
-    own, shared = (kind[0] + (fan - 1) * kind[1] for kind in (here, far))
+    # The sum over units of second moments: at one position, and at any two.
+    local, shared = (kind[0] + (fan - 1) * kind[1] for kind in (here, far))
     sums = np.empty((2, 2, 2))
-    sums[:, 0] = fan * (own * field * diagonal + shared * squares)
+    sums[:, 0] = fan * (local * field * diagonal + shared * squares)
     sums[:, 1] = fan * shared * roots
     if per_unit:
-        # Two units' kernels see two units, not all of both.
+        # The kernels of two units see these two units only.
         sums[1, 0] = here[1] * field * diagonal + far[1] * squares
         sums[1, 1] = far[1] * roots
     mean = weight * fan * signal.mean * math.sqrt(roots / even)
@@ -287,44 +287,48 @@ def _common(
 def _near_common(
     signal: Signal,
     windows: dict[int, Window],
-    kept: dict[int, int],
+    kept_axes: dict[int, int],
     near: dict[int, Array],
     common: Array,
 ) -> dict[int, Array]:
-    """Return what neighbours share where windows that overlap sum the same inputs."""
+    """Return moments of neighbours whose overlapping windows sum the same inputs."""
     far, excess = common[0, 1, 0], common[0, 0, 0] - common[0, 1, 0]
     shared = {axis: values + far for axis, values in near.items()}
     for axis, window in windows.items():
         steps = np.arange(window.stride, window.size, window.stride)
         if window.transposed or window.dilation > 1 or not len(steps):
             continue
-        own = near.get(kept[axis], np.zeros(0))
-        values = np.zeros(max(len(own), len(steps)))
-        values[: len(own)] = own
+        neighbours = near.get(kept_axes[axis], np.zeros(0))
+        values = np.zeros(max(len(neighbours), len(steps)))
+        values[: len(neighbours)] = neighbours
         values[: len(steps)] += excess * (1 - steps / window.size)
-        shared[kept[axis]] = values + far
+        shared[kept_axes[axis]] = values + far
     return shared
 
 
 def _near(
     signal: Signal, axis: int, windows: dict[int, Window], even: float
 ) -> Array | None:
-    """Return what neighbours along an axis have in common behind windows."""
-    own, window = signal.near.get(axis), windows.get(axis)
+    """Return the second moments of neighbours along an axis, after windows."""
+    neighbours, window = signal.near.get(axis), windows.get(axis)
     share = math.prod(
-        window_across.forward(signal.profile.get(other))[0]
-        for other, window_across in windows.items()
-        if other != axis
+        window_across.forward(signal.profile.get(across))[0]
+        for across, window_across in windows.items()
+        if across != axis
     )
     if window is None or window.transposed:
-        return None if own is None else own * share
+        return None if neighbours is None else neighbours * share
     far = float(signal.pairs[0, 1, 0]) / even
-    if own is None and abs(far) < 0.01 * signal.second:
+    if neighbours is None and abs(far) < 0.01 * signal.second:
         return None
     seen = window.neighbours(signal.profile.get(axis))
-    if own is None and seen is None:
+    if neighbours is None and seen is None:
         return None
-    moved = np.zeros(0) if own is None else own[window.stride - 1 :: window.stride]
+    moved = (
+        np.zeros(0)
+        if neighbours is None
+        else neighbours[window.stride - 1 :: window.stride]
+    )
     if seen is None:
         return moved * share
     values = np.full(len(seen), far)
@@ -333,7 +337,7 @@ def _near(
 
 
 def _pull(
-    signal: Signal, factor: float, windows: dict[int, Window], kept: dict[int, int]
+    signal: Signal, factor: float, windows: dict[int, Window], kept_axes: dict[int, int]
 ) -> Pull:
     inputs = math.prod(
         math.inf if window.length is None else window.length
@@ -342,11 +346,11 @@ def _pull(
 
     def pull(gradient: Gradient) -> Gradient:
         second, every, profile = 1.0, 1.0, {}
-        for axis, to in kept.items():
+        for axis, to in kept_axes.items():
             window = windows.get(axis)
             values = gradient.profile.get(to)
             if window is not None:
-                # Two positions' gradients meet as their square roots do.
+                # The profiles of two positions' gradients multiply by their roots.
                 root = 1.0 if values is None else float(np.sqrt(values).mean()) ** 2
                 mean, cross, values = window.backward(values)
                 second *= mean
@@ -364,7 +368,7 @@ def _weight_rule(
     signal: Signal,
     places: int,
     windows: dict[int, Window],
-    kept: dict[int, int],
+    kept_axes: dict[int, int],
     own_positions: float,
 ) -> Callable[[Gradient], float]:
     """Return E[(dL/dw)²] from the gradient at the output, for one input.
@@ -376,14 +380,14 @@ def _weight_rule(
     number = 1 + (places - 1) * (1 - own_positions)  # that share a kernel
 
     def rule(gradient: Gradient) -> float:
-        axes = tuple(kept.values())
+        axes = tuple(kept_axes.values())
         far = float(signal.pairs[0, 1, 0]) / (signal.unevenness or 1.0)
         before = signal.size(signal.positions)
         apart = float(signal.pairs[0, 1, 1]) / (signal.unevenness or 1.0)
         apart += (float(signal.pairs[0, 0, 1]) - apart) / before
         together = gradient.even(axes)
         alone = met = 1.0
-        for axis, to in kept.items():
+        for axis, to in kept_axes.items():
             values, gradient_profile = (
                 signal.profile.get(axis),
                 gradient.profile.get(to),
@@ -399,19 +403,19 @@ def _weight_rule(
                 )
                 alone *= float(both.mean())
                 met *= float(np.sqrt(both).mean()) ** 2
-        own = signal.second * gradient.second - far * together
-        own += _neighbourhood(signal, windows, far) * together
+        separate = signal.second * gradient.second - far * together
+        separate += _neighbourhood(signal, windows, far) * together
         shared = far * together + apart * gradient.inputs
-        # The sum of products is a square; estimates of its parts may miss each other.
-        second = number * (alone * own + met * shared * number)
-        # Below 0 by rounding, or since what it reads cannot be, which is to be seen.
+        # The sum is a square, but estimates of its parts may be inconsistent.
+        second = number * (alone * separate + met * shared * number)
+        # Below 0 by rounding; or its input is impossible, which must remain visible.
         return second if signal.second < 0 else max(0.0, second)
 
     return rule
 
 
 def _neighbourhood(signal: Signal, windows: dict[int, Window], far: float) -> float:
-    """Return the sum of what a position shares with its neighbours, itself left out."""
+    """Return the sum of a position's covariances with its neighbours."""
     spread = signal.second - far
     if spread <= 0:
         return 0.0

@@ -1,6 +1,6 @@
 """A Gaussian sample of a signal's moments, and the moments of a sample.
 
-What no rule knows is run on such a sample: measured, not guessed.
+Layers without a rule are run on such a sample: measured, not guessed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _sample(
 
 
 def _value(function: Function, x: Array, generator: np.random.Generator) -> Array:
-    """Return f(x); of a function that has cases, one is drawn for each element."""
+    """Return f(x); if f has cases, one is drawn for each element."""
     if not function.cases:
         return np.asarray(function.value(x), np.float64)
     chances = np.array([chance for chance, _ in function.cases])
@@ -77,10 +77,10 @@ def _gaussian(
     """Return a Gaussian array with the moments of `signal`.
 
     Elements are sums of independent parts: one for each element, one shared by all
-    units of a position and input, one by all positions, and so on; their variances
-    are those that give each kind of pair its covariance.
+    units of a position and input, one by all positions, and so on, with the variances
+    that give each kind of pair its covariance.
     """
-    # What an even signal has, which the profile then makes uneven along its axes.
+    # The moments of an even signal, which the profile then makes uneven along its axes.
     apart = {a: float(np.sqrt(v).mean()) or 1.0 for a, v in signal.profile.items()}
     even = signal.pairs.copy()
     even[:, 1] /= math.prod(apart[a] ** 2 for a in apart if a in signal.positions)
@@ -91,10 +91,10 @@ def _gaussian(
     for shared, variance in _parts(covariance):
         if variance <= 0:
             continue
-        unit, position, other = shared
+        unit, position, batch = shared
         sizes = tuple(
             1
-            if (axis == 0 and other)
+            if (axis == 0 and batch)
             or (axis in signal.units and unit)
             or (axis in signal.positions and position)
             else size
@@ -120,26 +120,26 @@ def concrete(shape: Shape, batch: int) -> tuple[int, ...]:
 
 
 def _batch(shape: Shape) -> int:
-    """Return a batch size that makes a sample neither poor nor slow."""
-    rest = math.prod(size or _OPEN for size in shape[1:])
-    return int(np.clip(_ELEMENTS // max(rest, 1), *_BATCHES))
+    """Return a batch size for which a sample is neither inaccurate nor slow."""
+    elements = math.prod(size or _OPEN for size in shape[1:])
+    return int(np.clip(_ELEMENTS // max(elements, 1), *_BATCHES))
 
 
 def _parts(covariance: Array) -> list[tuple[tuple[int, int, int], float]]:
     """Return the variance of the part shared along each set of kinds.
 
-    A part that is shared along units, say, is in every pair that differs in units at
-    most: the covariance of a kind of pair is the sum of the parts that it shares.
+    A part that is shared along units, for example, is common to all pairs that differ
+    in units only: the covariance of a kind of pair is the sum of its common parts.
     """
     parts: dict[tuple[int, int, int], float] = {}
     kinds = sorted(itertools.product((0, 1), repeat=3), key=sum, reverse=True)
     for kind in kinds:
         above = sum(
             variance
-            for other, variance in parts.items()
-            if all(o >= k for o, k in zip(other, kind, strict=True))
+            for part, variance in parts.items()
+            if all(o >= k for o, k in zip(part, kind, strict=True))
         )
-        # What no Gaussian can do (a negative part) is left out.
+        # A negative part, which no Gaussian can have, is left out.
         parts[kind[0], kind[1], kind[2]] = max(0.0, float(covariance[kind]) - above)
     return list(parts.items())
 
@@ -152,8 +152,8 @@ def signal_of(values: NDArray[Any], shape: Shape, like: Signal) -> Signal:
     units = tuple(like.units) if same_units else (rank - 1,) if rank > 1 else ()
     positions = tuple(axis for axis in range(1, rank) if axis not in units)
     sizes = (_count(x, units), _count(x, positions), x.shape[0])
-    # Sums over pairs from the squares of sums: Σ over unlike pairs is what is left
-    # when like pairs are taken out.
+    # Sums over pairs from the squares of sums: the pairs of an element with itself are
+    # subtracted.
     sums = np.empty((2, 2, 2))
     for kind in itertools.product((0, 1), repeat=3):
         over = tuple(

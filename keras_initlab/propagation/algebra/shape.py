@@ -1,4 +1,4 @@
-"""Moves that keep the values: reshape, transpose, cut out, pad, repeat."""
+"""Moves that keep the values: reshape, transpose, slice, pad, repeat."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def reshape(signal: Signal, shape: Shape) -> Signal:
 
 
 def _some_units(signal: Signal) -> Signal:
-    """Return the signal with its last axis as units, where it has lost them all."""
+    """Return the signal with its last axis as units, if it has lost all of them."""
     if signal.units or len(signal.shape) < 2:
         return signal
     return signal.with_units((len(signal.shape) - 1,))
@@ -98,7 +98,7 @@ def _some_units(signal: Signal) -> Signal:
 def _groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
     """Return runs of axes of equal size, old against new."""
     if None in old or None in new:
-        # What is unknown can only be matched where all around it agrees.
+        # An unknown size can only be matched if all sizes around it agree.
         front = 0
         while front < min(len(old), len(new)) and old[front] == new[front]:
             front += 1
@@ -162,8 +162,8 @@ def _regrouped(
     table = whole.reshape([shape[axis] or 1 for axis in new])
     profile = {}
     for index, axis in enumerate(new):
-        rest = tuple(i for i in range(len(new)) if i != index)
-        values = table.mean(axis=rest)
+        other_axes = tuple(i for i in range(len(new)) if i != index)
+        values = table.mean(axis=other_axes)
         if np.ptp(values) > 1e-9 * values.mean():
             profile[axis] = values / values.mean()
     return profile

@@ -1,4 +1,4 @@
-"""What a softmax makes of independent Gaussian logits, by quadrature.
+"""The softmax of independent Gaussian logits, by quadrature.
 
 With 1/Zᵏ = ∫ tᵏ⁻¹ e^{-tZ} dt / Γ(k) the moments of eˢ/Σeˢ factor into expectations
 of one logit each.
@@ -45,16 +45,16 @@ def softmax_moments(count: int, variance: float) -> SoftmaxMoments:
         a = 1.0 / count
         return SoftmaxMoments(a * a, a * a * (1 - a))
     if variance > _WIDEST**2:
-        # One logit leads by far, unless two are level: ever more seldom, as 1 / σ.
+        # One logit leads by far, unless two are level, which becomes rarer as 1 / σ.
         near = softmax_moments(count, _WIDEST**2)
         share = _WIDEST / math.sqrt(variance)
         second = (1 - share) / count + share * near.second
         return SoftmaxMoments(second, share * near.jacobian)
     step, alone, square, cube, fourth_power = _expectations(variance)
-    rest = alone ** (count - 1)
-    second = float((square * rest).sum() * step)
-    third = float((cube * rest).sum() * step) / 2
-    fourth = float((fourth_power * rest).sum() * step) / 6
+    of_others = alone ** (count - 1)
+    second = float((square * of_others).sum() * step)
+    third = float((cube * of_others).sum() * step) / 2
+    fourth = float((fourth_power * of_others).sum() * step) / 6
     both = float((square**2 * alone ** (count - 2)).sum() * step) / 6
     # ∂aⱼ/∂sᵢ = aⱼ (δ - aᵢ): Σⱼ of its square is aᵢ² (1 - 2 aᵢ + Σⱼ aⱼ²).
     jacobian = second - 2 * third + fourth + (count - 1) * both
@@ -71,7 +71,7 @@ def _expectations(variance: float) -> tuple[float, Array, Array, Array, Array]:
     nodes = np.linspace(-8.0, 8.0, max(129, math.ceil(16 * deviation / _STEP)))
     weights = np.exp(-(nodes**2) / 2)
     weights /= weights.sum()
-    # t where t eˢ runs from nothing to everything.
+    # The range of t over which t eˢ grows from negligible to dominant.
     low, high = -16.0 - 8 * deviation, 6.0 + 8 * deviation
     log_t = np.linspace(low, high, math.ceil((high - low) / _STEP))
     grown = log_t[:, None] + deviation * nodes[None, :]

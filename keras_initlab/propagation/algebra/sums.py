@@ -51,9 +51,9 @@ def broadcast(signal: Signal, shape: Shape) -> Signal:
     for index, axes in enumerate((signal.units, signal.positions)):
         copies = math.prod(shape[axis] or _MANY for axis in stretched if axis in axes)
         if copies > 1:
-            # Of the elements that differ in these axes now some are one and the same.
-            own = signal.size(axes)
-            same = (copies - 1) / (own * copies - 1)
+            # Some of the elements that now differ along these axes are the same one.
+            size = signal.size(axes)
+            same = (copies - 1) / (size * copies - 1)
             kinds = pairs.swapaxes(0, index)
             kinds[1] = same * kinds[0] + (1 - same) * kinds[1]
     number = math.prod(shape[axis] or _MANY for axis in stretched)
@@ -62,10 +62,10 @@ def broadcast(signal: Signal, shape: Shape) -> Signal:
     )
 
     def pull(gradient: Gradient) -> Gradient:
-        # All copies' gradients meet again.
+        # The gradients of all copies add up.
         total = number * (gradient.second + (places - 1) * gradient.position)
-        rest = {a: v for a, v in gradient.profile.items() if a not in stretched}
-        return replace(gradient.times(number * places), second=total, profile=rest)
+        profile = {a: v for a, v in gradient.profile.items() if a not in stretched}
+        return replace(gradient.times(number * places), second=total, profile=profile)
 
     target = tuple(
         shape[axis] if axis in stretched else size
@@ -113,16 +113,16 @@ def _squares(x: Signal, y: Signal) -> Array:
 def add(signals: Sequence[Signal], factors: Sequence[float] | None = None) -> Signal:
     """Return Σ factor · x, of broadcast shapes.
 
-    What two of them share counts as it should: x + x is 2x, x - x is 0. Signals that
-    are sums themselves are taken apart for it, and functions of one Gaussian are added
+    Correlations are accounted for: x + x is 2x, x - x is 0. For this, signals that are
+    sums themselves are split into their terms, and functions of one Gaussian are added
     as functions: x + relu(x).
     """
     scales = list(factors) if factors is not None else [1.0] * len(signals)
-    kept: dict[int, tuple[float, Signal]] = {}
+    scaled: dict[int, tuple[float, Signal]] = {}
     for scale, signal in zip(scales, aligned(signals), strict=True):
-        before = kept[signal.serial][0] if signal.serial in kept else 0.0
-        kept[signal.serial] = (before + scale, signal)
-    addends = [_collected(group) for group in _by_root(list(kept.values()))]
+        before = scaled[signal.serial][0] if signal.serial in scaled else 0.0
+        scaled[signal.serial] = (before + scale, signal)
+    addends = [_collected(group) for group in _by_root(list(scaled.values()))]
     if len(addends) == 1:
         return affine(addends[0][1], addends[0][0])
     terms: dict[int, tuple[float, Signal]] = {}
@@ -161,7 +161,7 @@ def _by_root(
 
 
 def _collected(group: list[tuple[float, Signal]]) -> tuple[float, Signal]:
-    """Return the sum of functions of one Gaussian, and a factor it has yet to get."""
+    """Return the sum of functions of one Gaussian, and a factor still to be applied."""
     if len(group) == 1:
         return group[0]
     scales = [scale for scale, _ in group]
@@ -214,9 +214,9 @@ def _summed_pairs(
     for axis, length in lengths.items():
         near[axis] = np.zeros(length)
         for factor, origin in addends:
-            own = origin.near.get(axis, np.zeros(0))
+            neighbours = origin.near.get(axis, np.zeros(0))
             padded = np.full(length, origin.pairs[0, 1, 0])
-            padded[: len(own)] = own
+            padded[: len(neighbours)] = neighbours
             near[axis] += factor**2 * (padded - origin.mean**2)
     return centred, near
 
@@ -224,9 +224,9 @@ def _summed_pairs(
 def _twins(
     terms: list[tuple[float, Signal]],
 ) -> Iterator[tuple[tuple[float, Signal], tuple[float, Signal]]]:
-    """Yield the pairs of terms that are what the same weights make of two inputs.
+    """Yield the pairs of terms that the same weights compute from two inputs.
 
-    They share what two inputs of a batch share, as do two towers of one network.
+    They are correlated like two inputs of a batch, as in towers with shared weights.
     """
     families: dict[Any, list[tuple[float, Signal]]] = {}
     for term in terms:
@@ -248,7 +248,7 @@ def multiply(x: Signal, y: Signal) -> Signal:
     """Return x · y, of broadcast shapes.
 
     Two functions of one Gaussian (as in x · sigmoid(x)) are multiplied as functions;
-    all others are taken for independent: E[x²y²] = E[x²] E[y²].
+    all others are assumed to be independent: E[x²y²] = E[x²] E[y²].
     """
     x, y = aligned([x, y])
     if x.serial == y.serial:
@@ -267,8 +267,8 @@ def multiply(x: Signal, y: Signal) -> Signal:
         values = np.ones(length)
         for signal in (x, y):
             padded = np.full(length, signal.pairs[0, 1, 0])
-            own = signal.near.get(axis, np.zeros(0))
-            padded[: len(own)] = own
+            neighbours = signal.near.get(axis, np.zeros(0))
+            padded[: len(neighbours)] = neighbours
             values = values * padded
         near[axis] = values
     profile: dict[int, Array] = {}
@@ -291,7 +291,7 @@ def multiply(x: Signal, y: Signal) -> Signal:
 
 
 def _is_random(*signals: Signal) -> bool:
-    """Say whether some signal is a function that chance has a part in."""
+    """Say whether some signal is a random function of its Gaussian."""
     return any(
         s.origin.function is not None and bool(s.origin.function.cases) for s in signals
     )
@@ -311,11 +311,11 @@ def largest(x: Signal, y: Signal, sign: float = 1.0) -> Signal:
     )
     greatest = add([half, size], [1.0, sign])
     units, shared = half.units, np.zeros((2, 2, 2))
-    ours, theirs = half.origins(), gap.origins()
-    for key in ours.keys() & theirs.keys():
-        (factor, origin), (other, _) = ours[key], theirs[key]
+    half_terms, gap_terms = half.origins(), gap.origins()
+    for key in half_terms.keys() & gap_terms.keys():
+        (factor, origin), (of_gap, _) = half_terms[key], gap_terms[key]
         own_pairs = relabelled(origin, units) if origin.units != units else origin.pairs
-        shared += factor * other * (own_pairs - _squares(origin, origin))
+        shared += factor * of_gap * (own_pairs - _squares(origin, origin))
     deviation = math.sqrt(gap.variance)
     lean = math.erf(gap.mean / (deviation * math.sqrt(2))) if deviation else 0.0
     chance = (1 + sign * lean) / 2  # that the first is what is taken

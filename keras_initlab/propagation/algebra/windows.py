@@ -1,4 +1,4 @@
-"""Windows that slide along an axis: which inputs an output sees, padding counted."""
+"""Windows that slide along an axis: which inputs an output sees, with padding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEIGHBOURS = 6
 
 
 def distinct(every: float, same: float, number: float) -> float:
-    """Return the mean over pairs of different ones of `number` positions.
+    """Return the mean over pairs of two different positions.
 
     Args:
         every: the mean over all pairs.
@@ -38,8 +38,8 @@ class Window:
         stride, dilation: as in Keras.
         padding: "same", "valid", "causal", or zeros put in front and behind.
         centred: all weight lies on the centre tap.
-        transposed: the input is what the window of a convolution makes; `length` is
-            then still that of the input, the smaller side.
+        transposed: whether the input is the smaller side, as the output of a
+            convolution is; `length` is still that of the input.
         extra: outputs that `output_padding` adds to a transposed window; None for
             what its padding implies.
     """
@@ -111,7 +111,7 @@ class Window:
         )
 
     def forward(self, profile: Array | None) -> tuple[float, float, Array | None]:
-        """Return what outputs see of an input of second moment `profile`.
+        """Return the share of an input with second moment `profile` that outputs see.
 
         Returns:
             The mean over outputs of Σ share · profile; the same for two positions
@@ -140,7 +140,7 @@ class Window:
     def meetings(
         self, profile: Array | None, gradient: Array | None
     ) -> tuple[float, float]:
-        """Return what a tap sees of inputs and of gradients at once.
+        """Return the products of inputs and gradients that a tap sees.
 
         Returns:
             For one tap, and on average over taps: the mean over outputs of profile ·
@@ -176,8 +176,8 @@ class Window:
     def neighbours(self, profile: Array | None) -> Array | None:
         """Return what two outputs 1, 2, … apart see through the same taps.
 
-        As the second figure of `forward`, which is that of any two outputs: next to a
-        border neighbours miss the same taps. None where there is no border.
+        This corresponds to the second figure of `forward`, for any two outputs: next to
+        a border, neighbours miss the same taps. None if there is no border.
         """
         if self.length is None or self.transposed or not self.output_length:
             return None
@@ -192,7 +192,7 @@ class Window:
         return _taps_at(self, *self._sides)
 
     def backward(self, profile: Array | None) -> tuple[float, float, Array | None]:
-        """Return what inputs get of a gradient of second moment `profile`."""
+        """Return the share of a gradient of second moment `profile` at the inputs."""
         return self._pass(profile, back=not self.transposed)
 
     def _pass(

@@ -118,7 +118,7 @@ class Cell(Protocol):
     Attributes:
         gates: blocks of units in the pre-activations.
         states: how many states there are; the first is the output.
-        candidate: the block that is a new value, not a switch.
+        candidate: the block with the new value, which is not a gate.
         phi: the activation of that block.
     """
 
@@ -200,7 +200,7 @@ class LSTM:
 class GRU:
     """h' = u h + (1 - u) φ(x + …); gates in the order u, r, candidate.
 
-    The candidate is given U (r ⊙ h), or r ⊙ (U h + b) with `reset_after`.
+    The candidate reads U (r ⊙ h), or r ⊙ (U h + b) with `reset_after`.
     """
 
     gates, states, candidate = 3, 1, 2
@@ -212,14 +212,14 @@ class GRU:
 
     def step(self, x: Values, states: States, kernel: RecurrentKernel) -> Any:
         """Return h', and pre-activations, gates, what r multiplies and h."""
-        (h,), (switches, rest) = states, _blocks(states[0])
+        (h,), (switches, block) = states, _blocks(states[0])
         through = kernel(h, slice(None) if self._after else switches)
         z = x[..., switches] + through[..., switches]
         gates = self._gate.value(z)
         update, reset = np.split(gates, 2, axis=-1)
-        inner = through[..., rest] if self._after else h
-        given = reset * inner if self._after else kernel(reset * h, rest)
-        before = x[..., rest] + given
+        inner = through[..., block] if self._after else h
+        recurrent = reset * inner if self._after else kernel(reset * h, block)
+        before = x[..., block] + recurrent
         candidate = self.phi.value(before)
         after = candidate + update * (h - candidate)
         return (after,), (z, gates, before, candidate, inner, h)
@@ -227,10 +227,10 @@ class GRU:
     def back(self, memory: Any, gradients: States, kernel: RecurrentKernel) -> Any:
         """Return the gradients at x and h."""
         z, gates, before, candidate, inner, h = memory
-        (at_h,), (switches, rest) = gradients, _blocks(h)
+        (at_h,), (switches, block) = gradients, _blocks(h)
         update, reset = np.split(gates, 2, axis=-1)
         at_before = at_h * (1 - update) * self.phi.slope(before, candidate)
-        at_inner = at_before if self._after else kernel.back(at_before, rest)
+        at_inner = at_before if self._after else kernel.back(at_before, block)
         at_z = np.concatenate([at_h * (h - candidate), at_inner * inner], axis=-1)
         at_z *= self._gate.slope(z, gates)
         at_state = at_h * update
@@ -243,7 +243,7 @@ class GRU:
 
 
 def _blocks(state: Values) -> tuple[slice, slice]:
-    """Return where a GRU's two switches are, and where its candidate is."""
+    """Return where a GRU's two gates are, and where its candidate is."""
     end = 2 * state.shape[-1]
     return slice(0, end), slice(end, None)
 

@@ -1,4 +1,4 @@
-"""What a simulation draws: sequences of given moments, kernels, masks of dropout.
+"""The draws of a simulation: sequences of given moments, kernels, dropout masks.
 
 Seeds are fixed: a prediction is the same each time, and the first steps of a longer
 sequence are those of a shorter one.
@@ -21,7 +21,7 @@ from keras_initlab.propagation.signal import Array
 
 _MOST_UNITS, _MOST_UNITS_OF_MAPS = 128, 32
 # Units of all gates and draws together, and inputs of each draw: few draws, so that
-# their kernels stay in a processor's cache.
+# their kernels fit in a processor's cache.
 _ALL_UNITS, _MOST_DRAWS, _INPUTS, _INPUTS_OF_MAPS = 3072, 256, 8, 4
 
 
@@ -54,7 +54,7 @@ def draw_kernel(
     """Return recurrent kernels of given moments, for all draws."""
     shape = (size.draws // 2, size.places * size.units, gates * size.units)
     half = _orthogonal(shape) if orthogonal else _noise(shape, 4)
-    # Each with its opposite: what is odd in the kernel is 0 on average.
+    # Each with its opposite: odd functions of the kernel are then 0 on average.
     draw = np.concatenate([half, -half])
     return draw * np.float32(np.sqrt(variance)) + np.float32(mean)
 
@@ -68,15 +68,15 @@ def _orthogonal(shape: tuple[int, int, int]) -> Values:
 
 def draw_mask(size: Size, rate: float) -> Values:
     """Return what dropout multiplies states by, the same for all steps."""
-    kept = np.random.default_rng(6).random(size.shape()) >= rate
-    return np.asarray(kept / (1 - rate), np.float32)
+    mask = np.random.default_rng(6).random(size.shape()) >= rate
+    return np.asarray(mask / (1 - rate), np.float32)
 
 
 def draw_sequences(law: Steps, size: Size, gates: int = 1, *, seed: int) -> Values:
     """Return Gaussian sequences of given moments, of shape (steps, draws, …).
 
-    Each is a sum of what all inputs and places share, of what those of one input or of
-    one place share, and of a part of its own.
+    Each is the sum of a part shared by all inputs and places, parts shared within one
+    input or one place, and a part of its own.
     """
     draws, inputs, places, units = size.shape(gates)
     kinds = law.pairs - law.mean[:, None] * law.mean

@@ -1,9 +1,9 @@
 """A recurrent cell, simulated on drawn weights, forward and backward through time.
 
-What the input kernel adds to the pre-activations is Gaussian, of moments that are
+The input kernel's share of the pre-activations is Gaussian, with moments that are
 predicted as for any kernel. Such pre-activations are drawn for a few inputs, recurrent
-kernels for a few networks, and the cell is run: as wide as it is, up to a limit, with
-the kernel's scale kept.
+kernels for a few networks, and the cell is run, with its own width up to a limit. The
+scale of the recurrent kernel is preserved.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from keras_initlab.propagation.recurrent.draws import Size, draw_sequences
 from keras_initlab.propagation.recurrent.steps import Steps
 from keras_initlab.propagation.signal import Array
 
-# Values whose squares are numbers in float32; greater ones take float64.
+# Values whose squares fit in float32; larger ones need float64.
 _GREAT = 1e15
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Second moments of a gradient behind a cell.
+    """Second moments of gradients at the inputs and states of a cell.
 
     Attributes:
         steps: at the pre-activations of each step, the mean over gates.
@@ -48,9 +48,10 @@ class Simulation:
         inputs: moments of the inputs' share in the pre-activations.
         bias: of that share, by gate and unit.
         start: the states before the first step.
-        shared: what all units and gates have in common of the inputs, of mean 0.
-        centred: whether each draw is as likely as the one that gives the opposite
-            states: means are 0 then.
+        shared: the part of the inputs that all units and gates have in common, of
+            mean 0.
+        centred: whether each draw is as likely as one with opposite states: means are
+            then 0.
     """
 
     cell: Cell
@@ -64,7 +65,7 @@ class Simulation:
     _dtype: Any = np.float32
 
     def forward(self) -> list[Steps]:
-        """Return the moments of each state, of all but the first at the last step."""
+        """Return the moments of the states; for all but the first, at the last step."""
         states, _ = self._run(self._dtype)
         if not _is_small(states[-1]):
             self._dtype = np.float64
@@ -77,7 +78,7 @@ class Simulation:
         return moments
 
     def backward(self, output: Array, shared: float, last: float) -> Gradients:
-        """Return what becomes of a gradient at the states.
+        """Return the gradients that follow from those at the states.
 
         Args:
             output: E[g_t²] at the output of each step.
@@ -98,7 +99,7 @@ class Simulation:
         return Gradients(np.diagonal(pairs), pairs, tuple(start))
 
     def _run(self, dtype: Any) -> tuple[list[tuple[Values, ...]], list[Any]]:
-        """Return the states after each step, and what the way back needs of it."""
+        """Return the states after each step, and what the backward pass needs."""
         pairs = self.inputs.pairs - (0 if self.shared is None else self.shared.pairs)
         law = Steps(self.inputs.mean.astype(dtype), pairs.astype(dtype))
         inputs = draw_sequences(law, self.size, self.cell.gates, seed=1)
@@ -120,8 +121,8 @@ class Simulation:
     ) -> tuple[list[Values], tuple[Values, ...]]:
         """Return the gradients at the pre-activations and at the first states."""
         _, memories = self._run(dtype)
-        own = np.maximum(output - shared, 0.0)
-        at_output = self._gradient(np.diag(own) + shared, dtype, seed=2)
+        separate = np.maximum(output - shared, 0.0)
+        at_output = self._gradient(np.diag(separate) + shared, dtype, seed=2)
         ends = [np.zeros(self.size.shape(), dtype) for _ in range(self.cell.states)]
         if last:
             ends[-1] = self._gradient(np.array([[last]]), dtype, seed=3)[0]

@@ -13,8 +13,8 @@ import numpy as np
 
 from keras_initlab.propagation.signal import Array, Signal
 
-# A sequence is simulated over so many steps at most; the steps between are as those
-# in its middle.
+# The most steps that are simulated; in longer sequences, further steps are as those in
+# the middle.
 MOST_STEPS = 64
 # Steps that a sequence of unknown length is counted as having.
 OPEN_STEPS = 64
@@ -40,7 +40,7 @@ class Steps:
 
         Args:
             size: how many steps there are.
-            settled: whether all steps are so, their beginning long forgotten.
+            settled: whether all steps are so, because the start no longer matters.
         """
         steps = len(self.mean)
         if size <= steps and not settled:
@@ -57,8 +57,8 @@ class Steps:
             ],
             axis=1,
         )
-        # Steps that are far apart are all alike: what they share is next to nothing,
-        # and all of it counts in a mean over steps.
+        # All steps that are far apart have the same covariance: it is small, but counts
+        # in a mean over steps.
         far = late[:, half // 2 :].mean(axis=1, keepdims=True)
         late = np.where(lags <= half, late[:, np.minimum(lags, half)], far)
         pairs = late[:, np.abs(np.subtract.outer(lags, lags))]
@@ -87,14 +87,14 @@ def steps_of(signal: Signal, axis: int, steps: int, places: bool) -> Steps:
     decay[1 : 1 + len(near)] = near
     decay[0] = second
     lags = np.abs(np.subtract.outer(np.arange(steps), np.arange(steps)))
-    # Another input's steps lose what they share as those of one input do.
+    # The covariance with another input's steps decays like that within one input.
     share = (
         (decay - far) / (second - far) if second - far > 1e-12 * second else decay * 0
     )
     apart = float(signal.pairs[0, 1, 1]) / even
-    other = apart + (float(signal.pairs[0, 0, 1]) - apart) * share
-    other[0] = signal.pairs[0, 0, 1]
-    kinds = [decay, other]
+    across = apart + (float(signal.pairs[0, 0, 1]) - apart) * share
+    across[0] = signal.pairs[0, 0, 1]
+    kinds = [decay, across]
     if places:
         kinds += [np.full(steps, far), np.full(steps, apart)]
     scale = np.outer(root, root)
@@ -111,7 +111,7 @@ def signal_of_steps(
         steps: the moments of the first steps.
         like: gives the shape, the units and the places.
         axis: the steps' axis.
-        length: of the sequence; None for one that has long forgotten its beginning.
+        length: of the sequence; None for one so long that its start does not matter.
     """
     size = counted(length)
     steps = steps.extended(size, settled=length is None)
@@ -150,7 +150,7 @@ def signal_of_last(steps: Steps, like: Signal, length: int | None) -> Signal:
 
 
 def counted(length: int | None) -> int:
-    """Return how many steps a sequence is counted as having."""
+    """Return how many steps a sequence is assumed to have."""
     return min(length or OPEN_STEPS, _WIDEST)
 
 

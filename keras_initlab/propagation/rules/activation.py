@@ -21,14 +21,14 @@ from keras_initlab.propagation.signal import Gradient, Signal
 
 @layer_rule("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
 def activation(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal behind an activation layer."""
+    """Return the signal after an activation layer."""
     function = getattr(layer, "activation", None)
     return activate(x, layer if function is None else function)
 
 
 @layer_rule("Lambda")
 def anonymous(layer: Layer, x: Any, *, context: RuleContext) -> Signal:
-    """Return the signal behind a function, where that is elementwise."""
+    """Return the signal after a function, if that is elementwise."""
     if layer.arguments or not isinstance(x, Signal):
         raise UnknownLayer("Lambda")
     try:
@@ -39,7 +39,7 @@ def anonymous(layer: Layer, x: Any, *, context: RuleContext) -> Signal:
 
 @layer_rule("Softmax")
 def softmax_layer(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Signal:
-    """Return the signal behind a softmax along the layer's axis.
+    """Return the signal after a softmax along the layer's axis.
 
     Raises:
         UnknownLayer: a mask leaves out some of the logits.
@@ -72,7 +72,7 @@ def activate(x: Signal, function: Any) -> Signal:
     """Return φ(x) for any activation: elementwise, softmax, GLU.
 
     Raises:
-        UnknownLayer: nothing is known of φ.
+        UnknownLayer: nothing is known about φ.
     """
     try:
         resolved = activations.resolve(function)
@@ -82,7 +82,7 @@ def activate(x: Signal, function: Any) -> Signal:
         return softmax(x.with_units((len(x.shape) - 1,)))
     if resolved.name == "glu":
         half = (x.shape[-1] or 2) // 2
-        # Units of two halves are as correlated as any two units.
+        # Units of the two halves are as correlated as any two units.
         left, right = take(x, -1, 0, half), take(x, -1, half, 2 * half)
         return multiply(left, apply(right, "sigmoid"))
     if resolved.function is None:
@@ -97,7 +97,7 @@ _MASKED = 1e6
 def softmax(x: Signal) -> Signal:
     """Return eˣ / Σ eˣ over the units of Gaussian logits.
 
-    What the units of one input and position share shifts all logits, and is lost.
+    A common shift of the logits of one input and position has no effect.
 
     Raises:
         UnknownLayer: some logits are masked, and it is not known which.
@@ -110,8 +110,8 @@ def softmax(x: Signal) -> Signal:
     moments = softmax_moments(count, round(spread, 12))
     mean = 1.0 / count
     pairs = np.empty((2, 2, 2))
-    # E[a a'] between two draws grows with the covariance of their logits as it does
-    # for small ones, e^cov, up to that of a draw with itself.
+    # E[a a'] between two draws grows with the covariance of their logits as for small
+    # ones, e^cov, up to that of a draw with itself.
     top = np.log(max(moments.second / mean**2, 1.0))
     share = np.clip(centred / spread, 0.0, 1.0) if spread > 0 else np.ones((2, 2))
     pairs[0] = mean**2 * np.exp(top * share)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 from keras import Operation
 from keras.layers import Layer
@@ -43,28 +45,19 @@ def average_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
 @layer_rule("Multiply")
 def multiply_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the product."""
-    result = xs[0]
-    for x in xs[1:]:
-        result = multiply(result, x)
-    return result
+    return reduce(multiply, xs)
 
 
 @layer_rule("Maximum")
 def maximum_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the maximum of several tensors."""
-    result = xs[0]
-    for x in xs[1:]:
-        result = largest(result, x)
-    return result
+    return reduce(largest, xs)
 
 
 @layer_rule("Minimum")
 def minimum_layer(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
     """Return the minimum of several tensors."""
-    result = xs[0]
-    for x in xs[1:]:
-        result = largest(result, x, -1.0)
-    return result
+    return reduce(lambda x, y: largest(x, y, -1.0), xs)
 
 
 def sum_of_operands(x: Operand, y: Operand, sign: float) -> Signal:
@@ -115,7 +108,7 @@ def multiply_operation(
 
 @operation_rule("Divide", "TrueDivide")
 def divide(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
-    """Return x / y, as x · (1 / y) for a y that keeps clear of 0."""
+    """Return x / y, as x · (1 / y) if y stays away from 0."""
     x1, x2 = pair(context)
     if not isinstance(x2, Signal):
         if not np.all(x2):
@@ -135,7 +128,7 @@ _CLEAR = 4.5
 
 
 def _clear_of_zero(signal: Signal) -> bool:
-    """Say whether a signal is as good as never near 0."""
+    """Say whether a signal is practically never near 0."""
     base, function = signal.origin.base or signal, signal.origin.function
     reach = np.linspace(-_CLEAR, _CLEAR, 101)
     z = base.mean + np.sqrt(base.variance) * reach
@@ -151,7 +144,7 @@ def reciprocal(signal: Signal) -> Signal:
     """
     if not _clear_of_zero(signal):
         raise UnknownLayer("a division by what may be 0")
-    # Gaussians have tails across 0 that what they stand for (a norm) has not.
+    # A Gaussian has a tail across 0; the norm that it approximates has none.
     base = signal.origin.base or signal
     edge = abs(base.mean) - _CLEAR * np.sqrt(base.variance)
     sign = np.sign(base.mean) or 1.0

@@ -36,10 +36,10 @@ _HEADED = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 @dataclass(frozen=True)
 class _Heads:
-    """How an attention layer shares its units out among heads.
+    """How an attention layer divides its units among heads.
 
     Attributes:
-        axes: those that queries, and keys, are numbered along.
+        axes: those along which queries, and keys, are numbered.
         depth, width: units of a key, and of a value, for each head.
         number: of heads of queries.
         repeats: heads of queries that share keys and values.
@@ -54,7 +54,7 @@ class _Heads:
 
 @layer_rule("MultiHeadAttention")
 def multi_head_attention(layer: Layer, *_: Signal, context: RuleContext) -> Signals:
-    """Return the signal behind attention by heads.
+    """Return the signal after attention by heads.
 
     Weights count as drawn independently and inputs of one position as Gaussian. Masks
     are ignored but for the causal one and the sliding window.
@@ -66,7 +66,7 @@ def multi_head_attention(layer: Layer, *_: Signal, context: RuleContext) -> Sign
 
 @layer_rule("GroupQueryAttention")
 def group_query_attention(layer: Layer, *_: Signal, context: RuleContext) -> Signals:
-    """Return the signal behind attention whose heads share keys and values."""
+    """Return the signal after attention whose heads share keys and values."""
     depth, number = layer.head_dim, layer.num_query_heads
     heads = _Heads((1,), depth, depth, number, layer.num_repeats)
     return _attention(layer, heads, context)
@@ -110,10 +110,10 @@ def _attention(layer: Layer, heads: _Heads, context: RuleContext) -> Signals:
         window=parts.window if single else None,
     )
     weights = weights_of(logits, seen)
-    asked = bool(named.get("return_attention_scores", False))
+    with_scores = bool(named.get("return_attention_scores", False))
     scores: tuple[Signal, ...] = ()
-    if asked or layer.dropout > 0 or len(q.shape) != 4:
-        # Only then does Keras not leave it all to one operation.
+    if with_scores or layer.dropout > 0 or len(q.shape) != 4:
+        # Only then does Keras not use a single operation for everything.
         scores = _scores(layer, parts, weights, query, value, heads, context)
     rank = len(query.shape)
     out = attend(
@@ -132,7 +132,7 @@ def _attention(layer: Layer, heads: _Heads, context: RuleContext) -> Signals:
     if gate is not None:
         out = multiply(out, gate)
     output = context.call(parts.output, out)
-    return (output, scores[0]) if asked else output
+    return (output, scores[0]) if with_scores else output
 
 
 def _dot_pairs(q: Signal, k: Signal, depth: int) -> Array:
@@ -142,7 +142,7 @@ def _dot_pairs(q: Signal, k: Signal, depth: int) -> Array:
 
 
 def _apart(k: Signal) -> float:
-    """Return what differs between two keys, squared."""
+    """Return the variance between two keys."""
     return max(0.0, float(k.pairs[0, 0, 0] - k.pairs[0, 1, 0]))
 
 
@@ -174,7 +174,7 @@ def _scores(
 
 @layer_rule("Attention")
 def attention(layer: Layer, *_: Signal, context: RuleContext) -> Signals:
-    """Return the signal behind attention without kernels."""
+    """Return the signal after attention without kernels."""
     query, value, key = _listed(context)
     scale = context.weight(layer, "scale") if layer.use_scale else ONES
     if layer.score_mode == "concat":
@@ -190,7 +190,7 @@ def attention(layer: Layer, *_: Signal, context: RuleContext) -> Signals:
         to_query=_apart(key) * square,
         to_key=query.second * square,
         spread=2 / depth,
-        own=depth * scale.mean * _apart(key) if query is key else 0.0,
+        own_logit=depth * scale.mean * _apart(key) if query is key else 0.0,
         tilt=query.pairs[0] * square * _apart(key) * alike,
         slope=scale.mean * query.mean * alike,
     )
@@ -199,7 +199,7 @@ def attention(layer: Layer, *_: Signal, context: RuleContext) -> Signals:
 
 @layer_rule("AdditiveAttention")
 def additive_attention(layer: Layer, *_: Signal, context: RuleContext) -> Signals:
-    """Return the signal behind attention by Σ w tanh(q + k)."""
+    """Return the signal after attention by Σ w tanh(q + k)."""
     query, value, key = _listed(context)
     scale = context.weight(layer, "scale") if layer.use_scale else ONES
     return _bare(layer, _additive(query, value, key, scale, 1.0), value, context)
@@ -207,8 +207,8 @@ def additive_attention(layer: Layer, *_: Signal, context: RuleContext) -> Signal
 
 def _listed(context: RuleContext) -> tuple[Signal, Signal, Signal]:
     args, named = context.arguments
-    given = list(args[0] if args else named["inputs"])
-    return given[0], given[1], given[2] if len(given) > 2 else given[1]
+    inputs = list(args[0] if args else named["inputs"])
+    return inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else inputs[1]
 
 
 def _additive(
@@ -252,7 +252,7 @@ def _bare(layer: Layer, logits: Logits, value: Signal, context: RuleContext) -> 
     weights = weights_of(logits, seen)
     rate = float(layer.dropout) if context.training else 0.0
     scores = scores_signal(weights, (*query.shape[:-1], value.shape[axis]), keys)
-    asked = bool(named.get("return_attention_scores", False))
+    with_scores = bool(named.get("return_attention_scores", False))
     output = attend(
         value.with_units((last,)),
         logits,
@@ -262,6 +262,6 @@ def _bare(layer: Layer, logits: Logits, value: Signal, context: RuleContext) -> 
         groups=query.size(query.axes[:-1]) // query.size((axis,)),
         dropout=rate,
         profile_axis=axis,
-        scores=(scores,) if asked else (),
+        scores=(scores,) if with_scores else (),
     )
-    return (output, scores) if asked else output
+    return (output, scores) if with_scores else output

@@ -1,4 +1,4 @@
-"""Operations that compare, round or choose: flat wherever they do not jump."""
+"""Operations that compare, round or choose: constant except where they jump."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Step = Callable[[Array], Any]
 
 
 def stepped(x: Signal, function: Step) -> Signal:
-    """Return a function of x that is flat wherever it does not jump."""
+    """Return a function of x that is constant except where it jumps."""
 
     def value(z: Array) -> Array:
         return np.asarray(function(z), np.float64)
@@ -70,13 +70,13 @@ def round_down(operation: Operation, x: Signal, *, context: RuleContext) -> Sign
 
 @operation_rule("Round")
 def round_to(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return what is left of x at a number of decimals."""
+    """Return x rounded to a number of decimals."""
     return stepped(x, lambda z: np.round(z, operation.decimals))
 
 
 @operation_rule("Cast", "SaturateCast")
 def cast(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return x, or what whole numbers or truth values leave of it."""
+    """Return x, or x cast to whole numbers or truth values."""
     if "float" in operation.dtype:
         return x
     if "int" in operation.dtype:
@@ -129,9 +129,9 @@ def _chosen_by_function(values: list[Operand], signals: list[Signal]) -> Signal:
 
 
 def choose(condition: Signal, fails: Signal, x: Signal, y: Signal) -> Signal:
-    """Return c x + (1 - c) y for a c of zeros and ones that x and y do not know."""
+    """Return c x + (1 - c) y for a c of zeros and ones, independent of x and y."""
     choice = add([multiply(condition, x), multiply(fails, y)])
-    # E[c (1 - c')] is what they have not in common; add takes them for independent.
+    # E[c (1 - c')] is missing from the sum, as `add` assumes independent addends.
     across = x.mean * y.mean * (condition.mean - condition.pairs)
     pairs = condition.pairs * x.pairs + fails.pairs * y.pairs + 2 * across
     return choice.evolve(pairs=pairs, parents=choice.edges.parents)

@@ -41,7 +41,7 @@ def hstack(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
 
 @operation_rule("Append")
 def append(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
-    """Return one tensor behind another."""
+    """Return one tensor after another."""
     args, kwargs = context.arguments
     row = [*args, *(kwargs[name] for name in ("x1", "x2") if name in kwargs)]
     axes = axes_of(operation.axis, len(row[0].shape))
@@ -77,7 +77,7 @@ def _piece(value: Any, like: Signal, axis: int) -> Signal:
 
 @operation_rule("Stack")
 def stack(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
-    """Return the tensors in a row along an axis of their own."""
+    """Return the tensors stacked along a new axis."""
     row = _operands(context)
     if not all(isinstance(signal, Signal) for signal in row):
         raise UnknownLayer("a constant among what is stack")
@@ -86,8 +86,8 @@ def stack(operation: Operation, *_: Signal, context: RuleContext) -> Signal:
     shape = list(row[0].shape)
     shape.insert(axis, 1)
     units = row[0].units
-    kept = tuple(a + (a >= axis) for a in units) or (rank - 1,)
-    lifted = [reshaped(signal, tuple(shape)).with_units(kept) for signal in row]
+    moved = tuple(a + (a >= axis) for a in units) or (rank - 1,)
+    lifted = [reshaped(signal, tuple(shape)).with_units(moved) for signal in row]
     return concatenate(lifted, axis)
 
 

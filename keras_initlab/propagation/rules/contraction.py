@@ -68,8 +68,8 @@ def product(
         )
     array = array_of(y)
     like = Signal.independent((None, *array.shape))
-    given = constant(array, like)
-    return contract(x, given, (of_x, of_x[0] + of_y, of_result))
+    factor = constant(array, like)
+    return contract(x, factor, (of_x, of_x[0] + of_y, of_result))
 
 
 @operation_rule(*CONTRACTIONS)

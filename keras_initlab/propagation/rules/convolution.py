@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from keras.layers import Layer
 
 from keras_initlab.propagation.algebra.mirrors import weighted
@@ -22,19 +25,18 @@ def _spatial(layer: Layer, x: Signal) -> tuple[tuple[int, ...], int]:
     return tuple(range(rank - 1 - len(layer.kernel_size), rank - 1)), rank - 1
 
 
-def _windows(layer: Layer, x: Signal, places: tuple[int, ...]) -> dict[int, Window]:
-    centred = False
-    windows = {}
-    for index, axis in enumerate(places):
-        windows[axis] = Window(
+def windows_of(layer: Layer, x: Signal, places: Sequence[int]) -> dict[int, Window]:
+    """Return the window of a convolution along each axis of positions."""
+    return {
+        axis: Window(
             x.shape[axis],
             layer.kernel_size[index],
             layer.strides[index],
             layer.dilation_rate[index],
             layer.padding,
-            centred,
         )
-    return windows
+        for index, axis in enumerate(places)
+    }
 
 
 def convolve(
@@ -51,7 +53,7 @@ def convolve(
     bias: str | None = "bias",
     structure: WeightMoments | None = None,
 ) -> Signal:
-    """Return the signal behind one kernel that slides over positions."""
+    """Return the signal after one kernel that slides over positions."""
     shape = list(x.shape)
     for axis, window in windows.items():
         shape[axis] = window.output_length
@@ -74,7 +76,7 @@ def convolve(
 
 @layer_rule("Conv1D", "Conv2D", "Conv3D")
 def conv(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal behind a convolution."""
+    """Return the signal after a convolution."""
     places, channel = _spatial(layer, x)
     x = x.with_units((channel,))
     structure = context.structure(layer, "kernel", x)
@@ -84,7 +86,7 @@ def conv(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
         "kernel",
         layer.filters,
         context,
-        windows=_centred(structure, _windows(layer, x, places)),
+        windows=_centred(structure, windows_of(layer, x, places)),
         channel=channel,
         groups=layer.groups,
         structure=structure,
@@ -112,22 +114,14 @@ def _centred(structure: WeightMoments, windows: dict[int, Window]) -> dict[int, 
 
 @layer_rule("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 def conv_transpose(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal behind a transposed convolution."""
+    """Return the signal after a transposed convolution."""
     places, channel = _spatial(layer, x)
     x = x.with_units((channel,))
     extra = layer.output_padding
     extras = extra if isinstance(extra, tuple | list) else [extra] * len(places)
     windows = {
-        axis: Window(
-            x.shape[axis],
-            layer.kernel_size[i],
-            layer.strides[i],
-            layer.dilation_rate[i],
-            layer.padding,
-            transposed=True,
-            extra=extras[i],
-        )
-        for i, axis in enumerate(places)
+        axis: replace(window, transposed=True, extra=extras[index])
+        for index, (axis, window) in enumerate(windows_of(layer, x, places).items())
     }
     windows = _centred(context.weight(layer, "kernel"), windows)
     z = convolve(
@@ -138,11 +132,11 @@ def conv_transpose(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
 
 @layer_rule("DepthwiseConv1D", "DepthwiseConv2D")
 def depthwise(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal behind a convolution of each channel by itself."""
+    """Return the signal after a convolution of each channel by itself."""
     places, channel = _spatial(layer, x)
     x = x.with_units((channel,))
     filters = layer.depth_multiplier * int(x.shape[channel] or 1)
-    windows = _centred(context.weight(layer, "kernel"), _windows(layer, x, places))
+    windows = _centred(context.weight(layer, "kernel"), windows_of(layer, x, places))
     z = convolve(
         layer,
         x,
@@ -158,12 +152,12 @@ def depthwise(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
 
 @layer_rule("SeparableConv1D", "SeparableConv2D")
 def separable(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal behind a depthwise and a pointwise kernel."""
+    """Return the signal after a depthwise and a pointwise kernel."""
     places, channel = _spatial(layer, x)
     x = x.with_units((channel,))
     filters = layer.depth_multiplier * int(x.shape[channel] or 1)
     depthwise = context.weight(layer, "depthwise_kernel")
-    windows = _centred(depthwise, _windows(layer, x, places))
+    windows = _centred(depthwise, windows_of(layer, x, places))
     z = convolve(
         layer,
         x,

@@ -1,4 +1,4 @@
-"""Layers and operations that return what they are given."""
+"""Layers and operations that return their input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras_initlab.propagation.signal import Signal
 
 @layer_rule("Identity", "Masking", "ActivityRegularization")
 def identity(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Signal:
-    """Return the signal itself; masked steps are taken to be few."""
+    """Return the signal itself; masked steps are assumed to be few."""
     return x
 
 

@@ -16,7 +16,7 @@ from keras_initlab.propagation.weights.moments import WeightMoments
 
 
 def activated(layer: Layer, signal: Signal, context: RuleContext) -> Signal:
-    """Return the signal behind the layer's own activation."""
+    """Return the signal after the layer's own activation."""
     function = getattr(layer, "activation", None)
     output: Signal = signal if function is None else context.activate(signal, function)
     return output
@@ -24,7 +24,7 @@ def activated(layer: Layer, signal: Signal, context: RuleContext) -> Signal:
 
 @layer_rule("Dense")
 def dense(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal behind a Dense layer."""
+    """Return the signal after a Dense layer."""
     last = len(x.shape) - 1
     x = x.with_units((last,))
     z = weighted(
@@ -43,7 +43,7 @@ def dense(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
 
 @layer_rule("EinsumDense")
 def einsum_dense(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal behind an EinsumDense layer, axes by its equation."""
+    """Return the signal after an EinsumDense layer, axes by its equation."""
     source, kernel, result = _equation(layer.equation, len(x.shape))
     z = contracted(
         layer,
@@ -68,7 +68,7 @@ def contracted(
     bias: WeightMoments | None = None,
     factor: float = 1.0,
 ) -> Signal:
-    """Return Σ x w over what the result's axes do not name, as `einsum` does.
+    """Return Σ x w over the axes that the result lacks, as `einsum` does.
 
     Args:
         layer, weight: the kernel.
@@ -77,22 +77,22 @@ def contracted(
             the result.
         shape: of the kernel, as it is read.
         context: the prediction.
-        bias: moments of what is added.
-        factor: what the kernel's entries are multiplied by.
+        bias: moments of the bias.
+        factor: by which the kernel's entries are multiplied.
     """
     source, kernel, result = letters
     sizes = dict(zip(source, x.shape, strict=True))
     sizes |= dict(zip(kernel, shape, strict=True))
     summed = [axis for axis in source if axis in kernel and axis not in result]
     fresh = [axis for axis in result if axis not in source]
-    own = [axis for axis in kernel if axis in source and axis in result]
-    # Where nothing new is made, those that each have a kernel of their own are units.
-    numbered = fresh or own
+    batch = [axis for axis in kernel if axis in source and axis in result]
+    # If the result has no new axes, those along which kernels differ count units.
+    numbered = fresh or batch
     before = tuple(source.index(axis) for axis in summed if sizes[axis] != 1)
     if not before:
-        before = tuple(source.index(axis) for axis in summed or own)
+        before = tuple(source.index(axis) for axis in summed or batch)
     x = x.with_units(before or x.units)
-    kept = {
+    kept_axes = {
         source.index(a): result.index(a)
         for a in source
         if a in result and a != source[0] and a not in numbered
@@ -107,9 +107,9 @@ def contracted(
         fan=math.prod(sizes[axis] or 1 for axis in summed),
         copies=math.prod(sizes[axis] or 1 for axis in fresh),
         bias=bias,
-        kept=kept,
+        kept_axes=kept_axes,
         per_unit=not fresh,
-        own_positions=_share_apart(source, result, own, sizes) if fresh else 0.0,
+        own_positions=_share_apart(source, result, batch, sizes) if fresh else 0.0,
     )
 
 
@@ -119,23 +119,23 @@ def _scaled(kernel: RandomKernel, factor: float) -> RandomKernel:
         return kernel
 
     def moments(response: float) -> WeightMoments:
-        own = kernel.moments(response * factor**2)
+        unscaled = kernel.moments(response * factor**2)
         return replace(
-            own,
-            mean=factor * own.mean,
-            second_moment=factor**2 * own.second_moment,
+            unscaled,
+            mean=factor * unscaled.mean,
+            second_moment=factor**2 * unscaled.second_moment,
         )
 
     return replace(kernel, moments=moments)
 
 
 def _share_apart(
-    source: str, result: str, own: list[str], sizes: dict[str, int | None]
+    source: str, result: str, batch: list[str], sizes: dict[str, int | None]
 ) -> float:
-    """Return the share of pairs of positions that are apart along the axes `own`."""
+    """Return the share of pairs of positions that are apart along the axes `batch`."""
     places = [a for a in source[1:] if a in result]
     every = math.prod(sizes[a] or 64 for a in places)
-    alike = math.prod(sizes[a] or 64 for a in places if a not in own)
+    alike = math.prod(sizes[a] or 64 for a in places if a not in batch)
     return (every - alike) / (every - 1) if every > 1 else 0.0
 
 
@@ -152,7 +152,7 @@ def _equation(equation: str, rank: int) -> tuple[str, str, str]:
 
 @layer_rule("Embedding", "ReversibleEmbedding")
 def embedding(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal of looked-up rows; tokens are taken for different."""
+    """Return the signal of looked-up rows; tokens are assumed to be different."""
     moments = context.weight(layer, "embeddings")
     shape = (*x.shape, layer.output_dim)
     rows = Signal.independent(shape, moments.mean, moments.variance)

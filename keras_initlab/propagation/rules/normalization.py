@@ -49,30 +49,37 @@ def _scale_and_shift(
 
 @layer_rule("BatchNormalization")
 def batch_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal behind batch statistics, or the moving ones in inference."""
+    """Return the signal normalised by batch statistics, or in inference moving ones."""
     x = x.with_units(_axes(layer, x))
-    rest = _scale_and_shift(layer, context)
+    scaling = _scale_and_shift(layer, context)
     if context.training and layer.trainable:
         if getattr(layer, "renorm", False):
             raise UnknownLayer("BatchNormalization(renorm=True)")
-        return normalise(x, positions=True, inputs=True, epsilon=layer.epsilon, **rest)
+        return normalise(
+            x, positions=True, inputs=True, epsilon=layer.epsilon, **scaling
+        )
     mean, variance = (
         keras.ops.convert_to_numpy(statistic)
         for statistic in (layer.moving_mean, layer.moving_variance)
     )
-    return from_statistics(x, mean, variance, epsilon=layer.epsilon, **rest)
+    return from_statistics(x, mean, variance, epsilon=layer.epsilon, **scaling)
 
 
 @layer_rule("LayerNormalization")
 def layer_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal behind the statistics of each input's units."""
+    """Return the signal after the statistics of each input's units."""
     x = x.with_units(_axes(layer, x))
-    rest = _scale_and_shift(layer, context)
+    scaling = _scale_and_shift(layer, context)
     number = float(x.size(x.units))
-    # What Keras calls RMS scaling leaves the mean in, and divides by the deviation.
+    # With RMS scaling, Keras keeps the mean, but divides by the standard deviation.
     centre = not getattr(layer, "rms_scaling", False)
     return normalise(
-        x, units=number, epsilon=layer.epsilon, centre=centre, about_mean=True, **rest
+        x,
+        units=number,
+        epsilon=layer.epsilon,
+        centre=centre,
+        about_mean=True,
+        **scaling,
     )
 
 
@@ -80,14 +87,14 @@ def layer_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Sig
 def rms_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     """Return the signal divided by its root mean square over the units."""
     x = x.with_units(_axes(layer, x))
-    rest = _scale_and_shift(layer, context, "scale", "")
+    scaling = _scale_and_shift(layer, context, "scale", "")
     number = float(x.size(x.units))
-    return normalise(x, units=number, epsilon=layer.epsilon, centre=False, **rest)
+    return normalise(x, units=number, epsilon=layer.epsilon, centre=False, **scaling)
 
 
 @layer_rule("GroupNormalization")
 def group_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal behind the statistics of groups of channels."""
+    """Return the signal normalised by the statistics of groups of channels."""
     x = x.with_units(_axes(layer, x))
     number = x.size(x.units)
     groups = number if layer.groups == -1 else layer.groups
@@ -111,7 +118,7 @@ def unit_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Sign
 
 @layer_rule("Normalization")
 def normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the signal behind statistics that were adapted or given."""
+    """Return the signal after adapted or given statistics."""
     mean, variance = (
         np.asarray(keras.ops.convert_to_numpy(statistic), np.float64)
         for statistic in (layer.mean, layer.variance)
@@ -143,15 +150,15 @@ def _moments(value: Any, default: WeightMoments) -> WeightMoments:
 
 
 def _epsilon(operation: Operation) -> float:
-    given = operation.epsilon
-    return float(keras.config.epsilon() if given is None else given)
+    epsilon = operation.epsilon
+    return float(keras.config.epsilon() if epsilon is None else epsilon)
 
 
 @operation_rule("LayerNorm")
 def layer_norm(
     operation: Operation, x: Signal, *_: Signal, context: RuleContext
 ) -> Signal:
-    """Return x behind the statistics of each input's units."""
+    """Return x normalised by the statistics of each input's units."""
     _, gamma, beta = named(context, "x", "gamma", "beta")
     x = x.with_units(axes_of(operation.axis, len(x.shape)))
     return normalise(
@@ -191,7 +198,7 @@ def unit_norm(operation: Operation, x: Signal, *, context: RuleContext) -> Signa
 def batch_norm(
     operation: Operation, x: Signal, *_: Signal, context: RuleContext
 ) -> Signal:
-    """Return x behind statistics that are given."""
+    """Return x normalised by given statistics."""
     _, centre, variance, offset, scale = named(
         context, "x", "mean", "variance", "offset", "scale"
     )
@@ -211,7 +218,7 @@ def batch_norm(
 def statistics_mirror(
     layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
 ) -> Mirror | None:
-    """Return the mirror behind statistics that the two of a pair share."""
+    """Return the mirror after statistics that the two of a pair share."""
 
     def divisor(x: Signal) -> float:
         place = int(x.size(x.positions) > 1)
@@ -226,7 +233,7 @@ def statistics_mirror(
 def layer_normalization_mirror(
     layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
 ) -> Mirror | None:
-    """Return the mirror behind the statistics of each input's units."""
+    """Return the mirror after the statistics of each input's units."""
 
     def divisor(x: Signal) -> float:
         return x.second - float(x.pairs[1, 0, 0])
@@ -238,7 +245,7 @@ def layer_normalization_mirror(
 def root_mean_square_mirror(
     layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
 ) -> Mirror | None:
-    """Return the mirror behind a division by the root mean square."""
+    """Return the mirror after a division by the root mean square."""
 
     def divisor(x: Signal) -> float:
         return x.second
@@ -253,7 +260,7 @@ def _mirror_behind_statistics(
     context: RuleContext,
     divisor: Callable[[Signal], float],
 ) -> Mirror | None:
-    """Return the mirror behind a layer that divides by the root of `divisor`."""
+    """Return the mirror after a layer that divides by the root of `divisor`."""
     mirror = None if x.mirror is None else x.mirror.with_units(output.units)
     if mirror is None:
         return None

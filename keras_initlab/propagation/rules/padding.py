@@ -19,7 +19,7 @@ _RANKS = ("1D", "2D", "3D")
 
 
 def _ends(value: Any, count: int) -> list[tuple[int, int]]:
-    """Return what is cut off or padded in front of and behind each axis."""
+    """Return how much is cut off or padded at both ends of each axis."""
     values = value if isinstance(value, list | tuple) else [value]
     if count == 1 and len(values) == 2 and not isinstance(values[0], list | tuple):
         return [(int(values[0]), int(values[1]))]

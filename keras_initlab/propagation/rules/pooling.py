@@ -38,10 +38,10 @@ def _windows(layer: Layer, x: Signal) -> dict[int, Window]:
 
 @layer_rule(*(f"AveragePooling{rank}" for rank in _RANKS))
 def average(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the means of windows; padding is not counted in."""
+    """Return the means of windows, without padding."""
     x = x.with_units((spatial_axes(layer, x)[1],))
     windows = _windows(layer, x)
-    # Keras on PyTorch repeats the edge where it cannot pad both ends alike.
+    # On PyTorch, Keras repeats the edge if it cannot pad both ends equally.
     uneven = any(
         front != behind for front, behind in (w.pads for w in windows.values())
     )
@@ -140,8 +140,8 @@ def _settings_of(operation: Operation, x: Signal) -> _Settings:
     rank = len(x.shape) - 2
 
     def sizes(name: str, default: int | tuple[int, ...] = 1) -> tuple[int, ...]:
-        given = getattr(operation, name, None)
-        size = default if given is None else given
+        value = getattr(operation, name, None)
+        size = default if value is None else value
         if isinstance(size, list | tuple):
             return tuple(size)
         return (int(size),) * rank
@@ -172,7 +172,7 @@ def average_pool(operation: Operation, x: Signal, *, context: RuleContext) -> Si
 def adaptive_average_pool(
     operation: Operation, x: Signal, *, context: RuleContext
 ) -> Signal:
-    """Return the means of as many windows as are asked for."""
+    """Return the means of a given number of windows."""
     return adaptive_average(_settings_of(operation, x), x, context=context)
 
 
@@ -180,7 +180,7 @@ def adaptive_average_pool(
 def adaptive_max_pool(
     operation: Operation, x: Signal, *, context: RuleContext
 ) -> Signal:
-    """Return the greatest values of as many windows as are asked for."""
+    """Return the greatest values of a given number of windows."""
     return adaptive_greatest(_settings_of(operation, x), x, context=context)
 
 
@@ -198,7 +198,7 @@ mirror_rule(
 def maximum_mirror(
     layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
 ) -> Mirror | None:
-    """Return the mirror behind the greatest values of windows."""
+    """Return the mirror after the greatest values of windows."""
     (x,) = inputs
     taps = getattr(layer, "pool_size", None)
     if taps is None:

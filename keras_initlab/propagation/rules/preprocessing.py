@@ -13,8 +13,8 @@ from keras_initlab.propagation.context import RuleContext, UnknownLayer
 from keras_initlab.propagation.dispatch import layer_rule, operation_rule
 from keras_initlab.propagation.signal import Shape, Signal
 
-# Layers that change images by chance in training, and pass them on in inference. What
-# they do in training is measured, but for those that only move pixels about.
+# Layers that change images randomly in training, and pass them on in inference. Their
+# effect in training is measured, except for those that only move pixels.
 _BY_CHANCE = (
     "AugMix CutMix MixUp RandAugment RandomBrightness RandomColorDegeneration "
     "RandomColorJitter RandomContrast RandomElasticTransform RandomErasing "
@@ -34,7 +34,7 @@ def augmented(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Sign
 
 @layer_rule("RandomFlip")
 def flipped(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return images of the same moments, each turned by chance."""
+    """Return images of the same moments, flipped at random."""
     if not context.training:
         return x
     profile = {axis: (v + v[::-1]) / 2 for axis, v in x.profile.items()}
@@ -60,7 +60,7 @@ def cropped(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     return x
 
 
-# Layers that turn what a model is fed with into tokens: strings and ragged rows too.
+# Layers that turn inputs into tokens, also strings and ragged rows.
 @layer_rule(
     "CategoryEncoding",
     "HashedCrossing",
@@ -70,7 +70,7 @@ def cropped(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     "TextVectorization",
 )
 def tokens(layer: Layer, *xs: Signal, context: RuleContext) -> Signal:
-    """Return tokens, or what encodes them: all are taken for equally likely."""
+    """Return tokens, or their encoding; all are assumed to be equally likely."""
     if len(xs) > 1 and type(layer).__name__ != "HashedCrossing":
         raise UnknownLayer("tokens with weights")
     x, mode = xs[0], getattr(layer, "output_mode", "int")
@@ -120,7 +120,7 @@ def one_hot(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
 
 
 def _encoded(shape: Shape, number: int, row: int, *, counted: bool) -> Signal:
-    """Return how often each token comes in a row of them, or whether it does."""
+    """Return how often each token occurs in a row, or whether it does."""
     chance = 1 / number
     if counted:
         mean = row * chance

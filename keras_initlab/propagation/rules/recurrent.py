@@ -43,13 +43,14 @@ from keras_initlab.propagation.recurrent.steps import (
     signal_of_steps,
     steps_of,
 )
+from keras_initlab.propagation.rules.convolution import windows_of
 from keras_initlab.propagation.signal import Array, Gradient, Signal
 from keras_initlab.propagation.weights.initial import moments_of_draw
 
 _TIME = 1
-# Wider cells are simulated on drawn weights even where the values of theirs count.
+# Wider cells are simulated on drawn weights even if the values of theirs count.
 _MOST_UNITS_BY_VALUE = 256
-# What units share of their pre-activations and is not simulated, relative to these.
+# A common part of the pre-activations below this share of them is not simulated.
 _LEAST_SHARED = 1e-3
 
 
@@ -58,12 +59,12 @@ _LEAST_SHARED = 1e-3
 def recurrent(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> Any:
     """Return the signal of all steps or of the last one, and of the states if asked.
 
-    States are zero before the first step, unless they are passed; a stateful layer's
-    first batch is meant. Masked steps are taken to be few.
+    States are zero before the first step, unless they are passed; a stateful layer is
+    predicted for its first batch. Masked steps are assumed to be few.
 
     Raises:
-        UnknownLayer: a cell of its own kind; an activation that is not elementwise; a
-            recurrent kernel that hands each unit its own state.
+        UnknownLayer: a cell with its own `call`; an activation that is not elementwise;
+            a recurrent kernel that passes each unit its own state.
     """
     cells = _cells_of(layer.cell, context)
     starts = _initial_states([equations.states for _, equations in cells], context)
@@ -125,17 +126,10 @@ def _geometry_of(cell: Layer, x: Signal) -> _Geometry:
         return _Geometry(cell.units, rank - 1, shape, {}, ())
     channel = 2 if cell.data_format == "channels_first" else rank - 1
     places = [axis for axis in range(2, rank) if axis != channel]
-    windows, inner, sizes = {}, [], list(x.shape)
-    for i, axis in enumerate(places):
-        windows[axis] = Window(
-            x.shape[axis],
-            cell.kernel_size[i],
-            cell.strides[i],
-            cell.dilation_rate[i],
-            cell.padding,
-        )
-        sizes[axis] = windows[axis].output_length
-        inner.append(Window(sizes[axis], cell.kernel_size[i], padding="same"))
+    windows, inner, sizes = windows_of(cell, x, places), [], list(x.shape)
+    for axis, window in windows.items():
+        sizes[axis] = window.output_length
+        inner.append(Window(sizes[axis], window.size, padding="same"))
     sizes[channel] = cell.filters
     return _Geometry(cell.filters, channel, tuple(sizes), windows, tuple(inner))
 
@@ -190,9 +184,9 @@ def _run(
 
 
 def _shared_by_units(z: Signal, steps: int, *, places: bool) -> Steps | None:
-    """Return what all units and gates have in common, about its mean; None for nothing.
+    """Return the common part of all units and gates, without its mean, or None.
 
-    Behind a kernel whose entries have a mean that is the sum of the inputs, times it.
+    After a kernel whose entries have a mean, it is the inputs' sum times this mean.
     """
     between = z.evolve(pairs=np.stack([z.pairs[1]] * 2), near={}, profile=z.profile)
     law = steps_of(between, _TIME, steps, places)
@@ -212,7 +206,7 @@ def _kernel_of(
 ) -> RecurrentKernel:
     """Return the recurrent kernel, of the simulation's size."""
     moments = context.weight(cell, "recurrent_kernel")
-    # On average over places; what lies beyond the border is 0.
+    # On average over places; beyond the border the state is 0.
     inside = math.prod(window.forward(None)[0] for window in geometry.inner)
     scale = geometry.units / size.units
     if context.from_values and size.units == geometry.units:
@@ -255,7 +249,7 @@ def _bias_of(cell: Layer, gates: int, size: Size, context: RuleContext) -> Value
             units = np.arange(size.units) * table.shape[-1] // size.units
             bias[:rows] = table[..., units]
         else:
-            # One call of the initializer for all gates: each is as any other.
+            # One call of the initializer for all gates: they are drawn alike.
             count = math.prod(cell.bias.shape) // (rows * gates)
             moments = moments_of_draw(initializer, (count,), None)
             noise = np.random.default_rng(7).standard_normal(bias[:rows].shape)
@@ -296,13 +290,13 @@ def _with_weight_gradient_by_steps(z: Signal, x: Signal) -> Signal:
 
 
 def _masked(x: Signal, rate: float) -> Signal:
-    """Return the signal behind dropout that drops the same units at every step."""
+    """Return the signal after dropout that drops the same units at every step."""
     if not 0 < rate < 1:
         return x
     pairs = x.pairs.copy()
     pairs[0, 0, 0] /= 1 - rate
-    # Steps share the mask. Where there are places as well, these do not: few steps
-    # are then told from places by what is near.
+    # Steps share the mask, but places do not: then a few steps are distinguished from
+    # places by the moments of neighbours.
     pairs[0, 1, 0] /= (1 - rate) if len(x.positions) == 1 else 1.0
     near = {axis: values / (1 - rate) for axis, values in x.near.items()}
     pull = (x, lambda gradient: gradient.times(1 / (1 - rate)))
@@ -318,11 +312,11 @@ def _signals(
 ) -> tuple[Signal, list[Signal]]:
     """Return the signal of all steps and those of the last states, with the way back.
 
-    Gradients at several of them are taken for independent.
+    Gradients at several of them are assumed to be independent.
     """
     moments = simulation.forward()
     size, steps = counted(length), len(simulation.inputs.mean)
-    # Steps of the simulation for each step: those between are as the middle ones.
+    # The simulated step for each step: those that are not simulated are as the middle.
     at = np.arange(size)
     at = np.where(at < steps // 2, at, np.maximum(at - size + steps, steps // 2))
 
@@ -384,8 +378,8 @@ def _at_steps(
     later = np.maximum.outer(at, at)
     shared = back.pairs[later, np.maximum(later - lags, 0)]
     alike = inputs.extended(size).pairs[0]
-    # Steps that are near share more, of the gradient as of the inputs; where these
-    # share nothing all pairs of steps count.
+    # Steps that are near are more correlated, in the gradient as in the inputs; if
+    # inputs are not, all pairs of steps count.
     weight = np.abs(np.triu(alike, 1))
     if weight.sum() < 1e-9 * np.trace(alike):
         weight = np.triu(np.ones_like(alike), 1)

@@ -51,16 +51,16 @@ def min_operation(operation: Operation, x: Signal, *, context: RuleContext) -> S
 
 
 def _maximum_along(x: Signal, axes: tuple[int, ...], keepdims: bool) -> Signal:
-    rest = tuple(axis for axis in x.axes if axis not in axes)
-    bare = not rest
-    if bare:  # all of an input's elements: an axis of size 1 is what numbers units
+    remaining = tuple(axis for axis in x.axes if axis not in axes)
+    bare = not remaining
+    if bare:  # over all of an input's elements: an axis of size 1 counts units
         x = reshaped(x, (*x.shape, 1))
-        rest = (len(x.shape) - 1,)
-    units = tuple(axis for axis in x.units if axis in rest) or rest[-1:]
+        remaining = (len(x.shape) - 1,)
+    units = tuple(axis for axis in x.units if axis in remaining) or remaining[-1:]
     windows = {axis: Window(x.shape[axis], x.shape[axis] or 64) for axis in axes}
     greatest = maximum(x.with_units(units), windows)
     if bare:
-        greatest = dropped(greatest, rest)
+        greatest = dropped(greatest, remaining)
     return greatest if keepdims else dropped(greatest, axes)
 
 
@@ -74,14 +74,14 @@ def _length(operation: Operation, x: Signal) -> tuple[int, int]:
 
 @operation_rule("Cumsum")
 def cumsum(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return sums of all that comes before along an axis."""
+    """Return running sums along an axis."""
     axis, length = _length(operation, x)
     return along(x, axis, AlongAxis.of_matrix(np.tri(length)))
 
 
 @operation_rule("Diff")
 def diff(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return the diff of neighbours along an axis."""
+    """Return the differences of neighbours along an axis."""
     axis, length = _length(operation, x)
     return along(
         x, axis, AlongAxis.of_matrix(np.diff(np.eye(length), operation.n, axis=0))

@@ -24,12 +24,12 @@ Cases = list[tuple[float, Function]]
 
 
 def _rate(layer: Layer, context: RuleContext) -> float:
-    """Return the share that is dropped; 0 where nothing is."""
+    """Return the share that is dropped; 0 if nothing is."""
     return float(layer.rate) if context.training else 0.0
 
 
 def _multiplied(x: Signal, odds: float, shared: Array, cases: Cases) -> Signal:
-    """Return x n, n of mean 1 and variance `odds`, one for all that is `shared`."""
+    """Return x n, with n of mean 1 and variance `odds`, equal for `shared` pairs."""
     if x.origin.parts:
         return by_parts(x, lambda part: _multiplied(part, odds, shared, cases))
     return noisy(
@@ -76,7 +76,7 @@ def dropout(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
 
 @layer_rule("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
 def spatial_dropout(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """As dropout, whole maps at a time."""
+    """As dropout, but of whole maps."""
     rate = _rate(layer, context)
     if not rate > 0:
         return x
@@ -147,7 +147,7 @@ def alpha_dropout(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
 def noise_mirror(
     layer: Layer, inputs: tuple[Signal, ...], output: Signal, context: RuleContext
 ) -> Mirror | None:
-    """Return the mirror behind noise that the two of a pair do not share."""
+    """Return the mirror after noise that is independent for the two of a pair."""
     (x,) = inputs
     assert x.mirror is not None
     return mirror_behind_noise(x, output, x.mirror)

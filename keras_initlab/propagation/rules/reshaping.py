@@ -38,7 +38,7 @@ def reshaped(x: Signal, shape: Shape) -> Signal:
     """Return x in another shape.
 
     Raises:
-        UnknownLayer: the batch is merged with another axis, or split.
+        UnknownLayer: the batch axis is merged with another one, or split.
     """
     before, after = (
         [size for size in sizes[1:] if size is not None] for sizes in (x.shape, shape)
@@ -55,38 +55,40 @@ def reshape_operation(
 ) -> Signal:
     """Return x in the operation's shape, the batch left alone."""
     wanted = [int(size) if size is not None else -1 for size in operation.newshape]
-    rest = wanted[1:]
+    target = wanted[1:]
     if not wanted or (wanted[0] not in (-1, x.shape[0])):
         raise UnknownLayer("a reshape of the batch axis")
     fixed = [int(size) for size in x.shape[1:] if size is not None]
-    if -1 in rest:
+    if -1 in target:
         # None stands for the batch's own size: `ops.shape(x)[0]` of a symbol.
         if operation.newshape[0] == -1:
             raise UnknownLayer("a reshape of two unknown axes")
         open_size: int | None = None
         if len(fixed) == len(x.shape) - 1:
-            open_size = math.prod(fixed) // max(math.prod(s for s in rest if s > 0), 1)
-        sizes = [open_size if size == -1 else size for size in rest]
+            open_size = math.prod(fixed) // max(
+                math.prod(s for s in target if s > 0), 1
+            )
+        sizes = [open_size if size == -1 else size for size in target]
     elif len(fixed) < len(x.shape) - 1:
         raise UnknownLayer("a reshape of the batch axis")
     else:
-        sizes = list(rest)
+        sizes = list(target)
     return reshaped(x, (x.shape[0], *sizes))
 
 
 @operation_rule("Ravel")
 def ravel(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Leave it to be measured: the batch is merged with all else."""
+    """Refuse, so that it is measured: the batch is merged with all other axes."""
     raise UnknownLayer("a reshape of the batch axis")
 
 
 @operation_rule("ExpandDims")
 def expand_dims(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return x with axes of size 1 put in."""
-    given = operation.axis
-    given = given if isinstance(given, list | tuple) else [given]
-    rank = len(x.shape) + len(given)
-    axes = {axis_of(int(axis), rank) for axis in given}
+    """Return x with additional axes of size 1."""
+    positions = operation.axis
+    positions = positions if isinstance(positions, list | tuple) else [positions]
+    rank = len(x.shape) + len(positions)
+    axes = {axis_of(int(axis), rank) for axis in positions}
     old = iter(x.shape)
     return reshaped(x, tuple(1 if axis in axes else next(old) for axis in range(rank)))
 
@@ -141,16 +143,16 @@ def swapaxes(operation: Operation, x: Signal, *, context: RuleContext) -> Signal
 
 @operation_rule("Moveaxis")
 def moveaxis(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return x with some axes elsewhere, as NumPy counts them."""
+    """Return x with some axes moved, as by NumPy."""
     rank = len(x.shape)
     source, target = (
-        [int(a) % rank for a in (given if isinstance(given, list | tuple) else [given])]
-        for given in (operation.source, operation.destination)
+        [int(a) % rank for a in (axes if isinstance(axes, list | tuple) else [axes])]
+        for axes in (operation.source, operation.destination)
     )
-    rest = [axis for axis in range(rank) if axis not in source]
+    order = [axis for axis in range(rank) if axis not in source]
     for place, axis in sorted(zip(target, source, strict=True)):
-        rest.insert(place, axis)
-    return reordered(x, rest)
+        order.insert(place, axis)
+    return reordered(x, order)
 
 
 @mirror_rule("Flatten", "Reshape", operations=("Reshape",))

@@ -22,7 +22,7 @@ _RANKS = ("1D", "2D", "3D")
 
 @layer_rule(*(f"UpSampling{rank}" for rank in _RANKS))
 def upsampling(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
-    """Return each position several times; "bilinear" draws lines between them."""
+    """Return each position several times; "bilinear" interpolates between them."""
     how = getattr(layer, "interpolation", "nearest")
     if how not in ("nearest", "bilinear"):
         raise UnknownLayer(f"UpSampling with {how!r}")

@@ -84,7 +84,7 @@ def slice_operation(operation: Operation, x: Signal, *, context: RuleContext) ->
 def take_operation(
     operation: Operation, x: Signal, *computed: Signal, context: RuleContext
 ) -> Signal:
-    """Return what stands at given places along an axis."""
+    """Return the values at given places along an axis."""
     args, kwargs = context.arguments
     source = args[0] if args else kwargs["x"]
     indices = args[1] if len(args) > 1 else kwargs["indices"]
@@ -114,7 +114,7 @@ def flip(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
 
 @operation_rule("Roll")
 def roll(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return x with what falls out at one end put in at the other."""
+    """Return x shifted along axes, wrapping around."""
     axes = axes_of(operation.axis, len(x.shape))
     shifts = operation.shift
     shifts = shifts if isinstance(shifts, list | tuple) else [shifts] * len(axes)

@@ -1,4 +1,4 @@
-"""Layers around a layer: at each step, in both directions, with a normalised kernel."""
+"""Wrappers of a layer: at each step, in both directions, with a normalised kernel."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _TIME = 1
 def time_distributed(
     layer: Layer, x: Signal, *_: Signal, context: RuleContext
 ) -> Signal:
-    """Return the signal behind a layer that is called on each step by itself.
+    """Return the signal after a layer that is called on each step by itself.
 
-    Two steps are to that layer what two inputs are: their moments are found by passing
-    them off as such. A layer that acts on all steps as on positions is passed them all.
+    To that layer, two steps are like two inputs: their moments are found by treating
+    them as such. A layer that acts on steps as on positions receives all of them.
     """
     if _takes_steps_as_positions(layer.layer):
         with context.scope(record=False):
@@ -44,12 +44,12 @@ def time_distributed(
     shapes = [pairs[:, :, 1], np.stack([other_step, pairs[:, 1, 0]], axis=1)]
     shapes.append(np.stack([pairs[:, 1, 1], pairs[:, 1, 1]], axis=1))
     outputs = [step]
-    for other in shapes[1:]:
-        if np.allclose(other, shapes[0]):
+    for across in shapes[1:]:
+        if np.allclose(across, shapes[0]):
             outputs.append(step)
             continue
         seen = pairs.copy()
-        seen[:, :, 1] = other
+        seen[:, :, 1] = across
         with context.scope(record=False, design=False):
             outputs.append(context.call(layer.layer, _step(x, seen)))
     return _steps_of(x, *outputs)
@@ -70,7 +70,8 @@ def _takes_steps_as_positions(layer: Layer) -> bool:
 def _step(x: Signal, pairs: Array, *, parent: bool = False) -> Signal:
     """Return the signal of one step.
 
-    Its gradient stands for that of all steps together, so that weights get theirs.
+    Its gradient represents that of all steps together, so that weights' gradients are
+    complete.
     """
     steps = x.size((_TIME,))
 
@@ -94,8 +95,8 @@ def _steps_of(x: Signal, this_step: Signal, other_step: Signal, both: Signal) ->
     Args:
         x: the input, with its steps.
         this_step: the output of one step.
-        other_step, both: the same, but what differs in input there differs in step,
-            or in step and input.
+        other_step, both: the same, but there "differs in input" means in step, or in
+            step and input.
     """
     steps = x.size((_TIME,))
     places = this_step.size(this_step.positions)
@@ -108,19 +109,19 @@ def _steps_of(x: Signal, this_step: Signal, other_step: Signal, both: Signal) ->
         )
         pairs[:, 1, index] = counts @ kinds / total
     near = {axis + 1: v for axis, v in this_step.near.items()}
-    own, far = x.near.get(_TIME), float(x.pairs[0, 1, 0])
+    near_steps, far = x.near.get(_TIME), float(x.pairs[0, 1, 0])
     spread = x.second - far
-    if own is not None and spread > 1e-12 * x.second:
-        # As a share of what two steps have in common: moved as the mean of all is.
+    if near_steps is not None and spread > 1e-12 * x.second:
+        # As a share of the covariance of two steps, which moves like that of all.
         level = float(other_step.pairs[0, 0, 1])
-        near[_TIME] = level + (own - far) / spread * (this_step.second - level)
+        near[_TIME] = level + (near_steps - far) / spread * (this_step.second - level)
     profile = {axis + 1: v for axis, v in this_step.profile.items()}
     if _TIME in x.profile:
         profile[_TIME] = x.profile[_TIME]
 
     def pull(gradient: Gradient) -> Gradient:
-        rest = {a - 1: v for a, v in gradient.profile.items() if a != _TIME}
-        return replace(gradient.times(steps), profile=rest)
+        profile = {a - 1: v for a, v in gradient.profile.items() if a != _TIME}
+        return replace(gradient.times(steps), profile=profile)
 
     return this_step.evolve(
         shape=(x.shape[0], x.shape[_TIME], *this_step.shape[1:]),
@@ -144,11 +145,11 @@ def bidirectional(layer: Layer, x: Signal, *_: Signal, context: RuleContext) -> 
     half = len(states) // 2
     ahead, *ahead_states = context.outputs(layer.forward_layer, x, *states[:half])
     behind, *behind_states = context.outputs(layer.backward_layer, x, *states[half:])
-    rest = (*ahead_states, *behind_states)
+    final_states = (*ahead_states, *behind_states)
     if layer.return_sequences:
         behind = turned(behind, _TIME)
     merged = _merged(layer.merge_mode, ahead, behind)
-    return packed((*merged, *rest))
+    return packed((*merged, *final_states))
 
 
 def _merged(mode: str | None, ahead: Signal, behind: Signal) -> tuple[Signal, ...]:
@@ -163,11 +164,11 @@ def _merged(mode: str | None, ahead: Signal, behind: Signal) -> tuple[Signal, ..
 
 @layer_rule("SpectralNormalization")
 def spectral_normalization(layer: Layer, x: Signal, *, context: RuleContext) -> Any:
-    """Return the signal behind a layer whose kernel is divided by its greatest stretch.
+    """Return the signal after a layer whose kernel is divided by its greatest stretch.
 
-    As the first call in training does it: by a few power iterations from a random
-    start, on a kernel of independent entries. In inference the kernel is as it is.
-    Designers are not asked: whatever scale they choose is divided out.
+    As in the first call in training: by a few power iterations from a random start, on
+    a kernel of independent entries. In inference the kernel is not changed. Designers
+    do not choose its scale, which would be divided out.
     """
     inner = layer.layer
     if not context.training:

@@ -21,11 +21,11 @@ Designer = Callable[[Layer, str, float, WeightMoments], WeightMoments]
 
 
 class WeightBook:
-    """Answers what a weight's moments are, and lets a designer choose kernels.
+    """Looks up a weight's moments, and lets a designer choose kernels.
 
     Attributes:
         from_values: whether the weights' values count, not their initializers.
-        drawn: the weights whose initializers count even so: they will be drawn anew.
+        redrawn: the weights whose initializers count even so: they will be drawn anew.
         designer: chooses kernels when their input is known; None leaves them.
         kernel_outputs: the second moments that each kernel made, before any
             activation.
@@ -37,10 +37,10 @@ class WeightBook:
         *,
         from_values: bool,
         designer: Designer | None,
-        drawn: Collection[Key] = (),
+        redrawn: Collection[Key] = (),
     ) -> None:
         self.from_values = from_values
-        self.drawn = drawn
+        self.redrawn = redrawn
         self.designer = designer
         self.kernel_outputs: dict[Key, list[float]] = {}
         self._index = index
@@ -57,28 +57,28 @@ class WeightBook:
         self._index.moments[key] = weight_moments(
             layer,
             weight,
-            from_values=self.from_values and key not in self.drawn,
+            from_values=self.from_values and key not in self.redrawn,
             parents=self._index.parents.get(id(layer), ()),
         )
         return self._index.moments[key]
 
     def scale(self, layer: Layer, weight: str) -> float:
-        """Return what a weight's values are to be multiplied by, to have its moments.
+        """Return the factor that gives a weight's values the moments it will have.
 
-        That is 1 unless its moments were given: a scheme will draw it with these.
+        That is 1 unless they are prescribed, because a scheme will draw it with them.
         """
-        given = self._index.given.get((id(layer), weight))
-        if given is None:
+        moments = self._index.prescribed.get((id(layer), weight))
+        if moments is None:
             return 1.0
         values = weight_moments(layer, weight, from_values=True).second_moment
-        return math.sqrt(given.second_moment / values) if values > 0 else 1.0
+        return math.sqrt(moments.second_moment / values) if values > 0 else 1.0
 
     def values_count(self, layer: Layer) -> bool:
         """Say whether the values of all weights in `layer` and inside it count."""
         if not self.from_values:
             return False
-        drawn = {owner for owner, _ in self.drawn}
-        return not drawn or drawn.isdisjoint(map(id, all_layers(layer)))
+        owners = {owner for owner, _ in self.redrawn}
+        return not owners or owners.isdisjoint(map(id, all_layers(layer)))
 
     def optional_weight(self, layer: Layer, weight: str) -> WeightMoments | None:
         """Return the moments of a weight that `layer` may go without."""

@@ -1,4 +1,4 @@
-"""The moments of a weight's values as they are now."""
+"""The moments of a weight's current values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keras_initlab.propagation.weights.moments import WeightMoments
 
 # Entries that are widened to float64 at a time: half a megabyte stays in cache.
 _PIECE = 2**16
-# By how much the share that outputs in pairs do not have in common may miss that of
+# By how much the share in which paired outputs are independent may differ from that of
 # their initializer, relative to it.
 _ROOM = 0.5
 
@@ -25,10 +25,10 @@ _ROOM = 0.5
 def current_moments(
     values: Any, layer: Layer | None = None, weight: str | None = None
 ) -> WeightMoments:
-    """Return the moments of a weight's values as they are now.
+    """Return the moments of a weight's current values.
 
-    Accurate as in float64 whatever the dtype, so that a constant has variance 0 and
-    values far from 0 keep theirs. NaN where a value is not finite.
+    They are accurate as in float64 whatever the dtype, so that a constant has variance
+    0, and the variance of values far from 0 is right. NaN if a value is not finite.
 
     Args:
         values: a Keras variable, a tensor or an array.
@@ -83,9 +83,9 @@ def _as_mixed(
     layer: Layer | None,
     weight: str | None,
 ) -> WeightMoments:
-    """Return the moments of a kernel whose outputs come in pairs by an angle.
+    """Return the moments of a kernel whose outputs are paired up to an angle.
 
-    Values alone do not tell: the layer's initializer does, and they are held to it.
+    Values alone do not show this: the layer's initializer does, and they must agree.
     """
     initializer = getattr(layer, f"{weight}_initializer", None)
     if not isinstance(initializer, Mirrored) or not initializer.mixing:
@@ -100,7 +100,7 @@ def _as_mixed(
 
 
 def _share_apart(array: NDArray[Any], axis: int | None) -> float:
-    """Return the share of the mean square that neighbours do not have in common."""
+    """Return the share of the mean square in which neighbours are independent."""
     if axis is None or array.shape[axis] % 2:
         return 1.0
     values = np.moveaxis(array, axis, 0)

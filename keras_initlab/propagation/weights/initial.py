@@ -1,5 +1,5 @@
-"""The first two moments of what an initializer draws, without drawing: one function
-for each, registered where it is defined.
+"""The first two moments of an initializer's draw, without drawing: one registered
+function for each initializer.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ def moments_of_draw(
 ) -> WeightMoments:
     """Return the moments of what `initializer` draws for a weight of `shape`.
 
-    By its class's rule in `initializer_moments`. A subclass that draws in a way of its
-    own does not inherit that: it is called once, as is a type without a rule.
+    They come from the rule for its class in `initializer_moments`. A subclass that
+    overrides how it draws does not inherit the rule: it is called once, as is a class
+    without a rule.
 
     Args:
         initializer: an initializer, or any callable as Keras takes for one.
@@ -59,9 +60,9 @@ def _draws_as_registered(kind: type) -> bool:
 def initializer_moments(
     initializer: Initializer, shape: Shape, construction: Construction | None
 ) -> WeightMoments:
-    """Return the moments of one initializer's draw; here, of a type without a rule.
+    """Return the moments of one initializer's draw; here, for a class without a rule.
 
-    Register a type of your own in a line or two:
+    Register your own class in a line or two:
 
     >>> class Half(keras.initializers.Initializer):
     ...     "Every entry 0.5."
@@ -123,7 +124,7 @@ def _value(
 def _fixed(
     initializer: Initializer, shape: Shape, construction: Construction | None
 ) -> WeightMoments:
-    # Few, short, and nothing is drawn: what it sets is what it is.
+    # Few and short, and nothing is drawn: the values themselves are used.
     return current_moments(initializer.values(shape, "float32", construction))
 
 
@@ -139,7 +140,7 @@ def _normal(
 def _truncated_normal(
     initializer: Initializer, shape: Shape, construction: Construction | None
 ) -> WeightMoments:
-    # Keras cuts off at two of `stddev`, and does not widen what is left to have it.
+    # Keras truncates at two `stddev`, and does not widen the result to have `stddev`.
     mean = float(initializer.mean)
     deviation = float(initializer.stddev) * draws.TRUNCATED_STD
     return WeightMoments(mean, mean**2 + deviation**2)

@@ -34,9 +34,9 @@ def weight_moments(
         layer: the layer that holds the weight; an RNN stands for its cell.
         weight: the weight's name in its layer, such as "kernel".
         variable: the weight itself; found by its name if not given.
-        from_values: the moments of the values as they are now, not of what the layer's
-            initializer draws. So it is anyway where the layer keeps no initializer for
-            the weight: nothing else is known.
+        from_values: the moments of the current values, not of the draw of the layer's
+            initializer. If the layer keeps no initializer for the weight, the values
+            are used anyway.
         parents: the layers around `layer`, outermost first, through which
             `initlab>auto` looks for the nonlinearity that follows.
 
@@ -67,12 +67,13 @@ def initial_moments(
 ) -> WeightMoments:
     """Return the moments of what `initializer` draws for a weight.
 
-    Exact for Keras's and `initlab>` initializers. Any other, a subclass of these that
-    draws in a way of its own included, is called once, and the draw's moments count:
-    `sampled` says so. That call advances the random generators that it draws from.
+    They are exact for Keras's and `initlab>` initializers. Any other initializer,
+    including a subclass that overrides how these draw, is called once, and the moments
+    of this draw are used, with `sampled` set. The call advances the random generators
+    from which it draws.
 
     Args:
-        initializer: an initializer, or whatever `keras.initializers.get` makes one of.
+        initializer: an initializer, or anything that `keras.initializers.get` accepts.
         shape: the weight's shape.
         layer: the layer that holds it, `weight` its name there and `parents` the layers
             around that one, outermost first, as far as they are known.

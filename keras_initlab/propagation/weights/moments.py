@@ -12,14 +12,13 @@ class WeightMoments:
     Attributes:
         mean: E[w].
         second_moment: E[w²], over all entries.
-        centred: everything but the receptive field's centre tap is zero, in a field of
-            more than one tap: padding then costs nothing.
-        sampled: no rule is known for the initializer: moments of one draw.
+        centred: whether all taps of the receptive field but the centre one are zero:
+            padding then has no effect.
+        sampled: whether these are moments of one draw, as the initializer has no rule.
         paired: whether neighbours on its input side, and on its output side, have
             opposite signs; see `initlab>mirrored`.
-        mixing: where outputs come in pairs, the share of their second moment that the
-            two of a pair do not have in common; it comes from all taps, `centred` or
-            not.
+        mixing: if outputs come in pairs, the share of their second moment in which the
+            two of a pair are independent; it comes from all taps, `centred` or not.
     """
 
     mean: float
