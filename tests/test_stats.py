@@ -86,7 +86,7 @@ def test_rounding_errors_are_taken_to_the_end():
         "dense",
         variance=-1e-17,
         second_moment=1.0,
-        input_cosine=1 + 1e-7,
+        input_cosine=1 + 1.1e-6,
         zero_fraction=-1e-9,
         gradient_second_moment=-1e-15,
         source="measured",
