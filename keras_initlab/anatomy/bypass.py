@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+import keras
+
 from keras_initlab.model.graph import Call, Graph
+from keras_initlab.model.layers import learns
 
 # What joins tensors and leaves the values of each as they are.
 _JOINING = ("Concatenate", "Stack", "Hstack", "Vstack")
@@ -74,14 +77,27 @@ def _without_kernels(
 
 
 def _since(end: int, path: Collection[int], makers: dict[int, Call]) -> set[Call]:
-    """Return the calls from a path to `end`; none where something else leads there."""
+    """Return the calls from a path to `end`; none where something else leads there.
+
+    A mask is no signal: which tokens there are, and which of them count.
+    """
     found: set[Call] = set()
     pending = [end]
     while pending:
         maker = makers.get(pending.pop())
         if maker is None:
             return set()  # an input of the model
-        if maker not in found:
-            found.add(maker)
-            pending += [tensor for tensor in maker.inputs if tensor not in path]
+        if maker in found:
+            continue
+        found.add(maker)
+        for place, tensor in enumerate(maker.inputs):
+            if tensor not in path and not _is_mask(maker, place, makers):
+                pending.append(tensor)
     return found
+
+
+def _is_mask(call: Call, place: int, makers: dict[int, Call]) -> bool:
+    """Say whether a call reads whole numbers or bits of the model, and looks up none."""
+    if call.inputs[place] in makers or (call.is_layer and learns(call.operation)):
+        return False
+    return not keras.backend.is_float_dtype(call.node.input_tensors[place].dtype)

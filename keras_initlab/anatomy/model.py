@@ -14,6 +14,7 @@ from keras_initlab.anatomy.bypass import Bypassed, bypassed_in
 from keras_initlab.diagnosis import LayerFacts
 from keras_initlab.model import graph, nonlinearity
 from keras_initlab.model.kernels import Kernel, kernels_of, quantised_layers
+from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.layers import every_place, is_closed, main_weight, places
 from keras_initlab.model.preprocessing import read_as_given
 from keras_initlab.model.roles import NORMALISING, Roles, roles_of
@@ -119,7 +120,7 @@ class Anatomy:
                 kind=type(place.layer).__name__,
                 bends=isinstance(place.layer, MAY_BEND)
                 and nonlinearity.own_nonlinearity(place.layer) is not None,
-                normalises=isinstance(place.layer, NORMALISING),
+                normalises=is_normalising(place.layer),
                 rescaled=id(place.layer) in rescaled,
                 ends=id(place.layer) in ending,
                 starts=id(place.layer) in starting,
@@ -187,7 +188,7 @@ class Anatomy:
                     readers
                     and tensor not in outputs
                     and all(
-                        isinstance(reader.operation, NORMALISING)
+                        is_normalising(reader.operation)
                         or (
                             id(reader.operation) not in self._inside
                             and tensors.issuperset(reader.outputs)
@@ -211,6 +212,33 @@ class Anatomy:
                 # Inside of a layer that is not opened no more is known than of it all.
                 rescaled.update(id(part.layer) for part in every_place(place.layer))
         return rescaled
+
+    @cached_property
+    def attending(self) -> frozenset[str]:
+        """Paths of the layers of one's own within which attention is computed.
+
+        A softmax whose result is multiplied with something, or Keras's own operation.
+        """
+        found = set()
+        for call in () if self.flat is None else self.flat.calls:
+            kind = type(call.operation).__name__
+            if kind == "DotProductAttention" or (
+                kind == "Softmax" and self._is_multiplied(call)
+            ):
+                found.add(call.path.rpartition("/")[0])
+        return frozenset(found - {""})
+
+    def _is_multiplied(self, call: graph.Call) -> bool:
+        assert self.flat is not None
+        pending = deque(call.outputs)
+        while pending:
+            for reader in self.flat.consumers.get(pending.popleft(), ()):
+                kind = type(reader.operation).__name__
+                if kind in ("Matmul", "Einsum", "Dot"):
+                    return True
+                if kind in ("Dropout", "Cast", "Reshape", "Transpose", "Identity"):
+                    pending.extend(reader.outputs)
+        return False
 
     @cached_property
     def bypassed(self) -> Bypassed:
@@ -284,9 +312,21 @@ class Anatomy:
                     normalised &= behind
                     continue
                 whole &= len(call.inputs) == 1 and _keeps_units(call.operation)
-                after = behind or isinstance(call.operation, NORMALISING)
+                after = behind or is_normalising(call.operation)
                 pending.extend((output, after) for output in call.outputs)
         return Readers(tuple(kernels), whole, normalised and bool(seen))
+
+
+def is_normalising(operation: Any) -> bool:
+    """Say whether a layer normalises: one of Keras's, or by its name and weights."""
+    if isinstance(operation, NORMALISING):
+        return True
+    named = "norm" in type(operation).__name__.lower()
+    if not named or not isinstance(operation, keras.layers.Layer):
+        return False
+    return all(len(one.shape) < 2 for one in own_variables(operation)) and not [
+        place for place in every_place(operation) if place.layer is not operation
+    ]
 
 
 def _has_weight(layer: Any) -> bool:

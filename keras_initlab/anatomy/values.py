@@ -97,7 +97,7 @@ def _facts(
         branch_end=branch_end,
         bypassed=id(kernel.layer) in anatomy.bypassed.joined,
         spared=constant == 0 and _is_spared(kernel, anatomy),
-        guarded=_is_guarded(kernel),
+        guarded=_is_guarded(kernel, anatomy),
         head=head,
         **at_start,
     )
@@ -121,7 +121,9 @@ def _constant(values: Array) -> float | None:
     return float(first) if alike else None
 
 
-def _is_guarded(kernel: Kernel) -> bool:
+def _is_guarded(kernel: Kernel, anatomy: Anatomy) -> bool:
+    if kernel.path.rpartition("/")[0] in anatomy.attending:
+        return True
     recurrent = any(hasattr(p, "recurrent_activation") for p in kernel.parents)
     inside = any(isinstance(parent, ATTENTION) for parent in kernel.parents)
     return inside or recurrent or hasattr(kernel.layer, "recurrent_activation")
@@ -298,6 +300,11 @@ def _by_wrong_fans(
     plain = fans.kernel_fans(shape) if len(shape) > 1 else own
     initializer = kernel.initializer
     if isinstance(initializer, keras.initializers.VarianceScaling):
+        # Keras tells those of an EinsumDense which axes are which; and how far a
+        # stride spreads an input's gradient is no matter of the way forward.
+        told = isinstance(kernel.layer, keras.layers.EinsumDense)
+        if told or plain.fan_in == own.fan_in:
+            return None
         return own.over(initializer.mode) / plain.over(initializer.mode)
     if type(initializer).__module__.startswith(("keras.", "keras_initlab.")):
         return None

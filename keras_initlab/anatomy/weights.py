@@ -8,11 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_initlab.anatomy.model import Anatomy
+from keras_initlab.anatomy.model import Anatomy, is_normalising
 from keras_initlab.anatomy.values import values_of
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.layers import is_closed, main_weight, places
-from keras_initlab.model.roles import NORMALISING
 from keras_initlab.schemes.small_starts import SMALL_GAIN
 
 # Root mean square of biases that put most units to one side of their activation, where
@@ -81,7 +80,7 @@ def zero_layers(model: Any) -> frozenset[str]:
             continue
         size = float(np.sqrt(np.mean(values_of(weight) ** 2)))
         # Embeddings start small, and other kernels are held against their fan-in.
-        factor = len(weight.shape) < 2 and not isinstance(place.layer, NORMALISING)
+        factor = len(weight.shape) < 2 and not is_normalising(place.layer)
         if size == 0 or (factor and size <= SMALL_GAIN):
             paths.add(place.path)
     return frozenset(paths)

@@ -17,6 +17,7 @@ from keras_initlab import diagnosis, taps
 from keras_initlab.model import nonlinearity
 from keras_initlab.model.layers import main_weight, places
 from keras_initlab.monitor import options, table
+from keras_initlab.monitor.data import data_of_fit
 from keras_initlab.monitor.judge import Judge
 from keras_initlab.monitor.live import Live
 from keras_initlab.report import Findings
@@ -162,7 +163,11 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._look_for_layers()
         if self._tap.is_chief:
             self._tell_sinks("open")
-        self._judge = Judge(self.model, "update_ratio" in self._request.statistics)
+        self._judge = Judge(
+            self.model,
+            "update_ratio" in self._request.statistics,
+            data_of_fit(self.model),
+        )
         if self._tap.unsupported:
             warnings.warn(
                 f"VarianceMonitor measures nothing in this fit: "

@@ -12,10 +12,11 @@ from keras_initlab.anatomy import (
     anatomy_of,
     frozen_model,
     head_facts,
+    input_facts,
     kernel_facts,
     zero_layers,
 )
-from keras_initlab.diagnosis import Facts, Finding
+from keras_initlab.diagnosis import Facts, Finding, InputFacts
 from keras_initlab.diagnosis.causes import folded, follows_from
 from keras_initlab.diagnosis.checks.updates import SMALL
 from keras_initlab.diagnosis.finding import worse
@@ -34,10 +35,14 @@ class Judge:
     Args:
         model: the model, before its first step.
         updates: whether update ratios are measured.
+        data: rows of the inputs and targets, None where they are not known.
     """
 
-    def __init__(self, model: Any, updates: bool) -> None:
+    def __init__(
+        self, model: Any, updates: bool, data: tuple[Any, Any] = (None, None)
+    ) -> None:
         self._model = model
+        self._data = data
         self._still = updates
         self._steps = _steps_of(model)
         self._from_zero = _zero_layers(model)
@@ -98,7 +103,8 @@ class Judge:
         # The layer where a fault begins may move; it is the same fault.
         fresh = [one for one in findings if one.code not in self._told]
         new = []
-        for finding in folded(fresh, training=training):
+        inputs = {data.name for data in self._of_graph.get("inputs", ())}
+        for finding in folded(fresh, inputs=inputs, training=training):
             causes = [
                 cause
                 for cause in self._told.values()
@@ -143,7 +149,10 @@ class Judge:
 
     def _facts_of_graph(self, anatomies: list[tuple[Part, Anatomy]]) -> dict[str, Any]:
         """Return what stays the same throughout a training."""
+        x, y = self._data
+        alone = len(anatomies) == 1 and not anatomies[0][0].path
         return {
+            "inputs": _inputs(anatomies[0][1], x) if alone else (),
             "layers": {
                 part.outside(path): facts
                 for part, anatomy in anatomies
@@ -154,9 +163,22 @@ class Judge:
             "heads": tuple(
                 replace(head, layer=part.outside(head.layer))
                 for part, anatomy in anatomies
-                for head in head_facts(anatomy)
+                for head in head_facts(anatomy, y if alone else None)
             ),
         }
+
+
+def _inputs(anatomy: Anatomy, x: Any) -> tuple[InputFacts, ...]:
+    """Return the facts of the inputs where it is known what the model does with them.
+
+    A layer or a model of one's own may scale them itself.
+    """
+    if x is None or anatomy.flat is None:
+        return ()
+    modules = [type(call.operation).__module__ for call in anatomy.flat.calls]
+    if not all(module.partition(".")[0] == "keras" for module in modules):
+        return ()
+    return input_facts(anatomy, x)
 
 
 def _zero_layers(model: Any) -> frozenset[str]:

@@ -21,10 +21,7 @@ SATURATING = 25.0
 # Variances by wrong fans that are told as a warning, and at all.
 WRONG, OFF = 4.0, 1.5
 
-_FITTING = (
-    'Use kernel_initializer="initlab>auto", or call il.rewrite_initializers(model) '
-    "before training."
-)
+_FITTING = "Call il.rewrite_initializers(model) before training."
 
 
 @check
@@ -120,9 +117,9 @@ def _fans(kernels: Sequence[KernelFacts], severity: Severity) -> Iterator[Findin
         "wrong-fans",
         severity,
         worst.layer,
-        f"{worst.initializer} counts the fans of its {worst.weight} by the shape "
-        f"alone: the variance is {wording.number(worst.by_wrong_fans or 1)} times that "
-        f"by the layer's own{wording.others([one.layer for one in kernels])}.",
+        f"{worst.initializer} takes the fans of its {worst.weight} from the shape "
+        f"alone: the variance is {wording.number(worst.by_wrong_fans or 1)} times what "
+        f"the layer's own fans give{wording.others([one.layer for one in kernels])}.",
         'Use an initlab> initializer, such as "initlab>he_normal": it counts the fans '
         "by the layer.",
     )
@@ -135,4 +132,5 @@ def _off(kernel: KernelFacts) -> float:
 
 def _is_serious(kernel: KernelFacts) -> bool:
     aside = kernel.head or kernel.guarded or kernel.normalised or kernel.branch_end
+    aside = aside or kernel.bypassed
     return _off(kernel) >= math.log(WRONG) - 1e-9 and not aside

@@ -32,9 +32,8 @@ _LOSS = (
     "computes: the logarithm, root or quotient of a number that may be 0 or negative."
 )
 _TRAINING = (
-    "Look at what its step changed: use a learning rate 10 times smaller, or "
-    "clipnorm=1.0 in the optimizer; and check that all of the data and targets are "
-    "finite."
+    "Use a learning rate 10 times smaller, or clipnorm=1.0 in the optimizer; and make "
+    "sure that all of the data are finite: np.isfinite(x).all() should be True."
 )
 
 

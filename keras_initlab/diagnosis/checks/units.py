@@ -46,7 +46,7 @@ def dead_units(facts: Facts) -> Iterator[Finding]:
         "error" if share >= ALL_DEAD else "warning",
         worst,
         f"{wording.percent(share)} of its units are 0 for every input"
-        f"{wording.others([layer for layer, _ in dead])}.",
+        f"{wording.others([layer for layer, _ in dead])}; less than half is usual.",
         remedies.SLOWER if facts.broke("dead-units") else _FLAT,
     )
 
@@ -81,8 +81,8 @@ def saturated_units(facts: Facts) -> Iterator[Finding]:
         "error" if share >= ALL_SATURATED else "warning",
         worst,
         f"{wording.percent(share)} of its outputs are within 1 % of an end of the "
-        f"activation's range{wording.others([layer for layer, _ in saturated])}: "
-        "hardly any gradient passes.",
+        f"activation's range{wording.others([layer for layer, _ in saturated])}, where "
+        "less than 10 % is usual: hardly any gradient passes.",
         remedies.redraw(facts, "saturated-units", "variance"),
     )
 
