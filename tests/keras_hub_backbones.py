@@ -354,11 +354,11 @@ def batch(model: Any, rows: int = BATCH) -> Any:
             most = 2 if "segment" in name else TOKENS
             data[name] = generator.integers(0, most, shape).astype("int32")
         else:
-            if symbol.shape[1:3] == (None, None):
-                shape = (rows, IMAGE, IMAGE, *symbol.shape[3:])
-            elif name in ("boxes", "points", "labels"):
+            if name in ("boxes", "points", "labels"):
                 shape = (rows, 1, *symbol.shape[2:])
             elif name == "masks":
-                shape = (rows, 0, *shape[2:])
+                shape = (rows, 1, IMAGE, IMAGE, 1)
+            elif symbol.shape[1:3] == (None, None):
+                shape = (rows, IMAGE, IMAGE, *symbol.shape[3:])
             data[name] = generator.standard_normal(shape).astype("float32")
     return data if isinstance(inputs, dict) else data[""]

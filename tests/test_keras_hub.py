@@ -1,4 +1,4 @@
-"""KerasHub's backbones from small configs: diagnosed; decoders opened, predicted, too."""
+"""KerasHub's backbones from small configs: diagnosed; decoders predicted, too."""
 
 import keras
 import numpy as np

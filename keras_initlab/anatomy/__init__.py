@@ -8,6 +8,7 @@ from keras_initlab.anatomy.weights import (
     biased_layers,
     broken_weights,
     frozen_model,
+    has_half_weights,
     zero_layers,
 )
 
@@ -17,6 +18,7 @@ __all__ = [
     "biased_layers",
     "broken_weights",
     "frozen_model",
+    "has_half_weights",
     "head_facts",
     "input_facts",
     "kernel_facts",

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-import keras
-
 from keras_initlab.model.graph import Call, Graph
-from keras_initlab.model.layers import learns
 
 # What joins tensors and leaves the values of each as they are.
 _JOINING = ("Concatenate", "Stack", "Hstack", "Vstack")
@@ -29,12 +26,15 @@ class Bypassed:
     joined: frozenset[int] = frozenset()
 
 
-def bypassed_in(graph: Graph | None, kernels: Collection[int]) -> Bypassed:
+def bypassed_in(
+    graph: Graph | None, kernels: Collection[int], masks: Collection[int] = ()
+) -> Bypassed:
     """Return the layers that are bypassed.
 
     Args:
         graph: of the calls, if it is known.
         kernels: ids of the layers that hold kernels.
+        masks: the model's inputs that carry no signal, but say which tokens count.
     """
     if graph is None:
         return Bypassed()
@@ -43,21 +43,24 @@ def bypassed_in(graph: Graph | None, kernels: Collection[int]) -> Bypassed:
     for call in graph.calls:
         if len(set(call.inputs)) > 1:
             joins = type(call.operation).__name__ in _JOINING
-            for branch in _branches(call, makers, kernels):
+            for branch in _branches(call, makers, kernels, masks):
                 around[joins].update(id(one.operation) for one in branch)
     merged = frozenset(around[False])
     return Bypassed(merged, merged | around[True])
 
 
 def _branches(
-    merge: Call, makers: dict[int, Call], kernels: Collection[int]
+    merge: Call,
+    makers: dict[int, Call],
+    kernels: Collection[int],
+    masks: Collection[int],
 ) -> Iterator[set[Call]]:
     """Yield the calls of each branch that a path without kernels leads around."""
     inputs = list(dict.fromkeys(merge.inputs))
     for shortcut in inputs:
         path = _without_kernels(shortcut, makers, kernels)
         for end in inputs:
-            branch = set() if end in path else _since(end, path, makers)
+            branch = set() if end in path else _since(end, {*path, *masks}, makers)
             if any(id(call.operation) in kernels for call in branch):
                 yield branch
 
@@ -77,27 +80,14 @@ def _without_kernels(
 
 
 def _since(end: int, path: Collection[int], makers: dict[int, Call]) -> set[Call]:
-    """Return the calls from a path to `end`; none where something else leads there.
-
-    A mask is no signal: which tokens there are, and which of them count.
-    """
+    """Return the calls from a path to `end`; none where something else leads there."""
     found: set[Call] = set()
     pending = [end]
     while pending:
         maker = makers.get(pending.pop())
         if maker is None:
             return set()  # an input of the model
-        if maker in found:
-            continue
-        found.add(maker)
-        for place, tensor in enumerate(maker.inputs):
-            if tensor not in path and not _is_mask(maker, place, makers):
-                pending.append(tensor)
+        if maker not in found:
+            found.add(maker)
+            pending += [tensor for tensor in maker.inputs if tensor not in path]
     return found
-
-
-def _is_mask(call: Call, place: int, makers: dict[int, Call]) -> bool:
-    """Say whether a call reads whole numbers or bits of the model, and looks up none."""
-    if call.inputs[place] in makers or (call.is_layer and learns(call.operation)):
-        return False
-    return not keras.backend.is_float_dtype(call.node.input_tensors[place].dtype)

@@ -13,9 +13,16 @@ import keras
 from keras_initlab.anatomy.bypass import Bypassed, bypassed_in
 from keras_initlab.diagnosis import LayerFacts
 from keras_initlab.model import graph, nonlinearity
-from keras_initlab.model.kernels import Kernel, kernels_of, quantised_layers
 from keras_initlab.model.keras_internals import own_variables
-from keras_initlab.model.layers import every_place, is_closed, main_weight, places
+from keras_initlab.model.kernels import Kernel, kernels_of, quantised_layers
+from keras_initlab.model.layers import (
+    Place,
+    every_place,
+    is_closed,
+    learns,
+    main_weight,
+    places,
+)
 from keras_initlab.model.preprocessing import read_as_given
 from keras_initlab.model.roles import NORMALISING, Roles, roles_of
 from keras_initlab.propagation.propagate import Forward, run_forward
@@ -43,6 +50,8 @@ MAY_BEND = (
 )
 
 
+# What a softmax goes through on its way to what it weighs.
+_PASSING = ("Dropout", "Cast", "Reshape", "Transpose", "Identity", "GetItem", "Slice")
 # What augmentation may do to mean and size, as a share of the size.
 SAME_SCALE = 0.2
 
@@ -121,10 +130,12 @@ class Anatomy:
                 bends=isinstance(place.layer, MAY_BEND)
                 and nonlinearity.own_nonlinearity(place.layer) is not None,
                 normalises=is_normalising(place.layer),
-                rescaled=id(place.layer) in rescaled,
+                rescaled=id(place.layer) in rescaled or self.is_hidden(place),
                 ends=id(place.layer) in ending,
                 starts=id(place.layer) in starting,
-                bypassed=id(place.layer) in bypassed,
+                bypassed=any(
+                    id(one) in bypassed for one in (place.layer, *place.parents[1:])
+                ),
             )
             for place in places(self.model)
         }
@@ -236,14 +247,45 @@ class Anatomy:
                 kind = type(reader.operation).__name__
                 if kind in ("Matmul", "Einsum", "Dot"):
                     return True
-                if kind in ("Dropout", "Cast", "Reshape", "Transpose", "Identity"):
+                if kind in _PASSING:
                     pending.extend(reader.outputs)
         return False
 
     @cached_property
     def bypassed(self) -> Bypassed:
         """Which layers have a path without kernels beside them."""
-        return bypassed_in(self.flat, set(self._inside))
+        return bypassed_in(self.flat, set(self._inside), self._masks)
+
+    @cached_property
+    def _called(self) -> set[int]:
+        calls = () if self.flat is None else self.flat.calls
+        return {id(call.operation) for call in calls}
+
+    @cached_property
+    def _masks(self) -> set[int]:
+        """Whole numbers or bits among the inputs that no layer with weights reads."""
+        symbols = getattr(self.model, "inputs", None) or []
+        if self.flat is None or len(symbols) != len(self.flat.inputs):
+            return set()
+        return {
+            tensor
+            for tensor, symbol in zip(self.flat.inputs, symbols, strict=True)
+            if not keras.backend.is_float_dtype(symbol.dtype)
+            and not any(
+                call.is_layer and learns(call.operation)
+                for call in self.flat.consumers.get(tensor, ())
+            )
+        }
+
+    def is_hidden(self, place: Place | Kernel) -> bool:
+        """Say whether a layer is in one of one's own that could not be opened.
+
+        How the layers in it follow each other is not known then.
+        """
+        if self.flat is None or id(place.layer) in self._called:
+            return False
+        called = [one for one in place.parents[1:] if id(one) in self._called]
+        return any(type(one).__module__.partition(".")[0] != "keras" for one in called)
 
     def scales_inputs(self, count: int) -> list[bool]:
         """Say of each input whether it is rescaled or looked up before any kernel."""

@@ -95,7 +95,10 @@ def _facts(
         read_alike=alike,
         normalised=readers is not None and readers.normalised,
         branch_end=branch_end,
-        bypassed=id(kernel.layer) in anatomy.bypassed.joined,
+        bypassed=any(
+            id(one) in anatomy.bypassed.joined
+            for one in (kernel.layer, *kernel.parents[1:])
+        ),
         spared=constant == 0 and _is_spared(kernel, anatomy),
         guarded=_is_guarded(kernel, anatomy),
         head=head,
@@ -122,7 +125,8 @@ def _constant(values: Array) -> float | None:
 
 
 def _is_guarded(kernel: Kernel, anatomy: Anatomy) -> bool:
-    if kernel.path.rpartition("/")[0] in anatomy.attending:
+    attends = kernel.path.rpartition("/")[0] in anatomy.attending
+    if attends or anatomy.is_hidden(kernel):
         return True
     recurrent = any(hasattr(p, "recurrent_activation") for p in kernel.parents)
     inside = any(isinstance(parent, ATTENTION) for parent in kernel.parents)
@@ -302,9 +306,11 @@ def _by_wrong_fans(
     if isinstance(initializer, keras.initializers.VarianceScaling):
         # Keras tells those of an EinsumDense which axes are which; and how far a
         # stride spreads an input's gradient is no matter of the way forward.
-        told = isinstance(kernel.layer, keras.layers.EinsumDense)
+        told = isinstance(kernel.layer, keras.layers.EinsumDense) and hasattr(
+            initializer, "input_axes"
+        )
         if told or plain.fan_in == own.fan_in:
-            return None
+            return 1.0
         return own.over(initializer.mode) / plain.over(initializer.mode)
     if type(initializer).__module__.startswith(("keras.", "keras_initlab.")):
         return None

@@ -61,6 +61,14 @@ def _other_weights(anatomy: Anatomy) -> Iterator[tuple[str, Any]]:
                 yield place.path, variable
 
 
+def has_half_weights(model: Any) -> bool:
+    """Say whether a weight that is trained is a float16 number."""
+    return any(
+        keras.backend.standardize_dtype(weight.dtype) == "float16"
+        for weight in model.trainable_weights
+    )
+
+
 def frozen_model(model: Any) -> str | None:
     """Return the name of a compiled model of which no weight is trainable."""
     if getattr(model, "optimizer", None) is None or not model.built:

@@ -176,6 +176,7 @@ class Facts:
             training began.
         frozen: a model that is trained and has no weight that training may change, by
             name.
+        half: whether weights are float16 numbers.
         trained: whether the model has made steps already.
         updates: whether `stats` would hold update ratios if weights had moved.
         at_start: of a training, the codes that were found at its first step; None
@@ -195,6 +196,7 @@ class Facts:
     biased: tuple[tuple[str, float], ...] = ()
     from_zero: frozenset[str] = frozenset()
     frozen: str | None = None
+    half: bool = False
     trained: bool = False
     updates: bool = False
     at_start: frozenset[str] | None = None

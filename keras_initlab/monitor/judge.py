@@ -11,6 +11,7 @@ from keras_initlab.anatomy import (
     Anatomy,
     anatomy_of,
     frozen_model,
+    has_half_weights,
     head_facts,
     input_facts,
     kernel_facts,
@@ -160,6 +161,7 @@ class Judge:
             },
             "from_zero": self._from_zero,
             "frozen": frozen_model(self._model),
+            "half": has_half_weights(self._model),
             "heads": tuple(
                 replace(head, layer=part.outside(head.layer))
                 for part, anatomy in anatomies

@@ -83,7 +83,8 @@ def skill(model: Any, x: Any, y: Any) -> float:
     if isinstance(x, list):
         # Distances are small where the answer is yes.
         predicted = 1.0 - predicted
-    y = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else np.ravel(y)
+    one_hot = y.ndim == 2 and y.shape[1] > 1 and np.isin(y, (0, 1)).all()
+    y = y.argmax(axis=1) if one_hot else np.ravel(y)
     if len(np.unique(y)) > 10:
         errors = np.square(y - predicted.ravel())
         return max(1.0 - float(errors.mean() / y.var()), -1.0)

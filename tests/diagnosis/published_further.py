@@ -13,7 +13,7 @@ import numpy as np
 from keras import layers, ops
 
 from tests.diagnosis import cases
-from tests.diagnosis.cases import fractions, images, pixels, rows_of_digits
+from tests.diagnosis.cases import fractions, images, pixels
 from tests.diagnosis.published import (
     PUBLISHED,
     both,
@@ -52,15 +52,18 @@ def restored(data: Callable[[], tuple[Any, Any]]) -> Callable[[], tuple[Any, Any
 # Programs -------------------------------------------------------------------------
 
 
-def uniform_start(loss: str) -> Callable[[], Any]:
-    """Return a function that makes a classifier of cells that starts small."""
-    small = {"kernel_initializer": "uniform"}
+def of_cells(loss: str) -> Callable[[], Any]:
+    """Return a function that makes a classifier of cells.
+
+    The published one starts from RandomUniform(-0.05, 0.05), with which gradient
+    descent does not train it, either; Adam does. Keras's default stands in its place.
+    """
     return program(
-        dense(16, "relu", **small),
+        dense(16, "relu"),
         row(layers.Dropout, 0.1),
-        dense(16, "relu", **small),
+        dense(16, "relu"),
         row(layers.Dropout, 0.1),
-        dense(1, "sigmoid", **small),
+        dense(1, "sigmoid"),
         shape=(30,),
         loss=loss,
     )
@@ -131,19 +134,9 @@ def large_images() -> tuple[Any, Any]:
 def of_type(dtype: str) -> Callable[[], Any]:
     """Return a function that makes a regression whose weights have this type."""
     rows = [dense(32, "relu", dtype=dtype), dense(1, dtype=dtype)]
-    default = (keras.optimizers.Adam, {})
+    # A usual one, which float16 rounds to 0: so it was until Keras 2.
+    default = (keras.optimizers.Adam, {"epsilon": 1e-8})
     return program(*rows, shape=(10,), loss="mse", optimizer=default)
-
-
-def recurrent(kind: Any, activation: str, optimizer: Any) -> Callable[[], Any]:
-    """Return a function that makes a classifier of an image's rows."""
-    return program(
-        row(kind, 100, activation=activation),
-        dense(10, "softmax"),
-        shape=(8, 8),
-        loss="sparse_categorical_crossentropy",
-        optimizer=optimizer,
-    )
 
 
 def four_layers(kernel: Any) -> Callable[[], Any]:
@@ -159,8 +152,8 @@ FURTHER = (
         "categorical cross-entropy of one unit",
         "https://github.com/keras-team/keras/issues/14729",
         (
-            uniform_start("categorical_crossentropy"),
-            uniform_start("binary_crossentropy"),
+            of_cells("categorical_crossentropy"),
+            of_cells("binary_crossentropy"),
         ),
         both(cancer),
         "head-loss-mismatch",
@@ -207,31 +200,6 @@ FURTHER = (
         both(diabetes),
         "nonfinite",
         epochs=30,
-        phase="training",
-    ),
-    published(
-        "LSTM of ReLUs",
-        "https://github.com/AlexanderVNikitin/tsgm/issues/59",
-        (
-            recurrent(layers.LSTM, "relu", sgd(0.1, momentum=0.9)),
-            recurrent(layers.LSTM, "tanh", sgd(0.1, momentum=0.9)),
-        ),
-        both(rows_of_digits),
-        "exploding-signal",
-        epochs=6,
-        phase="training",
-        close=("exploding-gradient", "update-too-large", "nonfinite"),
-    ),
-    published(
-        "recurrent ReLUs at a rate of 0.2",
-        "https://github.com/keras-team/keras/issues/1285",
-        (
-            recurrent(layers.SimpleRNN, "relu", sgd(0.2, momentum=0.9)),
-            recurrent(layers.SimpleRNN, "relu", sgd(0.005, momentum=0.9)),
-        ),
-        both(rows_of_digits),
-        "update-too-large",
-        epochs=6,
         phase="training",
     ),
     published(

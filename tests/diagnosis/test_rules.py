@@ -262,11 +262,11 @@ FIRES = {
     "more have died than were dead at first": (
         chain(
             "dead_fraction",
-            [0.6],
+            [0.7],
             first=chain("dead_fraction", [0.1]).stats,
         ),
         ("dead-units", "warning", "dense_0"),
-        ("60 %",),
+        ("70 %",),
     ),
     "many are saturated": (
         chain("saturated_fraction", [0.41, 0.1]),

@@ -161,7 +161,7 @@ def _to_probabilities(head: HeadFacts, targets: TargetFacts) -> str:
     high = int(targets.maximum or 0)
     if targets.whole and (targets.minimum, targets.maximum) == (-1, 1):
         return "Use targets of 0 and 1: y = (y + 1) / 2."
-    if head.units > 1:
+    if head.units > 1 or len(targets.shape) > 2:
         return "Scale the targets: y = (y - y.min()) / (y.max() - y.min())."
     if targets.whole and targets.minimum == 0:
         return (

@@ -35,6 +35,11 @@ _TRAINING = (
     "Use a learning rate 10 times smaller, or clipnorm=1.0 in the optimizer; and make "
     "sure that all of the data are finite: np.isfinite(x).all() should be True."
 )
+# The smallest number above 0 is 6e-8, and Adam divides by its epsilon.
+_HALF = (
+    "Weights are float16, in which small numbers are 0: use the dtype policy "
+    '"mixed_float16", which keeps weights in float32, or epsilon=1e-4 in the optimizer.'
+)
 
 
 @check
@@ -135,6 +140,7 @@ def _broken_by_steps(facts: Facts) -> Iterator[Finding]:
                 f"{stats.nonfinite} elements of its output are NaN or infinite; at the "
                 "first step all were finite."
             )
-            yield Finding("nonfinite", "error", stats.layer, evidence, _TRAINING)
+            remedy = _HALF if facts.half else _TRAINING
+            yield Finding("nonfinite", "error", stats.layer, evidence, remedy)
             return
     yield from _in_gradients(facts)

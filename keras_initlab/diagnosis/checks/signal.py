@@ -79,12 +79,15 @@ def exploding_signal(facts: Facts) -> Iterator[Finding]:
     if not large:
         return
     most = max(ratio for _, ratio in large)
+    here = wording.number(large[0][1])
+    grows = (
+        "" if most == large[0][1] else f", and grows to {wording.number(most)} times"
+    )
     yield Finding(
         "exploding-signal",
         severity_of(most),
         large[0][0],
-        f"The mean square of its output is {wording.number(large[0][1])} times what "
-        f"went in, and grows to {wording.number(most)} times; {_USUAL}.",
+        f"The mean square of its output is {here} times what went in{grows}; {_USUAL}.",
         remedies.redraw(facts, "exploding-signal", "variance"),
     )
 

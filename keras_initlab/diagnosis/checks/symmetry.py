@@ -15,7 +15,7 @@ from keras_initlab.diagnosis.finding import Finding, Severity
 from keras_initlab.diagnosis.rules import check
 
 # How many groups of layers with one kernel are named.
-SHOWN = 2
+SHOWN = 6
 
 _REDRAW = (
     "Draw them at random: call il.rewrite_initializers(model) before training, which "

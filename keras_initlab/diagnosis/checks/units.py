@@ -18,7 +18,7 @@ from keras_initlab.stats import LayerStats
 DEAD, ALL_DEAD = 0.8, 0.95
 SATURATED, ALL_SATURATED = 0.4, 0.75
 # While it is trained, so many more than at the first step.
-DIED = 0.4
+DIED, MANY_DEAD = 0.4, 2 / 3
 
 _FLAT = (
     "Start with biases of 0 or slightly above, or use an activation that is nowhere "
@@ -55,7 +55,7 @@ def _is_dead(stats: LayerStats, before: float | None) -> bool:
     share = stats.dead_fraction
     if share is None:
         return False
-    if before is not None and share > 0.5 and share - before > DIED:
+    if before is not None and share > MANY_DEAD and share - before > DIED:
         return True
     units = (stats.shape or (None,))[-1] or 64
     by_chance = 0.5 + 2.5 * math.sqrt(0.25 / units)
