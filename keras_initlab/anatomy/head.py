@@ -62,6 +62,7 @@ def head_facts(anatomy: Anatomy, y: Any = None) -> tuple[HeadFacts, ...]:
                 loss=name,
                 from_logits=from_logits,
                 targets=None if target is None else _targets(target, _ignored(loss)),
+                weighted=_has_loss_weights(anatomy.model),
                 crossed=units == 1 and _crosses(loss, target),
             )
         )
@@ -169,6 +170,14 @@ def _crosses(loss: Any, y: Any) -> bool:
         # Whatever somebody's loss may ask for; training will tell.
         return False
     return not np.isclose(flat, deep, rtol=1e-3, equal_nan=True)
+
+
+def _has_loss_weights(model: Any) -> bool:
+    try:
+        config = model.get_compile_config() or {}
+    except (AttributeError, TypeError, ValueError):
+        return True
+    return config.get("loss_weights") is not None
 
 
 def _ignored(loss: Any) -> int | None:

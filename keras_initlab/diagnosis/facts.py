@@ -142,6 +142,7 @@ class HeadFacts:
         loss: of this output, by Keras's name; None of one's own, or not compiled.
         from_logits: whether the loss applies an activation of its own.
         targets: if they are known.
+        weighted: whether the losses of several outputs were given weights.
         crossed: whether the loss, one's own, holds each target against the predictions
             for all inputs: targets of (batch,) and outputs of (batch, 1) broadcast.
     """
@@ -153,6 +154,7 @@ class HeadFacts:
     loss: str | None = None
     from_logits: bool = False
     targets: TargetFacts | None = None
+    weighted: bool = False
     crossed: bool = False
 
 

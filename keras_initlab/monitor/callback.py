@@ -319,8 +319,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 self.stats = Stats(_stats_of(row) for row in windows[-1].rows)
             elif self.epochs:
                 return
-            # Where the very first step fails, there is the model to go by.
-            findings = self._judged(first, None)
+            # Where the very first step fails, there are model and data to go by.
+            findings = self._judged(first, None) or self._judged_now()
         except Exception:
             # The failure may be the device's: then there is nothing to be read. And
             # no fault of ours may take the place of the user's.
@@ -377,6 +377,12 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._judge is None:
             return []
         return self._judge.findings(self.stats, first, loss)
+
+    def _judged_now(self) -> list[diagnosis.Finding]:
+        """Judge by what the model makes of its data now."""
+        if self._judge is None:
+            return []
+        return self._judge.findings(self._judge.measured(), (), None)
 
     def _tell(
         self, epoch: int, findings: Sequence[diagnosis.Finding], failed: bool = False

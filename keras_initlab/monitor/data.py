@@ -49,7 +49,16 @@ def _rows(leaf: Any, numbers: int) -> Any:
     if leaf.shape[0] <= count:
         return leaf
     generator = np.random.default_rng(0)
-    chosen = np.sort(generator.choice(leaf.shape[0], count, replace=False))
+    chosen = generator.choice(leaf.shape[0], count, replace=False)
     if isinstance(leaf, np.ndarray):
-        return leaf[chosen]
-    return keras.ops.take(keras.ops.convert_to_tensor(leaf), chosen, axis=0)
+        return leaf[np.union1d(chosen, _broken(leaf))]
+    return keras.ops.take(keras.ops.convert_to_tensor(leaf), np.sort(chosen), axis=0)
+
+
+def _broken(values: Any) -> Any:
+    """Return some rows that hold NaN or infinity: one of them breaks a training."""
+    inexact = np.issubdtype(values.dtype, np.inexact)
+    if not inexact or np.isfinite(values.sum(dtype=np.float64)):
+        return np.array([], int)
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return np.flatnonzero(~finite)[:ROWS]

@@ -21,6 +21,7 @@ from keras_initlab.diagnosis import Facts, Finding, InputFacts
 from keras_initlab.diagnosis.causes import folded, follows_from
 from keras_initlab.diagnosis.checks.updates import SMALL
 from keras_initlab.diagnosis.finding import worse
+from keras_initlab.measurement import measure
 from keras_initlab.model.containers import Part, parts_of
 from keras_initlab.model.keras_internals import optimizer_steps
 from keras_initlab.stats import LayerStats
@@ -98,6 +99,11 @@ class Judge:
         self._before = now
         training = self._at_start is not None
         return told + self._new(diagnosis.all_findings(facts), training=training)
+
+    def measured(self) -> list[LayerStats]:
+        """Return what the model makes of its data now, where a `fit` has failed."""
+        x, _ = self._data
+        return [] if x is None else measure(self._model, x)
 
     def _new(self, findings: list[Finding], *, training: bool) -> list[Finding]:
         """Return the causes that were not told, and what became worse."""

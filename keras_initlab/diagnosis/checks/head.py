@@ -30,6 +30,8 @@ _RANGES = {
 SMALLEST, LARGEST, OFFSET = 1e-3, 1e3, 1e2
 # Of their range, how far targets may lie beyond an activation's for other reasons.
 ROUNDING = 0.01
+# How many times as large as another the loss of an output is that drowns it.
+UNBALANCED = 1e4
 # Σp² over the classes: 1 where the whole probability is on one.
 SURE = 0.95
 
@@ -161,6 +163,9 @@ def _to_probabilities(head: HeadFacts, targets: TargetFacts) -> str:
     high = int(targets.maximum or 0)
     if targets.whole and (targets.minimum, targets.maximum) == (-1, 1):
         return "Use targets of 0 and 1: y = (y + 1) / 2."
+    numbers = len(targets.shape) == 1 or targets.shape[1:] == (1,)
+    if head.units > 1 and numbers and targets.whole:
+        return 'Use loss="sparse_categorical_crossentropy".'
     if head.units > 1 or len(targets.shape) > 2:
         return "Scale the targets: y = (y - y.min()) / (y.max() - y.min())."
     if targets.whole and targets.minimum == 0:
@@ -250,6 +255,45 @@ def _scale(head: HeadFacts) -> tuple[str, str] | None:
         f"The targets have mean {wording.number(targets.mean)} and deviation "
         f"{wording.number(size)}; an untrained network's outputs have about 0 and 1.",
         "Standardise them: y = (y - y.mean()) / y.std(), and undo it after predict.",
+    )
+
+
+@check
+def unbalanced_losses(facts: Facts) -> Iterator[Finding]:
+    """Report an output whose loss is so large that those of others do not count."""
+    sizes = {
+        head.layer: (head, size)
+        for head in facts.heads
+        if (size := _first_loss(head)) is not None and not head.weighted
+    }
+    if len(sizes) < 2:
+        return
+    small, large = (f(sizes.values(), key=lambda pair: pair[1]) for f in (min, max))
+    if large[1] > UNBALANCED * small[1] > 0 and _scale(large[0]) is None:
+        yield Finding(
+            "target-scale",
+            "warning",
+            large[0].layer,
+            f"Its loss starts at about {wording.number(large[1])}, and that of "
+            f"{small[0].layer} at {wording.number(small[1])}: hardly anything of the "
+            "gradient is the smaller one's.",
+            "Standardise its targets, or weigh it less: "
+            f"compile(loss_weights=…), {small[1] / large[1]:.0e} for this output.",
+        )
+
+
+def _first_loss(head: HeadFacts) -> float | None:
+    """Return about what an untrained network's loss is."""
+    targets = head.targets
+    if targets is None or targets.mean is None or targets.deviation is None:
+        return None
+    size = targets.mean**2 + targets.deviation**2
+    if head.loss == "mean_squared_error":
+        return size
+    if head.loss in _REGRESSION:
+        return math.sqrt(size)
+    return (
+        math.log(max(head.units, 2)) if head.loss in (*_CATEGORICAL, _BINARY) else None
     )
 
 
