@@ -9,6 +9,8 @@ from keras_initlab.anatomy.weights import (
     broken_weights,
     frozen_model,
     has_half_weights,
+    hidden_ones,
+    large_biases,
     zero_layers,
 )
 
@@ -20,7 +22,9 @@ __all__ = [
     "frozen_model",
     "has_half_weights",
     "head_facts",
+    "hidden_ones",
     "input_facts",
     "kernel_facts",
+    "large_biases",
     "zero_layers",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_initlab.anatomy.model import Anatomy, is_normalising
 from keras_initlab.anatomy.values import values_of
+from keras_initlab.diagnosis import LayerFacts
 from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.layers import is_closed, main_weight, places
 from keras_initlab.schemes.small_starts import SMALL_GAIN
@@ -36,14 +37,31 @@ def biased_layers(anatomy: Anatomy) -> tuple[tuple[str, float], ...]:
 
     Those at the end are left out: a head's biases may say how frequent classes are.
     """
+    return hidden_ones(large_biases(anatomy.model), anatomy.layers)
+
+
+def hidden_ones(
+    biased: Iterable[tuple[str, float]], layers: Mapping[str, LayerFacts]
+) -> tuple[tuple[str, float], ...]:
+    """Return those of the layers with large biases that are not at the end."""
+    return tuple(
+        (path, size)
+        for path, size in biased
+        if path not in layers or not layers[path].ends
+    )
+
+
+def large_biases(model: Any) -> tuple[tuple[str, float], ...]:
+    """Return all layers whose biases are far from 0, and their root mean square."""
     biased = []
-    for path, variable in _other_weights(anatomy):
-        what = anatomy.layers.get(path)
-        if variable.name not in ("bias", "beta") or (what is not None and what.ends):
-            continue
-        size = float(np.sqrt(np.mean(values_of(variable) ** 2)))
-        if size > BIASED:
-            biased.append((path, size))
+    for place in places(model) if getattr(model, "built", False) else ():
+        for variable in own_variables(place.layer):
+            if variable.name in ("bias", "beta") and keras.backend.is_float_dtype(
+                variable.dtype
+            ):
+                size = float(np.sqrt(np.mean(values_of(variable) ** 2)))
+                if size > BIASED:
+                    biased.append((place.path, size))
     return tuple(biased)
 
 

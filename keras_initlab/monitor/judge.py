@@ -13,8 +13,10 @@ from keras_initlab.anatomy import (
     frozen_model,
     has_half_weights,
     head_facts,
+    hidden_ones,
     input_facts,
     kernel_facts,
+    large_biases,
     zero_layers,
 )
 from keras_initlab.diagnosis import Facts, Finding, InputFacts
@@ -48,6 +50,7 @@ class Judge:
         self._still = updates
         self._steps = _steps_of(model)
         self._from_zero = _zero_layers(model)
+        self._biased = _biases(model)
         self._windows = 0
         self._before: tuple[LayerStats, ...] = ()
         self._first: tuple[LayerStats, ...] = ()
@@ -158,13 +161,15 @@ class Judge:
         """Return what stays the same throughout a training."""
         x, y = self._data
         alone = len(anatomies) == 1 and not anatomies[0][0].path
+        layers = {
+            part.outside(path): facts
+            for part, anatomy in anatomies
+            for path, facts in anatomy.layers.items()
+        }
         return {
             "inputs": _inputs(anatomies[0][1], x) if alone else (),
-            "layers": {
-                part.outside(path): facts
-                for part, anatomy in anatomies
-                for path, facts in anatomy.layers.items()
-            },
+            "layers": layers,
+            "biased": hidden_ones(self._biased, layers),
             "from_zero": self._from_zero,
             "frozen": frozen_model(self._model),
             "half": has_half_weights(self._model),
@@ -195,6 +200,13 @@ def _zero_layers(model: Any) -> frozenset[str]:
     except Exception:
         # Weights spread over processes cannot be read, as in `Judge._of_model`.
         return frozenset()
+
+
+def _biases(model: Any) -> tuple[tuple[str, float], ...]:
+    try:
+        return large_biases(model)
+    except Exception:
+        return ()  # as there
 
 
 def _steps_of(model: Any) -> int | None:

@@ -228,7 +228,8 @@ def target_scale(facts: Facts) -> Iterator[Finding]:
                 "nonfinite",
                 "error",
                 head.layer,
-                f"{targets.nonfinite} of the targets are NaN or infinite.",
+                f"{targets.nonfinite} of the targets "
+                f"{'is' if targets.nonfinite == 1 else 'are'} NaN or infinite.",
                 "Look for missing values in the targets, and drop these rows: "
                 "np.isfinite(y).all() should be True.",
             )

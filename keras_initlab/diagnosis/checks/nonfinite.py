@@ -47,7 +47,8 @@ def nonfinite(facts: Facts) -> Iterator[Finding]:
     """Report the first place where there is NaN or infinity: all after it follow."""
     for data in facts.inputs:
         if data.nonfinite:
-            evidence = f"{data.nonfinite} of the input's values are NaN or infinite"
+            are = "is" if data.nonfinite == 1 else "are"
+            evidence = f"{data.nonfinite} of the input's values {are} NaN or infinite"
             remedy = _DATA
             if data.missing:
                 evidence += f", all those of {data.missing} features among them"
