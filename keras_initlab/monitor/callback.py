@@ -320,7 +320,9 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
             elif self.epochs:
                 return
             # Where the very first step fails, there are model and data to go by.
-            findings = self._judged(first, None) or self._judged_now()
+            findings = self._judged(first, None)
+            if all(finding.severity == "info" for finding in findings):
+                findings += self._judged_now()
         except Exception:
             # The failure may be the device's: then there is nothing to be read. And
             # no fault of ours may take the place of the user's.
