@@ -182,7 +182,7 @@ FURTHER = (
         (deep("glorot_uniform"), deep("he_uniform")),
         both(large_images),
         "initializer-mismatch",
-        epochs=6,
+        epochs=10,
         close=("vanishing-signal", "vanishing-gradient"),
     ),
     published(

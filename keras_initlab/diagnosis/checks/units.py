@@ -30,13 +30,14 @@ _FLAT = (
 def dead_units(facts: Facts) -> Iterator[Finding]:
     """Report the layer with the most units that are 0 whatever the input.
 
-    Of inputs with one sign, or one number, half of the units are dead by chance.
+    Of inputs with one sign, or one number, half of the units are dead by chance; and
+    what has died while the loss fell was not needed.
     """
     first = {stats.layer: stats.dead_fraction or 0.0 for stats in facts.first}
     dead = [
         (stats.layer, stats.dead_fraction or 0.0)
         for stats in _bending(facts)
-        if _is_dead(stats, first.get(stats.layer))
+        if _is_dead(stats, None if facts.learned else first.get(stats.layer))
     ]
     if not dead:
         return
