@@ -61,7 +61,8 @@ def published(
     shared: dict[str, Any] = {"phase": phase, "epochs": epochs, "targets": True}
     # What is wrong with data or targets shows in signals, gradients and steps.
     follows = (*WILD, *SAME) if "constant-kernel" in codes else WILD
-    labels: dict[str, Any] = {"codes": codes, "close": close, "allowed": follows}
+    allowed = (*follows, *close)
+    labels: dict[str, Any] = {"codes": codes, "close": close, "allowed": allowed}
     return Published(
         Case(name, build[0], data[0], **labels, **shared),
         Case(f"{name}, repaired", build[1], data[1], **shared),
