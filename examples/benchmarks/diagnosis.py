@@ -41,7 +41,7 @@ from diagnosis_rivals import EXPLODED, RIVALS, SAME, Observer
 
 from keras_initlab.tables import render_table
 from tests.diagnosis.networks import FAULTY, HEALTHY, Case, alarms, batch, fit, found
-from tests.diagnosis.published import PUBLISHED
+from tests.diagnosis.published_further import EVERY
 
 OURS = "keras-initlab"
 TOOLS = (OURS, *RIVALS)
@@ -157,8 +157,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cases", nargs="*", help="only those with this in their name")
     parser.add_argument("--out", type=Path, help="a folder for diagnosis.json")
     arguments = parser.parse_args(argv)
-    cases = [*FAULTY, *(one.faulty for one in PUBLISHED)]
-    cases += [*HEALTHY, *(one.sound for one in PUBLISHED)]
+    cases = [*FAULTY, *(one.faulty for one in EVERY)]
+    cases += [*HEALTHY, *(one.sound for one in EVERY)]
     if arguments.quick:
         cases = [case for case in cases if case.name in QUICK]
     if arguments.cases:
@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
         for one in results
     ]
     print(render_table("Faulty and healthy networks", columns, rows))
-    others = {case.name for one in PUBLISHED for case in (one.faulty, one.sound)}
+    others = {case.name for one in EVERY for case in (one.faulty, one.sound)}
     for title, some in (
         ("Summary", [one for one in results if one["case"] not in others]),
         ("Published bugs", [one for one in results if one["case"] in others]),

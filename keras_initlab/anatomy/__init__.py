@@ -8,6 +8,9 @@ from keras_initlab.anatomy.weights import (
     biased_layers,
     broken_weights,
     frozen_model,
+    has_half_weights,
+    hidden_ones,
+    large_biases,
     zero_layers,
 )
 
@@ -17,8 +20,11 @@ __all__ = [
     "biased_layers",
     "broken_weights",
     "frozen_model",
+    "has_half_weights",
     "head_facts",
+    "hidden_ones",
     "input_facts",
     "kernel_facts",
+    "large_biases",
     "zero_layers",
 ]

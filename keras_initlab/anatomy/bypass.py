@@ -26,12 +26,15 @@ class Bypassed:
     joined: frozenset[int] = frozenset()
 
 
-def bypassed_in(graph: Graph | None, kernels: Collection[int]) -> Bypassed:
+def bypassed_in(
+    graph: Graph | None, kernels: Collection[int], masks: Collection[int] = ()
+) -> Bypassed:
     """Return the layers that are bypassed.
 
     Args:
         graph: of the calls, if it is known.
         kernels: ids of the layers that hold kernels.
+        masks: the model's inputs that carry no signal, but say which tokens count.
     """
     if graph is None:
         return Bypassed()
@@ -40,21 +43,24 @@ def bypassed_in(graph: Graph | None, kernels: Collection[int]) -> Bypassed:
     for call in graph.calls:
         if len(set(call.inputs)) > 1:
             joins = type(call.operation).__name__ in _JOINING
-            for branch in _branches(call, makers, kernels):
+            for branch in _branches(call, makers, kernels, masks):
                 around[joins].update(id(inner.operation) for inner in branch)
     merged = frozenset(around[False])
     return Bypassed(merged, merged | around[True])
 
 
 def _branches(
-    merge: Call, makers: dict[int, Call], kernels: Collection[int]
+    merge: Call,
+    makers: dict[int, Call],
+    kernels: Collection[int],
+    masks: Collection[int],
 ) -> Iterator[set[Call]]:
     """Yield the calls of each branch that a path without kernels bypasses."""
     inputs = list(dict.fromkeys(merge.inputs))
     for shortcut in inputs:
         path = _without_kernels(shortcut, makers, kernels)
         for end in inputs:
-            branch = set() if end in path else _since(end, path, makers)
+            branch = set() if end in path else _since(end, {*path, *masks}, makers)
             if any(id(call.operation) in kernels for call in branch):
                 yield branch
 

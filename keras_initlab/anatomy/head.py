@@ -20,6 +20,9 @@ _SAME_VALUES = (
     keras.layers.Identity,
     keras.layers.Dropout,
 )
+# How many targets a loss is tried on.
+TRIED = 64
+
 _CLASSES = {
     keras.losses.CategoricalCrossentropy: "categorical_crossentropy",
     keras.losses.SparseCategoricalCrossentropy: "sparse_categorical_crossentropy",
@@ -58,7 +61,8 @@ def head_facts(anatomy: Anatomy, y: Any = None) -> tuple[HeadFacts, ...]:
                 before=functions[1] if len(functions) > 1 else "linear",
                 loss=name,
                 from_logits=from_logits,
-                targets=None if target is None else _targets(target),
+                targets=None if target is None else _targets(target, _ignored(loss)),
+                weighted=_has_loss_weights(anatomy.model),
                 crossed=units == 1 and _crosses(loss, target),
             )
         )
@@ -146,7 +150,9 @@ def _crosses(loss: Any, y: Any) -> bool:
     targets = np.asarray(y if isinstance(y, list) else keras.ops.convert_to_numpy(y))
     if targets.ndim != 1 or len(targets) < 2:
         return False
-    targets = targets.astype("float32")
+    # A few of them, however the rest is sorted: what broadcasts takes their square.
+    few = np.linspace(0, len(targets) - 1, min(len(targets), TRIED)).astype(int)
+    targets = targets[few].astype("float32")
     outputs = targets[::-1, None].copy()
     try:
         flat, deep = (
@@ -166,7 +172,23 @@ def _crosses(loss: Any, y: Any) -> bool:
     return not np.isclose(flat, deep, rtol=1e-3, equal_nan=True)
 
 
-def _targets(y: Any) -> TargetFacts | None:
+def _has_loss_weights(model: Any) -> bool:
+    try:
+        config = model.get_compile_config() or {}
+    except (AttributeError, TypeError, ValueError):
+        return True
+    return config.get("loss_weights") is not None
+
+
+def _ignored(loss: Any) -> int | None:
+    """Return the class number that a loss leaves out, such as that of a border."""
+    if not isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return None
+    number: int | None = loss.get_config().get("ignore_class")
+    return number
+
+
+def _targets(y: Any, ignored: int | None = None) -> TargetFacts | None:
     values = np.asarray(y if isinstance(y, list) else keras.ops.convert_to_numpy(y))
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
         return None
@@ -174,8 +196,11 @@ def _targets(y: Any) -> TargetFacts | None:
         return None
     values = values.astype("float64")
     finite = values[np.isfinite(values)]
+    nonfinite = values.size - finite.size
+    if ignored is not None:
+        finite = finite[finite != ignored]
     if not finite.size:
-        return TargetFacts(values.shape, nonfinite=values.size)
+        return TargetFacts(values.shape, nonfinite=nonfinite)
     rows = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values[:, None]
     binary = bool(np.isin(finite, (0, 1)).all())
     return TargetFacts(
@@ -186,5 +211,5 @@ def _targets(y: Any) -> TargetFacts | None:
         deviation=float(finite.std()),
         whole=bool((finite == np.round(finite)).all()),
         one_hot=binary and rows.shape[1] > 1 and bool((rows.sum(axis=1) == 1).all()),
-        nonfinite=int(values.size - finite.size),
+        nonfinite=nonfinite,
     )

@@ -13,8 +13,16 @@ import keras
 from keras_initlab.anatomy.bypass import Bypassed, bypassed_in
 from keras_initlab.diagnosis import LayerFacts
 from keras_initlab.model import graph, nonlinearity
+from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.kernels import Kernel, kernels_of, quantised_layers
-from keras_initlab.model.layers import every_place, is_closed, main_weight, places
+from keras_initlab.model.layers import (
+    Place,
+    every_place,
+    is_closed,
+    learns,
+    main_weight,
+    places,
+)
 from keras_initlab.model.preprocessing import read_as_given
 from keras_initlab.model.roles import NORMALISING, Roles, roles_of
 from keras_initlab.propagation.propagate import Forward, run_forward
@@ -42,6 +50,8 @@ MAY_BEND = (
 )
 
 
+# What a softmax goes through on its way to what it weighs.
+_PASSING = ("Dropout", "Cast", "Reshape", "Transpose", "Identity", "GetItem", "Slice")
 # What augmentation may do to mean and size, as a share of the size.
 SAME_SCALE = 0.2
 
@@ -119,11 +129,13 @@ class Anatomy:
                 kind=type(place.layer).__name__,
                 bends=isinstance(place.layer, MAY_BEND)
                 and nonlinearity.own_nonlinearity(place.layer) is not None,
-                normalises=isinstance(place.layer, NORMALISING),
-                rescaled=id(place.layer) in rescaled,
+                normalises=is_normalising(place.layer),
+                rescaled=id(place.layer) in rescaled or self.is_hidden(place),
                 ends=id(place.layer) in ending,
                 starts=id(place.layer) in starting,
-                bypassed=id(place.layer) in bypassed,
+                bypassed=any(
+                    id(one) in bypassed for one in (place.layer, *place.parents[1:])
+                ),
             )
             for place in places(self.model)
         }
@@ -187,7 +199,7 @@ class Anatomy:
                     readers
                     and tensor not in outputs
                     and all(
-                        isinstance(reader.operation, NORMALISING)
+                        is_normalising(reader.operation)
                         or (
                             id(reader.operation) not in self._inside
                             and tensors.issuperset(reader.outputs)
@@ -213,9 +225,67 @@ class Anatomy:
         return rescaled
 
     @cached_property
+    def attending(self) -> frozenset[str]:
+        """Paths of the layers of one's own within which attention is computed.
+
+        A softmax whose result is multiplied with something, or Keras's own operation.
+        """
+        found = set()
+        for call in () if self.flat is None else self.flat.calls:
+            kind = type(call.operation).__name__
+            if kind == "DotProductAttention" or (
+                kind == "Softmax" and self._is_multiplied(call)
+            ):
+                found.add(call.path.rpartition("/")[0])
+        return frozenset(found - {""})
+
+    def _is_multiplied(self, call: graph.Call) -> bool:
+        assert self.flat is not None
+        pending = deque(call.outputs)
+        while pending:
+            for reader in self.flat.consumers.get(pending.popleft(), ()):
+                kind = type(reader.operation).__name__
+                if kind in ("Matmul", "Einsum", "Dot"):
+                    return True
+                if kind in _PASSING:
+                    pending.extend(reader.outputs)
+        return False
+
+    @cached_property
     def bypassed(self) -> Bypassed:
         """Which layers are bypassed by a path without kernels."""
-        return bypassed_in(self.flat, set(self._inside))
+        return bypassed_in(self.flat, set(self._inside), self._masks)
+
+    @cached_property
+    def _called(self) -> set[int]:
+        calls = () if self.flat is None else self.flat.calls
+        return {id(call.operation) for call in calls}
+
+    @cached_property
+    def _masks(self) -> set[int]:
+        """Whole numbers or bits among the inputs that no layer with weights reads."""
+        symbols = getattr(self.model, "inputs", None) or []
+        if self.flat is None or len(symbols) != len(self.flat.inputs):
+            return set()
+        return {
+            tensor
+            for tensor, symbol in zip(self.flat.inputs, symbols, strict=True)
+            if not keras.backend.is_float_dtype(symbol.dtype)
+            and not any(
+                call.is_layer and learns(call.operation)
+                for call in self.flat.consumers.get(tensor, ())
+            )
+        }
+
+    def is_hidden(self, place: Place | Kernel) -> bool:
+        """Whether a layer is inside a user's own layer that could not be opened.
+
+        How the layers in it follow each other is not known then.
+        """
+        if self.flat is None or id(place.layer) in self._called:
+            return False
+        called = [layer for layer in place.parents[1:] if id(layer) in self._called]
+        return any(type(k).__module__.partition(".")[0] != "keras" for k in called)
 
     def scales_inputs(self, count: int) -> list[bool]:
         """Say of each input whether it is rescaled or looked up before any kernel."""
@@ -284,9 +354,21 @@ class Anatomy:
                     normalised &= behind
                     continue
                 whole &= len(call.inputs) == 1 and _keeps_units(call.operation)
-                after = behind or isinstance(call.operation, NORMALISING)
+                after = behind or is_normalising(call.operation)
                 pending.extend((output, after) for output in call.outputs)
         return Readers(tuple(kernels), whole, normalised and bool(seen))
+
+
+def is_normalising(operation: Any) -> bool:
+    """Say whether a layer normalises: one of Keras's, or by its name and weights."""
+    if isinstance(operation, NORMALISING):
+        return True
+    named = "norm" in type(operation).__name__.lower()
+    if not named or not isinstance(operation, keras.layers.Layer):
+        return False
+    return all(len(one.shape) < 2 for one in own_variables(operation)) and not [
+        place for place in every_place(operation) if place.layer is not operation
+    ]
 
 
 def _has_weight(layer: Any) -> bool:

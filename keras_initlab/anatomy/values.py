@@ -95,9 +95,12 @@ def _facts(
         read_alike=alike,
         normalised=readers is not None and readers.normalised,
         branch_end=branch_end,
-        bypassed=id(kernel.layer) in anatomy.bypassed.joined,
+        bypassed=any(
+            id(one) in anatomy.bypassed.joined
+            for one in (kernel.layer, *kernel.parents[1:])
+        ),
         spared=constant == 0 and _is_spared(kernel, anatomy),
-        guarded=_is_guarded(kernel),
+        guarded=_is_guarded(kernel, anatomy),
         head=head,
         **at_start,
     )
@@ -121,7 +124,10 @@ def _constant(values: Array) -> float | None:
     return float(first) if alike else None
 
 
-def _is_guarded(kernel: Kernel) -> bool:
+def _is_guarded(kernel: Kernel, anatomy: Anatomy) -> bool:
+    attends = kernel.path.rpartition("/")[0] in anatomy.attending
+    if attends or anatomy.is_hidden(kernel):
+        return True
     recurrent = any(hasattr(p, "recurrent_activation") for p in kernel.parents)
     inside = any(isinstance(parent, ATTENTION) for parent in kernel.parents)
     return inside or recurrent or hasattr(kernel.layer, "recurrent_activation")
@@ -298,6 +304,13 @@ def _by_wrong_fans(
     plain = fans.kernel_fans(shape) if len(shape) > 1 else layer_fans
     initializer = kernel.initializer
     if isinstance(initializer, keras.initializers.VarianceScaling):
+        # Keras tells the initializer of an EinsumDense which axes are inputs; and how
+        # far a stride spreads an input's gradient does not concern the way forward.
+        has_axes = isinstance(kernel.layer, keras.layers.EinsumDense) and hasattr(
+            initializer, "input_axes"
+        )
+        if has_axes or plain.fan_in == layer_fans.fan_in:
+            return 1.0
         return layer_fans.over(initializer.mode) / plain.over(initializer.mode)
     if type(initializer).__module__.startswith(("keras.", "keras_initlab.")):
         return None

@@ -143,6 +143,7 @@ class HeadFacts:
         loss: of this output, by Keras's name; None for a user's own, or without one.
         from_logits: whether the loss applies an activation of its own.
         targets: if they are known.
+        weighted: whether the losses of several outputs were given weights.
         crossed: whether a user's own loss compares each target with the predictions for
             all inputs, because targets (batch,) and outputs (batch, 1) broadcast.
     """
@@ -154,6 +155,7 @@ class HeadFacts:
     loss: str | None = None
     from_logits: bool = False
     targets: TargetFacts | None = None
+    weighted: bool = False
     crossed: bool = False
 
 
@@ -175,6 +177,7 @@ class Facts:
             of these.
         from_zero: layers whose main weight was (nearly) all zeros when training began.
         frozen: the name of a model that is to be trained but has no trainable weight.
+        half: whether weights are float16 numbers.
         trained: whether the model has made training steps already.
         updates: whether `stats` would hold update ratios if weights had moved.
         at_start: the codes of the findings at the first step of a training; None if
@@ -194,6 +197,7 @@ class Facts:
     biased: tuple[tuple[str, float], ...] = ()
     from_zero: frozenset[str] = frozenset()
     frozen: str | None = None
+    half: bool = False
     trained: bool = False
     updates: bool = False
     at_start: frozenset[str] | None = None

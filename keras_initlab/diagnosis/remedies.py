@@ -40,7 +40,10 @@ def redraw(facts: Facts, code: str, scheme: str) -> str:
         )
     text = wording.rewrite(scheme)
     if facts.trained:
-        return f"If the untrained model has it too: {text} If not: {_FROM_TRAINING}"
+        return (
+            f"If the untrained model has it too, {text[0].lower()}{text[1:]} If not, "
+            f"{_FROM_TRAINING}"
+        )
     if any(layer.kind.startswith(_RECURRENT) for layer in facts.layers.values()):
         return (
             f'{text[:-1]}; in recurrent layers use recurrent_initializer="orthogonal".'

@@ -17,6 +17,7 @@ from keras_initlab import diagnosis, taps
 from keras_initlab.model import nonlinearity
 from keras_initlab.model.layers import main_weight, places
 from keras_initlab.monitor import options, table
+from keras_initlab.monitor.data import data_of_fit
 from keras_initlab.monitor.judge import Judge
 from keras_initlab.monitor.live import Live
 from keras_initlab.report import Findings
@@ -162,7 +163,11 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         self._look_for_layers()
         if self._tap.is_chief:
             self._tell_sinks("open")
-        self._judge = Judge(self.model, "update_ratio" in self._request.statistics)
+        self._judge = Judge(
+            self.model,
+            "update_ratio" in self._request.statistics,
+            data_of_fit(self.model),
+        )
         if self._tap.unsupported:
             warnings.warn(
                 f"VarianceMonitor measures nothing in this fit: "
@@ -314,8 +319,10 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
                 self.stats = Stats(_stats_of(row) for row in windows[-1].rows)
             elif self.epochs:
                 return
-            # Where the very first step fails, there is the model to go by.
+            # Where the very first step fails, there are model and data to go by.
             findings = self._judged(first, None)
+            if all(finding.severity == "info" for finding in findings):
+                findings += self._judged_now()
         except Exception:
             # The failure may be the device's: then there is nothing to be read. And
             # no fault of ours may take the place of the user's.
@@ -372,6 +379,12 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._judge is None:
             return []
         return self._judge.findings(self.stats, first, loss)
+
+    def _judged_now(self) -> list[diagnosis.Finding]:
+        """Judge by what the model makes of its data now."""
+        if self._judge is None:
+            return []
+        return self._judge.findings(self._judge.measured(), (), None)
 
     def _tell(
         self, epoch: int, findings: Sequence[diagnosis.Finding], failed: bool = False

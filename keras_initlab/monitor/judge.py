@@ -11,14 +11,19 @@ from keras_initlab.anatomy import (
     Anatomy,
     anatomy_of,
     frozen_model,
+    has_half_weights,
     head_facts,
+    hidden_ones,
+    input_facts,
     kernel_facts,
+    large_biases,
     zero_layers,
 )
-from keras_initlab.diagnosis import Facts, Finding
+from keras_initlab.diagnosis import Facts, Finding, InputFacts
 from keras_initlab.diagnosis.causes import folded, follows_from
 from keras_initlab.diagnosis.checks.updates import SMALL
 from keras_initlab.diagnosis.finding import worse
+from keras_initlab.measurement import measure
 from keras_initlab.model.containers import Part, parts_of
 from keras_initlab.model.keras_internals import optimizer_steps
 from keras_initlab.stats import LayerStats
@@ -34,13 +39,18 @@ class Judge:
     Args:
         model: the model, before its first step.
         updates: whether update ratios are measured.
+        data: rows of the inputs and targets, None where they are not known.
     """
 
-    def __init__(self, model: Any, updates: bool) -> None:
+    def __init__(
+        self, model: Any, updates: bool, data: tuple[Any, Any] = (None, None)
+    ) -> None:
         self._model = model
+        self._data = data
         self._still = updates
         self._steps = _steps_of(model)
         self._from_zero = _zero_layers(model)
+        self._biased = _biases(model)
         self._windows = 0
         self._before: tuple[LayerStats, ...] = ()
         self._first: tuple[LayerStats, ...] = ()
@@ -93,12 +103,18 @@ class Judge:
         training = self._at_start is not None
         return reported + self._new(diagnosis.all_findings(facts), training=training)
 
+    def measured(self) -> list[LayerStats]:
+        """Return what the model makes of its data now, where a `fit` has failed."""
+        x, _ = self._data
+        return [] if x is None else measure(self._model, x)
+
     def _new(self, findings: list[Finding], *, training: bool) -> list[Finding]:
         """Return the causes that were not reported, and those that became worse."""
         # The layer where a fault begins may move; it is the same fault.
         fresh = [finding for finding in findings if finding.code not in self._told]
         new = []
-        for finding in folded(fresh, training=training):
+        inputs = {data.name for data in self._of_graph.get("inputs", ())}
+        for finding in folded(fresh, inputs=inputs, training=training):
             causes = [
                 cause
                 for cause in self._told.values()
@@ -142,20 +158,39 @@ class Judge:
 
     def _facts_of_graph(self, anatomies: list[tuple[Part, Anatomy]]) -> dict[str, Any]:
         """Return what stays the same throughout a training."""
+        x, y = self._data
+        alone = len(anatomies) == 1 and not anatomies[0][0].path
+        layers = {
+            part.outside(path): facts
+            for part, anatomy in anatomies
+            for path, facts in anatomy.layers.items()
+        }
         return {
-            "layers": {
-                part.outside(path): facts
-                for part, anatomy in anatomies
-                for path, facts in anatomy.layers.items()
-            },
+            "inputs": _inputs(anatomies[0][1], x) if alone else (),
+            "layers": layers,
+            "biased": hidden_ones(self._biased, layers),
             "from_zero": self._from_zero,
             "frozen": frozen_model(self._model),
+            "half": has_half_weights(self._model),
             "heads": tuple(
                 replace(head, layer=part.outside(head.layer))
                 for part, anatomy in anatomies
-                for head in head_facts(anatomy)
+                for head in head_facts(anatomy, y if alone else None)
             ),
         }
+
+
+def _inputs(anatomy: Anatomy, x: Any) -> tuple[InputFacts, ...]:
+    """Return the facts of the inputs where it is known what the model does with them.
+
+    A layer or a model of one's own may scale them itself.
+    """
+    if x is None or anatomy.flat is None:
+        return ()
+    modules = [type(call.operation).__module__ for call in anatomy.flat.calls]
+    if not all(module.partition(".")[0] == "keras" for module in modules):
+        return ()
+    return input_facts(anatomy, x)
 
 
 def _zero_layers(model: Any) -> frozenset[str]:
@@ -164,6 +199,13 @@ def _zero_layers(model: Any) -> frozenset[str]:
     except Exception:
         # Weights spread over processes cannot be read, as in `Judge._of_model`.
         return frozenset()
+
+
+def _biases(model: Any) -> tuple[tuple[str, float], ...]:
+    try:
+        return large_biases(model)
+    except Exception:
+        return ()  # as there
 
 
 def _steps_of(model: Any) -> int | None:

@@ -179,12 +179,13 @@ class Moments:
     @property
     def variance(self) -> float:
         """E[x²] - E[x]²."""
-        return max(0.0, self.second - self.mean**2)
+        # In this order a NaN stays one: what is not known is not 0.
+        return max(self.second - self.mean**2, 0.0)
 
     @property
     def batch_variance(self) -> float:
         """Variance over inputs, averaged over units and positions."""
-        return max(0.0, float(self.pairs[0, 0, 0] - self.pairs[0, 0, 1]))
+        return max(float(self.pairs[0, 0, 0] - self.pairs[0, 0, 1]), 0.0)
 
     @property
     def cosine(self) -> float | None:

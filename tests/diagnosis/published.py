@@ -61,7 +61,8 @@ def published(
     shared: dict[str, Any] = {"phase": phase, "epochs": epochs, "targets": True}
     # What is wrong with data or targets shows in signals, gradients and steps.
     follows = (*WILD, *SAME) if "constant-kernel" in codes else WILD
-    labels: dict[str, Any] = {"codes": codes, "close": close, "allowed": follows}
+    allowed = (*follows, *close)
+    labels: dict[str, Any] = {"codes": codes, "close": close, "allowed": allowed}
     return Published(
         Case(name, build[0], data[0], **labels, **shared),
         Case(f"{name}, repaired", build[1], data[1], **shared),
@@ -83,7 +84,8 @@ def skill(model: Any, x: Any, y: Any) -> float:
     if isinstance(x, list):
         # Distances are small where the answer is yes.
         predicted = 1.0 - predicted
-    y = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else np.ravel(y)
+    one_hot = y.ndim == 2 and y.shape[1] > 1 and np.isin(y, (0, 1)).all()
+    y = y.argmax(axis=1) if one_hot else np.ravel(y)
     if len(np.unique(y)) > 10:
         errors = np.square(y - predicted.ravel())
         return max(1.0 - float(errors.mean() / y.var()), -1.0)

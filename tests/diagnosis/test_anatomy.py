@@ -5,7 +5,7 @@ import random
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import keras_initlab as il
 from keras_initlab.anatomy import anatomy_of, input_facts, kernel_facts
@@ -334,3 +334,90 @@ def test_facts_while_training_leave_initializers_alone():
         "",
         *[None] * 3,
     )
+
+
+# Own attention, own normalisations, masks ---------------------------------------------
+
+
+@keras.saving.register_keras_serializable("tests")
+class RootMeanSquare(layers.Layer):
+    """x / √E[x²], with a scale."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, x):
+        square = ops.mean(ops.square(x), axis=-1, keepdims=True)
+        return x * ops.rsqrt(square + 1e-6) * self.scale
+
+
+@keras.saving.register_keras_serializable("tests")
+class RootMeanSquareNorm(RootMeanSquare):
+    """The same, and its name says so."""
+
+
+@keras.saving.register_keras_serializable("tests")
+class Attention(layers.Layer):
+    """One head of attention, written out."""
+
+    def __init__(self, width, **options):
+        super().__init__(**options)
+        self.width = width
+        start = keras.initializers.RandomNormal(stddev=0.02)
+        self.inner = [
+            layers.Dense(width, kernel_initializer=start, name=name) for name in "qkvo"
+        ]
+
+    def build(self, shape):
+        for layer in self.inner:
+            layer.build(shape)
+
+    def call(self, x, mask):
+        q, k, v = (layer(x) for layer in self.inner[:3])
+        scores = ops.matmul(q, ops.transpose(k, (0, 2, 1))) / self.width**0.5
+        scores = scores + (1.0 - ops.cast(mask, "float32")[:, None, :]) * -1e9
+        return self.inner[3](ops.matmul(ops.softmax(scores), v))
+
+
+def own_decoder(norm):
+    tokens = keras.Input((12,), dtype="int32", name="tokens")
+    mask = keras.Input((12,), dtype="int32", name="mask")
+    x = layers.Embedding(40, 32)(tokens)
+    for _ in range(3):
+        x = layers.Add()([x, Attention(32)(norm()(x), mask)])
+    x = layers.GlobalAveragePooling1D()(norm()(x))
+    return keras.Model([tokens, mask], layers.Dense(2, "softmax")(x))
+
+
+def test_own_attention_under_a_mask_is_a_branch():
+    known = {
+        one.layer: one
+        for one in kernel_facts(anatomy_of(own_decoder(RootMeanSquareNorm)))
+    }
+    inside = [one for path, one in known.items() if path.startswith("attention")]
+    assert len(inside) == 12
+    assert all(one.guarded and one.bypassed for one in inside)
+
+
+def test_own_attention_and_own_normalisations_raise_no_alarm():
+    generator = np.random.default_rng(0)
+    data = [generator.integers(0, 40, (32, 12)), np.ones((32, 12), "int32")]
+    model = own_decoder(RootMeanSquareNorm)
+    told = [*il.diagnose(model), *il.diagnose(model, data)]
+    assert {one.code for one in told if one.severity != "info"} == set()
+    [shared, *_] = told
+    assert (shared.code, shared.severity) == ("shared-draw", "info")
+
+
+@pytest.mark.parametrize("kind", [RootMeanSquare, RootMeanSquareNorm])
+def test_an_own_normalisation_is_predicted(kind):
+    model = keras.Sequential([keras.Input((8, 32)), kind(), layers.Dense(3)])
+    for variance in (1.0, 1e-3):
+        first = il.propagate(model, variance=variance)[0]
+        assert first.second_moment == pytest.approx(1, rel=0.15)
+
+
+def test_an_own_normalisation_is_known_by_its_name():
+    known = anatomy_of(own_decoder(RootMeanSquareNorm)).layers
+    normalising = [path for path, one in known.items() if one.normalises]
+    assert len(normalising) == 4

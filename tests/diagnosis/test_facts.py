@@ -377,7 +377,7 @@ def test_scale_of_an_initializer_over_what_fits(activation, initializer, scale):
                 "abc,cde->abde", (8, 6, 4), kernel_initializer="he_normal"
             ),
             (8, 5),
-            1 / 6,
+            1,
         ),
         (
             layers.EinsumDense(

@@ -236,3 +236,35 @@ def test_targets_come_out_of_data_that_hold_them():
         il.inspect(model, Batches()).findings[0],
     ):
         assert (finding.code, finding.layer) == ("head-loss-mismatch", "head")
+
+
+def two_values(**options):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,))
+    hidden = layers.Dense(8, "tanh")(x)
+    heads = {name: layers.Dense(1, name=name)(hidden) for name in ("small", "large")}
+    model = keras.Model(x, heads)
+    model.compile("adam", dict.fromkeys(heads, "mse"), **options)
+    return model
+
+
+@pytest.mark.parametrize(("size", "told"), [(300, ["large"]), (30, [])])
+def test_a_loss_that_drowns_another_is_told(size, told):
+    y = {"small": VALUES, "large": size * VALUES}
+    findings = il.diagnose(two_values(), inputs(), y)
+    assert [one.layer for one in findings if one.code == "target-scale"] == told
+    weighed = two_values(loss_weights={"small": 1.0, "large": 1e-5})
+    assert not alarms(il.diagnose(weighed, inputs(), y))
+
+
+def test_class_numbers_for_a_categorical_loss_take_the_sparse_one():
+    model = network(loss="categorical_crossentropy", activation="softmax")
+    finding = il.diagnose(model, inputs(), CLASSES)[0]
+    assert 'loss="sparse_categorical_crossentropy"' in finding.remedy
+
+
+def test_a_class_that_the_loss_leaves_out_is_none():
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=255)
+    model = network(loss=loss, activation="softmax")
+    y = np.where(np.arange(64) % 8, CLASSES, 255)
+    assert not alarms(il.diagnose(model, inputs(), y))

@@ -166,12 +166,12 @@ FIRES = {
     "less than 1e-4 is left": (
         chain("batch_variance", [1, 0.1, 9e-5, 2e-6]),
         ("vanishing-signal", "warning", "dense_2"),
-        ("9·10⁻⁵ times what went in", "2·10⁻⁶ times before the head"),
+        ("9·10⁻⁵ times what went in", "2·10⁻⁶ times before the output layer"),
     ),
     "lost little by little": (
         chain("batch_variance", [1, 1e-3, 1e-6, 1e-9]),
         ("vanishing-signal", "error", "dense_2"),
-        ("10⁻⁶ times what went in", "10⁻⁹ times before the head"),
+        ("10⁻⁶ times what went in", "10⁻⁹ times before the output layer"),
     ),
     "gone for good from the last time on": (
         chain("batch_variance", [1, 1e-6, 1, 1e-9, 1e-9]),
@@ -210,7 +210,7 @@ FIRES = {
     "all inputs the same": (
         alike(0.5, 0.9, 0.99995),
         ("collapsed-inputs", "error", "dense_2"),
-        ("is 5·10⁻⁵ before the head", "was 0.5 in the first"),
+        ("is 5·10⁻⁵ before the output layer", "was 0.5 in the first"),
     ),
     "nearly the same after twenty layers": (
         alike(*[0.5] * 18, 0.94, 0.96),
@@ -262,11 +262,11 @@ FIRES = {
     "more have died than were dead at first": (
         chain(
             "dead_fraction",
-            [0.6],
+            [0.7],
             first=chain("dead_fraction", [0.1]).stats,
         ),
         ("dead-units", "warning", "dense_0"),
-        ("60 %",),
+        ("70 %",),
     ),
     "many are saturated": (
         chain("saturated_fraction", [0.41, 0.1]),
@@ -333,7 +333,7 @@ FIRES = {
             heads=(HeadFacts("head", 10, "softmax"),),
         ),
         ("saturated-head", "warning", "head"),
-        ("add up to 0.98", "0.1 says nothing"),
+        ("add up to 0.98", "10 classes that are equally likely give 0.1"),
     ),
     # Steps
     "a wild step": (
@@ -354,7 +354,7 @@ FIRES = {
     "steps of exactly 0": (
         steps(0.0, 0.0, updates=True),
         ("update-too-small", "warning", "dense_0"),
-        ("by 0 times their length",),
+        ("No step has changed any weight",),
     ),
     "the loss stands still": (
         steps(1e-5, 9e-5, losses=(2.392, 2.391, 2.389), steps=100),

@@ -89,6 +89,12 @@ SILENT = {
     "as many were dead at first": chain(
         "dead_fraction", [0.6], first=chain("dead_fraction", [0.3]).stats
     ),
+    "many have died, and the loss has fallen": chain(
+        "dead_fraction",
+        [0.78],
+        first=chain("dead_fraction", [0.1]).stats,
+        losses=(3.0, 0.3),
+    ),
     "biases that do no harm": Facts(biased=(("dense", 5.0),)),
     "saturated by learning": chain("saturated_fraction", [0.9], losses=(1.0, 0.1)),
     "saturated by training": chain("saturated_fraction", [0.9], trained=True),

@@ -24,7 +24,7 @@ def large_biases(facts: Facts) -> Iterator[Finding]:
         "info",
         layer,
         f"The root mean square of its biases is {wording.number(size)}"
-        f"{wording.and_others([name for name, _ in facts.biased])}: most units are on "
-        "one side of their activation. Usual are 0 or a small constant.",
-        'Use bias_initializer="zeros": no choice of kernels mends it.',
+        f"{wording.and_others([name for name, _ in facts.biased])}, where 0 to 0.1 is "
+        "usual: most units are on one side of their activation.",
+        'Use bias_initializer="zeros"; other kernels would not help.',
     )

@@ -34,7 +34,7 @@ _FROZEN = (
 )
 _LOSS = (
     "Look at the output layer and the loss: a ReLU whose units are all 0, a softmax "
-    "over one unit or a loss of labels that were rounded passes no gradient."
+    "over one unit, or a loss of predictions that were rounded passes no gradient."
 )
 
 
@@ -56,7 +56,9 @@ def no_gradient(facts: Facts) -> Iterator[Finding]:
     gradients = [
         stats.weight_gradient_second_moment
         for stats in facts.stats
+        # What is predicted starts from a gradient of 1, not from the loss.
         if stats.weight_gradient_second_moment is not None
+        and stats.source != "predicted"
     ]
     if gradients and all(gradient == 0 for gradient in gradients) and not facts.learned:
         yield Finding(

@@ -28,6 +28,10 @@ _RANGES = {
 # Targets of a regression: deviations near enough to 1, and how far the mean may be from
 # 0, in deviations.
 SMALLEST, LARGEST, OFFSET = 1e-3, 1e3, 1e2
+# Of their range, how far targets may lie beyond an activation's for other reasons.
+ROUNDING = 0.01
+# How many times as large as another the loss of an output is that drowns it.
+UNBALANCED = 1e4
 # Σp² over the classes: 1 where the whole probability is on one.
 SURE = 0.95
 
@@ -60,8 +64,8 @@ def _of_softmax(head: HeadFacts) -> Told:
     if head.activation == head.before == "softmax":
         return (
             "warning",
-            "There are two softmaxes in a row: the second one makes all classes nearly "
-            "as likely, and hardly any gradient passes.",
+            "There are two softmaxes in a row: behind the second one all classes are "
+            "nearly as likely as each other, and hardly any gradient passes.",
             "Leave one of them out.",
         )
     return None
@@ -123,7 +127,7 @@ def _of_targets(head: HeadFacts) -> Told:
         return (
             "error",
             f"The targets have shape {targets.shape} and the output "
-            f"{(*targets.shape, head.units)}: the loss holds each target against the "
+            f"{(*targets.shape, head.units)}: the loss compares each target with the "
             "predictions for all inputs.",
             "Give the targets the output's shape: y = y[:, None].",
         )
@@ -149,10 +153,27 @@ def _of_targets(head: HeadFacts) -> Told:
             "error",
             f"{head.loss} expects targets from 0 to 1, and they go from "
             f"{wording.number(targets.minimum)} to {wording.number(targets.maximum)}.",
-            'Use loss="sparse_categorical_crossentropy" for class numbers, '
-            'loss="mse" for other numbers, or bring the targets to 0 and 1.',
+            _to_probabilities(head, targets),
         )
     return None
+
+
+def _to_probabilities(head: HeadFacts, targets: TargetFacts) -> str:
+    """Return what makes targets, or the loss, such that they go together."""
+    high = int(targets.maximum or 0)
+    if targets.whole and (targets.minimum, targets.maximum) == (-1, 1):
+        return "Use targets of 0 and 1: y = (y + 1) / 2."
+    numbers = len(targets.shape) == 1 or targets.shape[1:] == (1,)
+    if head.units > 1 and numbers and targets.whole:
+        return 'Use loss="sparse_categorical_crossentropy".'
+    if head.units > 1 or len(targets.shape) > 2:
+        return "Scale the targets: y = (y - y.min()) / (y.max() - y.min())."
+    if targets.whole and targets.minimum == 0:
+        return (
+            f'For {high + 1} classes use Dense({high + 1}, "softmax") with '
+            'loss="sparse_categorical_crossentropy".'
+        )
+    return 'For numbers use loss="mse", and no activation in the last layer.'
 
 
 def _renumber(units: int, targets: TargetFacts) -> str:
@@ -177,13 +198,14 @@ def _out_of_range(head: HeadFacts) -> Told:
     if targets.minimum is None or targets.maximum is None:
         return None
     low, high = reach
-    if low <= targets.minimum and targets.maximum <= high:
+    slack = ROUNDING * (targets.maximum - targets.minimum)
+    if low - slack <= targets.minimum and targets.maximum <= high + slack:
         return None
     return (
         "error",
         f"{head.activation} gives {_range(low, high)}, and the targets go from "
         f"{wording.number(targets.minimum)} to {wording.number(targets.maximum)}.",
-        "Leave the activation of the last layer out, or scale the targets.",
+        "Leave the activation of the last layer out.",
     )
 
 
@@ -206,7 +228,8 @@ def target_scale(facts: Facts) -> Iterator[Finding]:
                 "nonfinite",
                 "error",
                 head.layer,
-                f"{targets.nonfinite} of the targets are NaN or infinite.",
+                f"{targets.nonfinite} of the targets "
+                f"{'is' if targets.nonfinite == 1 else 'are'} NaN or infinite.",
                 "Look for missing values in the targets, and drop these rows: "
                 "np.isfinite(y).all() should be True.",
             )
@@ -219,7 +242,8 @@ def _scale(head: HeadFacts) -> tuple[str, str] | None:
     targets = head.targets
     if targets is None or targets.mean is None or targets.deviation is None:
         return None
-    if targets.deviation == 0 and targets.shape[0] > 1:
+    # A loss of one's own may well leave its targets alone.
+    if targets.deviation == 0 and targets.shape[0] > 1 and head.loss is not None:
         return (
             f"All targets are {wording.number(targets.mean)}.",
             "Look at how the targets are made: there is nothing to be learned.",
@@ -230,8 +254,47 @@ def _scale(head: HeadFacts) -> tuple[str, str] | None:
         return None
     return (
         f"The targets have mean {wording.number(targets.mean)} and deviation "
-        f"{wording.number(size)}, where a network's outputs start about 0 and 1.",
+        f"{wording.number(size)}; an untrained network's outputs have about 0 and 1.",
         "Standardise them: y = (y - y.mean()) / y.std(), and undo it after predict.",
+    )
+
+
+@check
+def unbalanced_losses(facts: Facts) -> Iterator[Finding]:
+    """Report an output whose loss is so large that those of others do not count."""
+    sizes = {
+        head.layer: (head, size)
+        for head in facts.heads
+        if (size := _first_loss(head)) is not None and not head.weighted
+    }
+    if len(sizes) < 2:
+        return
+    small, large = (f(sizes.values(), key=lambda pair: pair[1]) for f in (min, max))
+    if large[1] > UNBALANCED * small[1] > 0 and _scale(large[0]) is None:
+        yield Finding(
+            "target-scale",
+            "warning",
+            large[0].layer,
+            f"Its loss starts at about {wording.number(large[1])}, and that of "
+            f"{small[0].layer} at {wording.number(small[1])}: hardly anything of the "
+            "gradient is the smaller one's.",
+            "Standardise its targets, or weigh it less: "
+            f"compile(loss_weights=…), {small[1] / large[1]:.0e} for this output.",
+        )
+
+
+def _first_loss(head: HeadFacts) -> float | None:
+    """Return about what an untrained network's loss is."""
+    targets = head.targets
+    if targets is None or targets.mean is None or targets.deviation is None:
+        return None
+    size = targets.mean**2 + targets.deviation**2
+    if head.loss == "mean_squared_error":
+        return size
+    if head.loss in _REGRESSION:
+        return math.sqrt(size)
+    return (
+        math.log(max(head.units, 2)) if head.loss in (*_CATEGORICAL, _BINARY) else None
     )
 
 
@@ -249,8 +312,9 @@ def saturated_head(facts: Facts) -> Iterator[Finding]:
                 "saturated-head",
                 "warning",
                 head.layer,
-                "Untrained, it is sure of one class already: the squared probabilities "
-                f"add up to {sure:.2f}, where {1 / head.units:.2g} says nothing yet.",
+                "Before any training it is sure of one class: the squares of its "
+                f"probabilities add up to {sure:.2f}, where {head.units} classes that "
+                f"are equally likely give {1 / head.units:.2g}.",
                 'Use kernel_initializer="initlab>auto" or "zeros" in the last layer.',
             )
 
@@ -277,6 +341,6 @@ def dead_head(facts: Facts) -> Iterator[Finding]:
                 head.layer,
                 f"All units of the output are 0 for every input: behind its "
                 f"{head.activation} there is no gradient.",
-                "Leave the activation of the last layer out, or use "
-                'activation="softplus", and biases of 0.',
+                "Leave the activation of the last layer out, with biases that start at "
+                '0; where outputs must be positive, use activation="softplus".',
             )

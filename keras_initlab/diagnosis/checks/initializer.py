@@ -21,10 +21,7 @@ SATURATING = 25.0
 # Ratios of variances by wrong fans that are reported as a warning, and at all.
 WRONG, OFF = 4.0, 1.5
 
-_FITTING = (
-    'Use kernel_initializer="initlab>auto", or call il.rewrite_initializers(model) '
-    "before training."
-)
+_FITTING = "Call il.rewrite_initializers(model) before training."
 
 
 @check
@@ -109,6 +106,9 @@ def wrong_fans(facts: Facts) -> Iterator[Finding]:
     """Report kernels drawn by fans that are not those of their layer."""
     kernels = [kernel for kernel in facts.kernels if _off(kernel) > math.log(OFF)]
     serious = [kernel for kernel in kernels if _is_serious(kernel)]
+    # Where signals are known, they say what a single one comes to.
+    if facts.stats and len(serious) == 1:
+        return
     yield from _fans(serious, "warning")
     if not facts.stats:
         yield from _fans([k for k in kernels if k not in serious], "info")
@@ -122,9 +122,9 @@ def _fans(kernels: Sequence[KernelFacts], severity: Severity) -> Iterator[Findin
         "wrong-fans",
         severity,
         worst.layer,
-        f"{worst.initializer} counts the fans of its {worst.weight} by the shape "
-        f"alone: the variance is {wording.number(worst.by_wrong_fans or 1)} times that "
-        f"by the layer's own{wording.and_others([k.layer for k in kernels])}.",
+        f"{worst.initializer} takes the fans of its {worst.weight} from the shape "
+        f"alone: the variance is {wording.number(worst.by_wrong_fans or 1)} times what "
+        f"the layer's own fans give{wording.and_others([k.layer for k in kernels])}.",
         'Use an initlab> initializer, such as "initlab>he_normal": it counts the fans '
         "by the layer.",
     )
@@ -137,4 +137,5 @@ def _off(kernel: KernelFacts) -> float:
 
 def _is_serious(kernel: KernelFacts) -> bool:
     aside = kernel.head or kernel.guarded or kernel.normalised or kernel.branch_end
+    aside = aside or kernel.bypassed
     return _off(kernel) >= math.log(WRONG) - 1e-9 and not aside

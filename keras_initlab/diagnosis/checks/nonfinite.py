@@ -32,9 +32,13 @@ _LOSS = (
     "computes: the logarithm, root or quotient of a number that may be 0 or negative."
 )
 _TRAINING = (
-    "Look at what its step changed: use a learning rate 10 times smaller, or "
-    "clipnorm=1.0 in the optimizer; and check that all of the data and targets are "
-    "finite."
+    "Use a learning rate 10 times smaller, or clipnorm=1.0 in the optimizer; and make "
+    "sure that all of the data are finite: np.isfinite(x).all() should be True."
+)
+# The smallest number above 0 is 6e-8, and Adam divides by its epsilon.
+_HALF = (
+    "Weights are float16, in which small numbers are 0: use the dtype policy "
+    '"mixed_float16", which keeps weights in float32, or epsilon=1e-4 in the optimizer.'
 )
 
 
@@ -43,7 +47,8 @@ def nonfinite(facts: Facts) -> Iterator[Finding]:
     """Report the first place with NaN or infinity, from which all others follow."""
     for data in facts.inputs:
         if data.nonfinite:
-            evidence = f"{data.nonfinite} of the input's values are NaN or infinite"
+            are = "is" if data.nonfinite == 1 else "are"
+            evidence = f"{data.nonfinite} of the input's values {are} NaN or infinite"
             remedy = _DATA
             if data.missing:
                 evidence += f", all those of {data.missing} features among them"
@@ -136,6 +141,7 @@ def _broken_by_steps(facts: Facts) -> Iterator[Finding]:
                 f"{stats.nonfinite} elements of its output are NaN or infinite; at the "
                 "first step all were finite."
             )
-            yield Finding("nonfinite", "error", stats.layer, evidence, _TRAINING)
+            remedy = _HALF if facts.half else _TRAINING
+            yield Finding("nonfinite", "error", stats.layer, evidence, remedy)
             return
     yield from _in_gradients(facts)

@@ -64,9 +64,9 @@ def vanishing_signal(facts: Facts) -> Iterator[Finding]:
         layer,
         "From here on all inputs have the same output."
         if first == last == 0
-        else "What tells inputs apart dies out: the variance between them is "
-        f"{wording.number(first)} times what went in, and {wording.number(last)} times "
-        f"before the head; {_USUAL}.",
+        else "Outputs for different inputs become the same: their variance over the "
+        f"batch is {wording.number(first)} times what went in, and "
+        f"{wording.number(last)} times before the output layer; {_USUAL}.",
         remedies.redraw(facts, "vanishing-signal", "isometric"),
     )
 
@@ -79,12 +79,15 @@ def exploding_signal(facts: Facts) -> Iterator[Finding]:
     if not large:
         return
     most = max(ratio for _, ratio in large)
+    here = wording.number(large[0][1])
+    grows = (
+        "" if most == large[0][1] else f", and grows to {wording.number(most)} times"
+    )
     yield Finding(
         "exploding-signal",
         severity_of(most),
         large[0][0],
-        f"The output's second moment is {wording.number(large[0][1])} times what went "
-        f"in, and grows to {wording.number(most)} times; {_USUAL}.",
+        f"The mean square of its output is {here} times what went in{grows}; {_USUAL}.",
         remedies.redraw(facts, "exploding-signal", "variance"),
     )
 
@@ -148,9 +151,9 @@ def collapsed_inputs(facts: Facts) -> Iterator[Finding]:
         "collapsed-inputs",
         "error" if last < SAME else "warning",
         where,
-        "All inputs look alike: 1 - cosine between two inputs' outputs is "
-        f"{wording.number(last)} before the head, where it was {wording.number(start)} "
-        "in the first layers.",
+        "Outputs for different inputs point the same way: 1 - cosine between two of "
+        f"them is {wording.number(last)} before the output layer, where it was "
+        f"{wording.number(start)} in the first layers.",
         remedies.redraw(facts, "collapsed-inputs", "isometric"),
     )
 

@@ -14,9 +14,12 @@ from keras_initlab.diagnosis.facts import Facts, KernelFacts
 from keras_initlab.diagnosis.finding import Finding, Severity
 from keras_initlab.diagnosis.rules import check
 
+# How many groups of layers with one kernel are named.
+SHOWN = 6
+
 _REDRAW = (
-    "Draw them apart: il.rewrite_initializers(model) chooses initial weights, or use "
-    'kernel_initializer="initlab>auto".'
+    "Draw them at random: call il.rewrite_initializers(model) before training, which "
+    "gives each unit other weights."
 )
 
 
@@ -92,17 +95,26 @@ def symmetric_units(facts: Facts) -> Iterator[Finding]:
 @check
 def shared_draw(facts: Facts) -> Iterator[Finding]:
     """Report layers that start from the very same kernel."""
-    by_digest: dict[str, list[str]] = {}
+    by_digest: dict[str, list[KernelFacts]] = {}
     for kernel in facts.kernels:
         if kernel.digest is not None:
-            by_digest.setdefault(kernel.digest, []).append(kernel.layer)
-    groups = [layers for layers in by_digest.values() if len(layers) > 1]
+            by_digest.setdefault(kernel.digest, []).append(kernel)
+    groups = [kernels for kernels in by_digest.values() if len(kernels) > 1]
+    # Queries, keys and values part at the first step, whatever they are drawn by.
+    severity: Severity = (
+        "info"
+        if all(kernel.guarded for kernels in groups for kernel in kernels)
+        else "warning"
+    )
     if groups:
-        named = ", and those of ".join(", ".join(layers) for layers in groups)
+        named = ", and those of ".join(
+            ", ".join(kernel.layer for kernel in kernels) for kernels in groups[:SHOWN]
+        )
+        named += " …" * (len(groups) > SHOWN)
         yield Finding(
             "shared-draw",
-            "warning",
-            groups[0][0],
+            severity,
+            groups[0][0].layer,
             f"The kernels of {named} are the same, entry by entry: one seed or one "
             "initializer object draws the same for each.",
             "Give each layer an initializer of its own, or an initlab> one: "

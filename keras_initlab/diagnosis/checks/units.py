@@ -18,7 +18,7 @@ from keras_initlab.stats import LayerStats
 DEAD, ALL_DEAD = 0.8, 0.95
 SATURATED, ALL_SATURATED = 0.4, 0.75
 # In training, how many more than at the first step.
-DIED = 0.4
+DIED, MANY_DEAD = 0.4, 2 / 3
 
 _FLAT = (
     "Start with biases of 0 or slightly above, or use an activation that is nowhere "
@@ -30,13 +30,14 @@ _FLAT = (
 def dead_units(facts: Facts) -> Iterator[Finding]:
     """Report the layer with the most units that are 0 whatever the input.
 
-    If inputs have one sign, or one feature, half of the units are dead by chance.
+    If inputs have one sign, or one feature, half of the units are dead by chance; and
+    what died while the loss fell was not needed.
     """
     first = {stats.layer: stats.dead_fraction or 0.0 for stats in facts.first}
     dead = [
         (stats.layer, stats.dead_fraction or 0.0)
         for stats in _bending(facts)
-        if _is_dead(stats, first.get(stats.layer))
+        if _is_dead(stats, None if facts.learned else first.get(stats.layer))
     ]
     if not dead:
         return
@@ -46,7 +47,7 @@ def dead_units(facts: Facts) -> Iterator[Finding]:
         "error" if share >= ALL_DEAD else "warning",
         worst,
         f"{wording.percent(share)} of its units are 0 for every input"
-        f"{wording.and_others([layer for layer, _ in dead])}.",
+        f"{wording.and_others([layer for layer, _ in dead])}; less than half is usual.",
         remedies.SLOWER if facts.broke("dead-units") else _FLAT,
     )
 
@@ -55,7 +56,7 @@ def _is_dead(stats: LayerStats, before: float | None) -> bool:
     share = stats.dead_fraction
     if share is None:
         return False
-    if before is not None and share > 0.5 and share - before > DIED:
+    if before is not None and share > MANY_DEAD and share - before > DIED:
         return True
     units = (stats.shape or (None,))[-1] or 64
     by_chance = 0.5 + 2.5 * math.sqrt(0.25 / units)
@@ -82,8 +83,8 @@ def saturated_units(facts: Facts) -> Iterator[Finding]:
         "error" if share >= ALL_SATURATED else "warning",
         worst,
         f"{wording.percent(share)} of its outputs are within 1 % of an end of the "
-        f"activation's range{wording.and_others([layer for layer, _ in saturated])}: "
-        "hardly any gradient passes.",
+        f"activation's range{wording.and_others([layer for layer, _ in saturated])}, "
+        "where less than 10 % is usual: hardly any gradient passes.",
         remedies.redraw(facts, "saturated-units", "variance"),
     )
 

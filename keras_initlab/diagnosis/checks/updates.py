@@ -81,6 +81,9 @@ def update_too_small(facts: Facts) -> Iterator[Finding]:
         evidence = (
             f"A step changes the weights by {wording.number(usual)} times their length "
             "in every layer; about 0.001 times is usual."
+            if usual
+            else "No step has changed any weight; a change of about 0.1 % of their "
+            "length is usual."
         )
     elif _decayed(facts):
         yield Finding(

@@ -20,6 +20,8 @@ from keras_initlab.propagation.signal import Array, Function, Gradient, Pull, Si
 _LEVELS = 17
 # A signal that has exploded stays finite: its square does not overflow.
 _ROOT = 1e150
+# Share of a Gaussian that may lie where a function is not defined.
+_OUTSIDE = 0.1
 # The most cases that a function may have.
 _MOST_CASES = 16
 
@@ -228,6 +230,14 @@ def _response_to(function: Function, mean: float, variance: float) -> Response:
     x = mean + math.sqrt(variance) * grid.nodes
     values = np.clip(np.asarray(function.value(x), np.float64), -_ROOT, _ROOT)
     slopes = np.clip(np.asarray(function.slope(x), np.float64), -_ROOT, _ROOT)
+    outside = np.isnan(values) | np.isnan(slopes)
+    lost = float(grid.weights @ outside)
+    if 0 < lost < _OUTSIDE:
+        # What has no root or logarithm does not come up: the Gaussian stands for a sum
+        # of squares, say, and its tail for nothing.
+        usual = float(grid.weights[~outside] @ values[~outside]) / (1 - lost)
+        values = np.where(outside, usual, values)
+        slopes = np.where(outside, 0.0, slopes)
     slope = min(float(grid.weights @ slopes**2) * (variance or 1.0), _ROOT**2)
     second = float(grid.weights @ values**2)
     return response(values, float(grid.weights @ values), second, slope)
