@@ -13,6 +13,9 @@ from keras_initlab.model.keras_internals import fit_frame
 
 # How many rows are looked at; of targets, so many numbers where that is more.
 ROWS, NUMBERS = 256, 65536
+# Arrays of so many numbers are searched for NaN within a tenth of a second; in larger
+# ones, which may be files, only the rows are looked at.
+SEARCHED = 2**26
 
 
 def data_of_fit(model: Any) -> tuple[Any, Any]:
@@ -58,7 +61,9 @@ def _rows(leaf: Any, numbers: int) -> Any:
 def _broken(values: Any) -> Any:
     """Return some rows that hold NaN or infinity: one of them breaks a training."""
     inexact = np.issubdtype(values.dtype, np.inexact)
-    if not inexact or np.isfinite(values.sum(dtype=np.float64)):
+    if not inexact or values.size > SEARCHED:
+        return np.array([], int)
+    if np.isfinite(values.sum(dtype=np.float64)):
         return np.array([], int)
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     return np.flatnonzero(~finite)[:ROWS]
