@@ -104,7 +104,7 @@ def dense(depth: int, activation: str) -> Figure:
             wanted = here | {"start": start}
             (row,) = (one for one in found["records"] if wanted.items() <= one.items())
             epochs = statistics.median(
-                math.inf if one is None else one for one in row["to_93"]
+                math.inf if one is None else one for one in row["to_first"]
             )
             reached = "never" if epochs == math.inf else f"{epochs:.0f}"
             return f"{reached}; {percent(statistics.mean(row['test']))}"
