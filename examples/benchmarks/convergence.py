@@ -77,7 +77,7 @@ def full() -> list[Cell]:
     both, three = "SGD Adam", ("relu", "gelu", "tanh")
     for depth in (3, 8, 16):
         add(both, *(Network("mlp", name, depth) for name in three))
-    for depth in (3, 8, 16):
+    for depth in (3, 8):
         for head in ("Flatten", "average"):
             for name in ("relu", "gelu"):
                 add(both, Network("cnn", name, depth, 16, head))
@@ -94,6 +94,8 @@ def full() -> list[Cell]:
     add("SGD", Network("mlp", "relu", 8, 64, "LN"))
     add("SGD", *(Network("mlp", name, 5, 16) for name in three))
     add("SGD", *(Network("mlp", name, 30) for name in ("relu", "gelu")))
+    for head in ("Flatten", "average"):
+        add(both, *(Network("cnn", name, 16, 16, head) for name in three[:2]))
     for depth in (3, 8):
         add("SGD", *(Network("mlp", name, depth) for name in three), inputs="unit")
     return cells
