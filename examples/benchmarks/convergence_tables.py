@@ -78,7 +78,7 @@ def brief(records: Sequence[Record]) -> str:
 
     The interval is the 95 % one of Student's t over seeds, whose scores are means over
     the records. The epochs to the first of the validation targets are the median over
-    runs with the quartiles; "–" where so many of them do not get there. How many runs
+    runs with the quartiles; "∞" where so many of them do not get there. How many runs
     failed follows, if any: they end below 50 %.
     """
     if not records:
@@ -135,7 +135,7 @@ def _median(records: Sequence[Record]) -> float:
 def _quartiles(records: Sequence[Record]) -> list[str]:
     # Without interpolation, which infinities would make of no use.
     found = np.quantile(_epochs(records), (0.5, 0.25, 0.75), method="inverted_cdf")
-    return [f"{one:g}" if math.isfinite(one) else "–" for one in found]
+    return [f"{one:g}" if math.isfinite(one) else "∞" for one in found]
 
 
 def _table(

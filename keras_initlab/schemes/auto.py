@@ -26,16 +26,13 @@ _ATTENTION = (
     keras.layers.Attention,
     keras.layers.AdditiveAttention,
 )
-# What pools all positions into one, as layers and as bare operations.
-_POOLING = (
-    keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalAveragePooling3D,
-    keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.GlobalMaxPooling3D,
+# What pools all positions into one, as layers and as bare operations: by a mean, as was
+# measured, and otherwise.
+_AVERAGES = tuple(
+    getattr(keras.layers, f"GlobalAveragePooling{rank}D") for rank in (1, 2, 3)
 )
-_POOLING_OPERATIONS = ("Max", "Mean", "Sum")
+_MAXIMA = tuple(getattr(keras.layers, f"GlobalMaxPooling{rank}D") for rank in (1, 2, 3))
+_AVERAGE_OPERATIONS, _OTHER_OPERATIONS = ("Mean",), ("Max", "Sum")
 
 
 @dataclass(frozen=True)
@@ -46,13 +43,15 @@ class Traits:
         depth: the most kernels that stand one behind another, heads left out.
         normalised: whether a layer normalises the signal.
         residual: whether branches are added to a shortcut.
-        pooled: whether the mean or maximum over all positions is taken.
+        averaged: whether the mean over all positions is taken.
+        pooled: whether their maximum or sum is taken.
         unmeasured: what the network has that no table is about; "" if nothing.
     """
 
     depth: int = 0
     normalised: bool = False
     residual: bool = False
+    averaged: bool = False
     pooled: bool = False
     unmeasured: str = ""
 
@@ -71,10 +70,10 @@ def ranked(traits: Traits) -> Iterator[tuple[Scheme, str]]:
     kind = "skips without normalisation" if traits.residual else plain
     if traits.unmeasured:
         yield Activation(), f"it has {traits.unmeasured}"
-    elif traits.normalised and (traits.residual or traits.pooled):
+    elif traits.normalised and (traits.residual or traits.averaged or traits.pooled):
         yield Activation(), "it is normalised"
     elif traits.pooled and not traits.residual:
-        yield Variance(), f"{kind}, before pooling over all positions"
+        yield Variance(), f"{kind}, before a maximum or sum over all positions"
     else:
         yield Isometric(), kind
         other = Activation() if traits.normalised else Variance()
@@ -96,12 +95,18 @@ def traits_of(model: Any, context: SchemeContext) -> Traits:
         depth=_depth(survey),
         normalised=any(isinstance(call.operation, NORMALISING) for call in calls),
         residual=bool(survey.roles.branches),
-        pooled=any(
-            isinstance(call.operation, _POOLING)
-            or type(call.operation).__name__ in _POOLING_OPERATIONS
-            for call in calls
-        ),
+        averaged=_has(calls, _AVERAGES, _AVERAGE_OPERATIONS),
+        pooled=_has(calls, _MAXIMA, _OTHER_OPERATIONS),
         unmeasured=next(_unmeasured(survey), ""),
+    )
+
+
+def _has(calls: Any, layers: tuple[type, ...], operations: tuple[str, ...]) -> bool:
+    """Whether there is a call of such a layer, or of an operation of such a name."""
+    return any(
+        isinstance(call.operation, layers)
+        or type(call.operation).__name__ in operations
+        for call in calls
     )
 
 
@@ -139,11 +144,11 @@ class AutoScheme:
 
     `Isometric` where nothing normalises and all kernels can come in pairs, with skips
     or without, and for plain networks with normalisation; `Variance` where they cannot,
-    and for plain networks before pooling over all positions; `Activation` with skips
-    and normalisation, and for what nothing was measured of: recurrence, attention,
-    embeddings, layers without a rule, kernels that stay as they are. A model without a
-    call of its own is judged model by model: each that it holds. The plan's notes name
-    the choice and its reason.
+    and for plain networks before a maximum or sum over all positions; `Activation` with
+    skips and normalisation, and for what nothing was measured of: recurrence,
+    attention, embeddings, layers without a rule, kernels that stay as they are. A model
+    without a call of its own is judged model by model: each that it holds. The plan's
+    notes name the choice and its reason.
 
     >>> import keras_initlab as il
     >>> model = keras.Sequential([keras.Input((8,)),

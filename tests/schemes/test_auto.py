@@ -111,13 +111,23 @@ CASES = {
     ),
     "before an average": (
         lambda: convolved(layers.GlobalAveragePooling2D()),
-        "variance",
-        "before pooling over all positions",
+        "isometric",
+        "plain, 3 layers",
     ),
     "before an average, an operation": (
         lambda: convolved(lambda x: keras.ops.mean(x, axis=(1, 2))),
+        "isometric",
+        "plain, 3 layers",
+    ),
+    "before a maximum": (
+        lambda: convolved(layers.GlobalMaxPooling2D()),
         "variance",
-        "before pooling over all positions",
+        "before a maximum or sum over all positions",
+    ),
+    "before a sum": (
+        lambda: convolved(lambda x: keras.ops.sum(x, axis=(1, 2))),
+        "variance",
+        "before a maximum or sum over all positions",
     ),
     "frozen": (frozen, "activation", "a kernel that stays as it is"),
     "recurrent": (
