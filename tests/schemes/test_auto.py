@@ -116,8 +116,8 @@ CASES = {
     ),
     "before an average, an operation": (
         lambda: convolved(lambda x: keras.ops.mean(x, axis=(1, 2))),
-        "isometric",
-        "plain, 3 layers",
+        "variance",
+        "not all in pairs",
     ),
     "before a maximum": (
         lambda: convolved(layers.GlobalMaxPooling2D()),
