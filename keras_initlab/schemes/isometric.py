@@ -88,7 +88,9 @@ class Isometric(Options):
     them as pairs: `initlab>mirrored`. At first the network then computes with the odd
     part of its activations, which is linear for ReLU, GELU, SiLU and softplus and
     nearly so for others at a small second moment `q` of pre-activations: signals and
-    gradients keep their lengths and angles at any depth. For plain networks, without
+    gradients keep their lengths and angles at any depth. Convolutions start at their
+    centre tap, but for the first ones, of few inputs, and where skips or normalisation
+    carry the signal. For plain networks, without
     normalisation or skips. Kernels that cannot come in pairs (odd widths, shared
     layers, recurrent, depthwise and attention kernels) are orthogonal and scaled as by
     `Variance`; the plan says which, and why.
