@@ -72,8 +72,8 @@ SHAPES = {"cnn": (8, 8, 1), "resnet": (8, 8, 1), "lstm": (8, 8), "transformer": 
 def digits(inputs: str, kind: str) -> Split:
     """Return the digits for networks of a kind, pixels in [0, 1] or "standardised".
 
-    Flat images are standardised pixel by pixel, others by one mean and deviation.
-    Autoencoders are to give back what they read, others to tell ten classes apart.
+    Flat images that are to be classified are standardised pixel by pixel, others by one
+    mean and deviation: autoencoders are to give back what they read.
     """
     x, y = load_digits(return_X_y=True)
     x, test_x, y, test_y = train_test_split(
@@ -85,7 +85,7 @@ def digits(inputs: str, kind: str) -> Split:
     shape = SHAPES.get(kind, (64,))
     mean, deviation = 0.0, 1.0
     if inputs == "standardised":
-        axis = 0 if shape == (64,) else None
+        axis = 0 if shape == (64,) and kind != "autoencoder" else None
         mean, deviation = x.mean(axis=axis), x.std(axis=axis)
         deviation = np.where(deviation == 0, 1, deviation)  # pixels that are always 0
     parts = []

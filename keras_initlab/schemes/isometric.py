@@ -80,6 +80,22 @@ def default_q(nonlinearity: activations.Activation, depth: int) -> float:
     return within_growth(odd, q, depth, _GROWTH) or min(read, _MOST)
 
 
+@lru_cache(maxsize=1024)
+def is_odd(nonlinearity: activations.Activation) -> bool:
+    """Whether φ(−z) = −φ(z), as for tanh and the identity.
+
+    >>> [is_odd(activations.resolve(name)) for name in ("tanh", "linear", "sigmoid")]
+    [True, True, False]
+    """
+    if nonlinearity.family == "linear":
+        return True
+    if nonlinearity.function is None:
+        return False
+    odd = activations.moments(activations.odd_part(nonlinearity), variance=1.0)
+    whole = activations.moments(nonlinearity, variance=1.0)
+    return math.isclose(odd.second_moment, 4 * whole.second_moment, rel_tol=1e-6)
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Isometric(Options):
     """Mirror units in pairs, so that any depth starts linear: `scheme="isometric"`.
@@ -90,7 +106,9 @@ class Isometric(Options):
     nearly so for others at a small second moment `q` of pre-activations: signals and
     gradients keep their lengths and angles at any depth. Convolutions start at their
     centre tap, but for the first ones, of few inputs, and where skips or normalisation
-    carry the signal. For plain networks, without
+    carry the signal. Behind an odd function, tanh or the identity, pairs would stay
+    pairs for ever: in plain networks kernels before one are orthogonal, without pairs.
+    For plain networks, without
     normalisation or skips. Kernels that cannot come in pairs (odd widths, shared
     layers, recurrent, depthwise and attention kernels) are orthogonal and scaled as by
     `Variance`; the plan says which, and why.
@@ -156,8 +174,10 @@ class Isometric(Options):
         pairs = {
             key for key, design in designs.items() if design.against_making is None
         }
+        odd = set() if carried else self._odd(pairs - averaged, designs, context)
+        pairs -= odd
         while True:
-            self._set_targets(designs, len(pairs), survey, averaged)
+            self._set_targets(designs, len(pairs) + len(odd), survey, averaged)
             designer = PairDesigner(designs, pairs)
             after = designer.run(survey)
             if pairs <= designer.read:
@@ -205,6 +225,31 @@ class Isometric(Options):
             against_reading=against_reading,
             against_making=against_making,
         )
+
+    def _odd(
+        self,
+        keys: set[tuple[int, str]],
+        designs: dict[tuple[int, str], PairDesign],
+        context: SchemeContext,
+    ) -> set[tuple[int, str]]:
+        """Return the kernels before an odd function, which are to make no pairs.
+
+        There the two of a pair get opposite gradients, and would stay a pair.
+        """
+        if self.theta:
+            return set()
+        odd = {
+            key
+            for key in keys
+            if not designs[key].is_head
+            and is_odd(context.nonlinearity(designs[key].kernel).resolved)
+        }
+        for key in odd:
+            designs[key].against_making = "behind an odd function pairs never part"
+        for key, design in designs.items():
+            reads = design.is_head and design.against_reading is None
+            design.odd = key in odd or bool(odd and reads)
+        return odd
 
     def _set_targets(
         self,
@@ -271,7 +316,7 @@ def _choice(
     after: Any
     if design.is_zero:
         after = keras.initializers.Zeros()
-    elif design.reads or makes:
+    elif design.reads or makes or design.odd:
         if design.reads:
             gain /= math.sqrt(2)  # of half as many inputs
         after = Mirrored(
@@ -310,6 +355,8 @@ def _unreached(context: SchemeContext, design: PairDesign, seed: int | None) -> 
 
 def _why(design: PairDesign, makes: bool) -> str:
     """Say which side of a kernel does not come in pairs, and why."""
+    if design.odd and not design.reads:
+        return "no pairs reach it" if design.is_head else str(design.against_making)
     reading = "no pairs reach it"
     if design.meets_pairs:
         reading = design.against_reading or "they have no odd part"
