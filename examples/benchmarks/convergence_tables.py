@@ -30,6 +30,7 @@ TITLES = {
 UNITS = {"resnet": "block", "residual_mlp": "block", "transformer": "block"}
 SCHEMES = ("default", "activation", "variance", "isometric")
 FAILED = 0.5  # a test score below this
+CLOSE = 0.01  # a difference that does not count
 
 Record = dict[str, Any]
 Rows = dict[tuple[str, ...], dict[str, list[Record]]]
@@ -110,13 +111,14 @@ def verdict(default: Sequence[Record], chosen: Sequence[Record]) -> str:
     if abs(mean) > width:
         side = "ahead" if mean > 0 else "behind"
         return f"{100 * abs(mean):.1f} ± {100 * width:.1f} {side}"
+    word = "as good" if abs(mean) < CLOSE else "not told apart"
     later = _median(default) - _median(chosen)
     if math.isnan(later) or abs(later) < 1:
-        return "as good"
-    if math.isinf(later):
-        return "as good, slower" if later > 0 else "as good, faster"
+        return word
     side = "later" if later > 0 else "sooner"
-    return f"as good, {abs(later):g} epoch{'s' if abs(later) != 1 else ''} {side}"
+    if math.isinf(later):
+        return f"{word}, {side}"
+    return f"{word}, {abs(later):g} epoch{'s' if abs(later) != 1 else ''} {side}"
 
 
 def _by_seed(records: Sequence[Record]) -> Any:
