@@ -20,6 +20,7 @@ import keras
 from keras import layers
 
 import keras_initlab as il
+from keras_initlab.propagation import affine, output_moments
 
 CLASSES = 10
 CODE = 16  # units between an autoencoder's two halves
@@ -154,6 +155,11 @@ class Positions(layers.Layer):
     def call(self, inputs: Any) -> Any:
         """Return inputs (batch, positions, units), each with its position's vector."""
         return inputs + self.table
+
+
+@output_moments.register(Positions)
+def _moments_of_positions(layer: Any, x: Any, context: Any) -> Any:
+    return affine(x, 1.0)  # what is added is small
 
 
 def transformer(activation: str, blocks: int, width: int = 32) -> Any:

@@ -17,8 +17,8 @@ from keras_initlab.schemes.isometric import Isometric
 from keras_initlab.schemes.survey import Survey
 from keras_initlab.schemes.variance import Variance
 
-# What nothing was measured of: weights that are read again at each step, or that
-# multiply what other weights have made.
+# Weights that are read again at each step, and those that multiply what other weights
+# have made.
 _RECURRENT = (keras.layers.RNN,)
 _ATTENTION = (
     keras.layers.MultiHeadAttention,
@@ -43,6 +43,7 @@ class Traits:
         depth: the most kernels that stand one behind another, heads left out.
         normalised: whether a layer normalises the signal.
         residual: whether branches are added to a shortcut.
+        attention: whether it has attention.
         averaged: whether the mean over all positions is taken.
         pooled: whether their maximum or sum is taken.
         unmeasured: what the network has that no table is about; "" if nothing.
@@ -51,6 +52,7 @@ class Traits:
     depth: int = 0
     normalised: bool = False
     residual: bool = False
+    attention: bool = False
     averaged: bool = False
     pooled: bool = False
     unmeasured: str = ""
@@ -72,6 +74,10 @@ def ranked(traits: Traits) -> Iterator[tuple[Scheme, str]]:
         yield Activation(), f"it has {traits.unmeasured}"
     elif traits.normalised and (traits.residual or traits.averaged or traits.pooled):
         yield Activation(), "it is normalised"
+    elif traits.attention and traits.residual:
+        yield Variance(), f"attention, {kind}"
+    elif traits.attention:
+        yield Activation(), "it has attention"
     elif traits.pooled and not traits.residual:
         yield Variance(), f"{kind}, before a maximum or sum over all positions"
     else:
@@ -95,6 +101,7 @@ def traits_of(model: Any, context: SchemeContext) -> Traits:
         depth=_depth(survey),
         normalised=any(isinstance(call.operation, NORMALISING) for call in calls),
         residual=bool(survey.roles.branches),
+        attention=_holds(survey, _ATTENTION),
         averaged=_has(calls, _AVERAGES, _AVERAGE_OPERATIONS),
         pooled=_has(calls, _MAXIMA, _OTHER_OPERATIONS),
         unmeasured=next(_unmeasured(survey), ""),
@@ -110,12 +117,15 @@ def _has(calls: Any, layers: tuple[type, ...], operations: tuple[str, ...]) -> b
     )
 
 
-def _unmeasured(survey: Survey) -> Iterator[str]:
+def _holds(survey: Survey, kinds: tuple[type, ...]) -> bool:
+    """Whether a kernel is of such a layer, or inside one."""
     layers = [layer for k in survey.kernels for layer in (*k.parents[1:], k.layer)]
-    if any(isinstance(layer, _RECURRENT) for layer in layers):
+    return any(isinstance(layer, kinds) for layer in layers)
+
+
+def _unmeasured(survey: Survey) -> Iterator[str]:
+    if _holds(survey, _RECURRENT):
         yield "recurrent layers"
-    if any(isinstance(layer, _ATTENTION) for layer in layers):
-        yield "attention"
     if survey.lookups:
         yield "an embedding that is trained"
     if survey.before.measured:
@@ -144,11 +154,11 @@ class AutoScheme:
 
     `Isometric` where nothing normalises and all kernels can come in pairs, with skips
     or without, and for plain networks with normalisation; `Variance` where they cannot,
-    and for plain networks before a maximum or sum over all positions; `Activation` with
-    skips and normalisation, and for what nothing was measured of: recurrence,
-    attention, embeddings, layers without a rule, kernels that stay as they are. A model
-    without a call of its own is judged model by model: each that it holds. The plan's
-    notes name the choice and its reason.
+    for attention with skips and without normalisation, and for plain networks before a
+    maximum or sum over all positions; `Activation` with skips and normalisation, and
+    for recurrence, embeddings, layers without a rule, and kernels that stay as they
+    are. A model without a call of its own is judged model by model: each that it holds.
+    The plan's notes name the choice and its reason.
 
     >>> import keras_initlab as il
     >>> model = keras.Sequential([keras.Input((8,)),
