@@ -112,7 +112,7 @@ def dense(depth: int, activation: str) -> Figure:
     return learning(
         f"{depth} Dense {activation} layers",
         "accuracy",
-        "93 % on validation",
+        "93 %",
         kind="mlp",
         depth=depth,
         width=64,
@@ -174,7 +174,7 @@ FIGURES = (
     learning(
         "8 relu convolutions, global average",
         "accuracy",
-        "93 % on validation",
+        "93 %",
         kind="cnn",
         depth=8,
         activation="relu",
