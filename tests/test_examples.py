@@ -17,6 +17,7 @@ from tests.test_teaching import TAUGHT
 # What others import, and so run.
 PARTS = {
     "convergence_networks",
+    "convergence_tables",
     "convergence_training",
     "depth_convolutions",
     "depth_starts",

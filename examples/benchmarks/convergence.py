@@ -1,14 +1,14 @@
 """Which start for which network of ordinary depth: epochs to an accuracy.
 
 Networks as people build them, 2 to 30 layers, plain, normalised and residual, learn
-scikit-learn's digits from the starts that this package and Keras have. For each start
-the learning rate is the best of those tried on validation data (mean accuracy over the
-last quarter of the epochs): all rates run with one seed, the best two with two more,
-and the test set is looked at with the better one. Of some networks the best rate by one
-seed was taken; their records have 1 under "finalists". One results file; the tables are
-made from it.
+scikit-learn's digits from the starts that this package and Keras have: classes, and
+images through the code of an autoencoder. For each start the learning rate is the best
+of those tried on validation data (mean score over the last quarter of the epochs): all
+rates run with one seed, the best two with four more, and the test set is looked at with
+the better one. The score is the accuracy, of autoencoders the share of the pixels'
+variance that is explained. One results file; the tables are made from it.
 
-    python examples/benchmarks/convergence.py [--each]      the results file as a table
+    python examples/benchmarks/convergence.py [--each]      the results file as tables
     python examples/benchmarks/convergence.py --full        measures first what it lacks
     python examples/benchmarks/convergence.py --quick       a small part, anew
 """
@@ -16,10 +16,12 @@ made from it.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,15 +31,22 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 import numpy as np
-from convergence_networks import PLAIN, RESIDUAL, STARTS, Network
+from convergence_networks import STARTS, Network
+from convergence_tables import RESULTS, SCHEMES, read, summary, tables, variants
 
+import keras_initlab as il
 from keras_initlab.files import replacing
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "convergence.json"
 RATES = {"SGD": (0.1, 0.03, 0.01, 0.003), "Adam": (0.003, 0.001, 0.0003)}
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 FINALISTS = 2  # of the rates, the best by the first seed, run with the other seeds too
-EPOCHS = {"mlp": 20, "residual_mlp": 20, "cnn": 10, "resnet": 10}
+EPOCHS = {"cnn": 10, "resnet": 10, "autoencoder": 40}
+USUAL_EPOCHS = 20
+# The scores to reach, of which the tables show the first.
+TARGETS = {"autoencoder": (0.8, 0.9)}
+USUAL_TARGETS = (0.93, 0.96)
+HEADS = ("variance, head=0.1",)
+RESIDUAL = (*HEADS, "variance, residual='keep'", "variance, residual='zero'", "Fixup")
 
 
 @dataclass(frozen=True)
@@ -46,74 +55,81 @@ class Cell:
 
     network: Network
     optimizer: str
-    inputs: str
-    starts: Sequence[str]
+    inputs: str = "standardised"
+    starts: Sequence[str] = SCHEMES
 
 
 def full() -> list[Cell]:
     """Return every cell, those of most use first."""
     cells: list[Cell] = []
 
-    def add(settings: str, *networks: Network) -> None:
+    def add(
+        optimizers: str,
+        *networks: Network,
+        starts: Sequence[str] = (),
+        inputs: str = "standardised",
+    ) -> None:
         for network in networks:
-            starts = RESIDUAL if network.is_residual and not network.detail else PLAIN
-            if network.detail == "ReZero":
-                starts = ("default", "activation", "variance, head 1", "isometric")
-            for setting in settings.split(", "):
-                cells.append(Cell(network, *setting.split(), starts))
+            for optimizer in optimizers.split():
+                compared = (*SCHEMES, *starts)
+                cells.append(Cell(network, optimizer, inputs, compared))
 
-    sgd, adam, unit = "SGD standardised", "Adam standardised", "SGD unit"
-    three = ("relu", "gelu", "tanh")
-    every = f"{sgd}, {adam}, {unit}"
+    both, three = "SGD Adam", ("relu", "gelu", "tanh")
+    for depth in (3, 8, 16):
+        add(both, *(Network("mlp", name, depth) for name in three))
     for depth in (3, 8):
-        add(every, *(Network("mlp", name, depth) for name in three))
-    add(f"{sgd}, {adam}", *(Network("mlp", name, 16) for name in ("relu", "gelu")))
-    add(sgd, *(Network("resnet", "relu", 3, 16, detail) for detail in ("", "BN")))
-    add(sgd, Network("residual_mlp", "relu", 12))
-    add(sgd, Network("cnn", "relu", 8, 16, "average"))
-    add(sgd, Network("mlp", "relu", 8, 64, "BN"))
-    add(sgd, Network("cnn", "gelu", 8, 16, "average"))
-    add(sgd, Network("residual_mlp", "relu", 12, 64, "ReZero"))
-    add(sgd, *(Network("mlp", name, 5, 16) for name in three))
-    add(sgd, Network("mlp", "gelu", 8, 64, "BN"), Network("mlp", "relu", 8, 64, "LN"))
-    add(sgd, *(Network("mlp", name, 30) for name in ("relu", "gelu")))
-    add(sgd, Network("cnn", "relu", 3, 16, "average"))
-    add(sgd, Network("cnn", "relu", 8, 16, "Flatten"))
-    add(sgd, *(Network("mlp", name, 2) for name in three))
-    add(sgd, *(Network("mlp", name, 8) for name in ("sigmoid", "selu", "silu", "elu")))
-    add(sgd, *(Network("mlp", "tanh", depth) for depth in (16, 30)))
-    add(sgd, Network("cnn", "tanh", 8, 16, "average"))
-    add(adam, *(Network("residual_mlp", name, 12) for name in ("relu", "gelu")))
-    add(
-        f"{sgd}, {adam}",
-        *(Network("residual_mlp", "relu", 4, 64, d) for d in ("", "ReZero")),
-    )
-    add(sgd, *(Network("mlp", name, 5, 256) for name in three))
-    for head in ("average", "Flatten"):
-        add(sgd, *(Network("cnn", "gelu", depth, 16, head) for depth in (3, 16)))
-        add(sgd, *(Network("cnn", "relu", depth, 16, head) for depth in (3, 16)))
-    add(sgd, Network("resnet", "relu", 6, 16))
+        for head in ("Flatten", "average"):
+            for name in ("relu", "gelu"):
+                add(both, Network("cnn", name, depth, 16, head))
+    for depth in (2, 4):
+        add(both, *(Network("autoencoder", name, depth) for name in three))
+    add(both, Network("lstm", "tanh", 1, 32), Network("lstm", "tanh", 2, 32))
+    add("SGD", Network("resnet", "relu", 3, 16), starts=RESIDUAL)
+    add("SGD", Network("resnet", "relu", 3, 16, "BN"), starts=HEADS)
+    add("SGD", Network("residual_mlp", "relu", 12), starts=RESIDUAL)
+    add("SGD", Network("residual_mlp", "relu", 12, 64, "ReZero"))
+    add("SGD", Network("mlp", "relu", 8, 64, "BN"), Network("mlp", "gelu", 8, 64, "BN"))
+    add("SGD", Network("mlp", "relu", 8, 64, "LN"))
+    add("SGD", *(Network("mlp", name, 5, 16) for name in three))
+    add("SGD", *(Network("mlp", name, 30) for name in ("relu", "gelu")))
+    for depth in (3, 8):
+        add("SGD", *(Network("mlp", name, depth) for name in three), inputs="unit")
+    add(both, *(Network("transformer", "relu", blocks, 32) for blocks in (2, 4)))
+    for optimizer in both.split():
+        for head in ("average", "Flatten"):
+            add(optimizer, *(Network("cnn", name, 16, 16, head) for name in three[:2]))
     return cells
 
 
-def measure(cells: Sequence[Cell], known: list[dict[str, Any]]) -> Iterator[None]:
-    """Add the records of the cells to those known; yield after each cell."""
+def measure(
+    cells: Sequence[Cell], known: list[dict[str, Any]], **protocol: Any
+) -> Iterator[None]:
+    """Add the records of the cells to those known; yield after each cell.
+
+    `protocol` may replace the seeds, and the epochs of all networks.
+    """
     done = {_key(record) for record in known}
-    drawn: dict[Any, list[Any]] = {}
     for cell in cells:
         missing = [s for s in cell.starts if (*_place(cell), s) not in done]
-        if not missing:
-            continue
-        if not any(key[0] == cell.network for key in drawn):
-            drawn.clear()
-        records = _compare(cell, missing, drawn)
-        known.extend(records)
-        yield
+        if missing:
+            begin = time.perf_counter()
+            known.extend(_compare(cell, missing, **protocol))
+            taken = time.perf_counter() - begin
+            names = " ".join(str(one) for one in _place(cell) if one)
+            print(f"{names}: {taken:.0f} s", file=sys.stderr, flush=True)
+            yield
 
 
 def network_of(record: dict[str, Any]) -> Network:
     """Return the network of a record."""
     return Network(**{name: record[name] for name in Network.__dataclass_fields__})
+
+
+@functools.cache
+def automatic(network: Network) -> str:
+    """Return the start that `scheme="auto"` chooses for a network."""
+    plan = il.rewrite_initializers(network.build(), scheme="auto", dry_run=True)
+    return plan.assumptions[0].split()[2].removesuffix("():").lower()
 
 
 def _place(cell: Cell) -> tuple[Any, ...]:
@@ -126,34 +142,34 @@ def _key(record: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _compare(
-    cell: Cell, starts: Sequence[str], drawn: dict[Any, list[Any]]
+    cell: Cell,
+    starts: Sequence[str],
+    seeds: Sequence[int] = SEEDS,
+    epochs: int | None = None,
 ) -> list[dict[str, Any]]:
     """Return a record for each start."""
     import convergence_training as training
 
-    network = cell.network
-    epochs = EPOCHS[network.kind]
-    is_image = network.kind in ("cnn", "resnet")
-    data = training.digits(cell.inputs, is_image)
+    network, rates = cell.network, RATES[cell.optimizer]
+    kind, epochs = network.kind, epochs or EPOCHS.get(network.kind, USUAL_EPOCHS)
+    data = training.digits(cell.inputs, kind)
     trainer = training.Trainer(network.build(), cell.optimizer)
+    first, second = TARGETS.get(kind, USUAL_TARGETS)
 
-    def run(start: str, rate: float, seed: int) -> Any:
-        key = network, start, seed
-        if key not in drawn:
-            keras.utils.set_random_seed(seed)
-            model = network.build()
-            STARTS[start](model, seed)
-            drawn[key] = [keras.ops.convert_to_numpy(one) for one in model.weights]
-        return trainer.train(drawn[key], rate, seed, data, epochs)
+    def run(start: str, pairs: Sequence[tuple[float, int]]) -> list[Any]:
+        weights = {seed: _drawn(network, start, seed) for _, seed in pairs}
+        cases = [training.Case(weights[seed], rate, seed) for rate, seed in pairs]
+        return trainer.train(cases, data, epochs)
 
     records = []
     for start in starts:
-        tried = {rate: [run(start, rate, SEEDS[0])] for rate in RATES[cell.optimizer]}
+        runs = run(start, [(rate, seeds[0]) for rate in rates])
+        tried = {rate: [one] for rate, one in zip(rates, runs, strict=True)}
         ranking = sorted(tried, key=lambda rate: _quality(tried[rate]), reverse=True)
-        for rate in ranking[:FINALISTS]:
-            tried[rate] += [run(start, rate, seed) for seed in SEEDS[1:]]
-        finalists = ranking[:FINALISTS]
-        rate = max(finalists, key=lambda rate: _quality(tried[rate]))
+        further = [(rate, seed) for rate in ranking[:FINALISTS] for seed in seeds[1:]]
+        for (rate, _), one in zip(further, run(start, further), strict=True):
+            tried[rate].append(one)
+        rate = max(ranking[:FINALISTS], key=lambda rate: _quality(tried[rate]))
         runs = tried[rate]
         records.append(
             {
@@ -161,36 +177,37 @@ def _compare(
                 "optimizer": cell.optimizer,
                 "inputs": cell.inputs,
                 "start": start,
+                "auto": start == automatic(network),
                 "rate": rate,
-                "finalists": FINALISTS,
                 "tried": [round(_quality(one)[0], 4) for one in tried.values()],
                 "validation": [one.validation[-1] for one in runs],
                 "test": [one.test for one in runs],
-                "to_93": [_epochs_to(0.93, one.validation) for one in runs],
-                "to_96": [_epochs_to(0.96, one.validation) for one in runs],
+                "to_first": [_epochs_to(first, one.validation) for one in runs],
+                "to_second": [_epochs_to(second, one.validation) for one in runs],
             }
         )
     return records
 
 
+@functools.lru_cache(maxsize=64)
+def _drawn(network: Network, start: str, seed: int) -> list[Any]:
+    """Return the weights that a network starts from."""
+    keras.utils.set_random_seed(seed)
+    model = network.build()
+    STARTS[start](model, seed)
+    return [keras.ops.convert_to_numpy(one) for one in model.weights]
+
+
 def _quality(runs: Sequence[Any]) -> tuple[float, float]:
-    """Return the mean accuracy over the last quarter; over all epochs, among equals."""
+    """Return the mean score over the last quarter; over all epochs, among equals."""
     validation = np.array([run.validation for run in runs])
     last = validation[:, -max(1, validation.shape[1] // 4) :]
     return float(last.mean()), float(validation.mean())
 
 
-def _epochs_to(accuracy: float, validation: Sequence[float]) -> int | None:
-    reached = [epoch for epoch, one in enumerate(validation, 1) if one >= accuracy]
+def _epochs_to(score: float, validation: Sequence[float]) -> int | None:
+    reached = [epoch for epoch, one in enumerate(validation, 1) if one >= score]
     return reached[0] if reached else None
-
-
-def read(path: Path = RESULTS) -> list[dict[str, Any]]:
-    """Return the records of a results file, none where there is no file."""
-    if not path.exists():
-        return []
-    records: list[dict[str, Any]] = json.loads(path.read_text())["records"]
-    return records
 
 
 def write(path: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -198,8 +215,9 @@ def write(path: Path, records: Sequence[dict[str, Any]]) -> None:
     protocol = {
         "rates": RATES,
         "seeds": SEEDS,
-        "epochs": EPOCHS,
+        "epochs": {**EPOCHS, "others": USUAL_EPOCHS},
         "finalists": FINALISTS,
+        "targets": {**TARGETS, "others": USUAL_TARGETS},
     }
     lines = ",\n".join(json.dumps(record) for record in records)
     with replacing(path) as fresh:
@@ -208,108 +226,35 @@ def write(path: Path, records: Sequence[dict[str, Any]]) -> None:
         )
 
 
-# The tables, in Markdown.
-
-TITLES = {
-    "mlp": "Dense",
-    "cnn": "Convolutions",
-    "resnet": "Residual convolutions",
-    "residual_mlp": "Residual Dense",
-}
-
-
-FAILED = 0.5  # a test accuracy below this
-
-
-def tables(records: Sequence[dict[str, Any]]) -> str:
-    """Return every measured cell: a table for each kind of network."""
-    parts = []
-    for kind, title in TITLES.items():
-        here = [record for record in records if record["kind"] == kind]
-        if here:
-            parts.append(f"**{title}**\n\n{_table(here, _each)}")
-    return "\n\n".join(parts)
-
-
-def summary(records: Sequence[dict[str, Any]]) -> str:
-    """Return one table: activations, optimizers and inputs of a network together."""
-    return _table(records, _together)
-
-
-def _each(record: dict[str, Any]) -> tuple[str, ...]:
-    scale = "" if record["inputs"] == "standardised" else ", pixels in [0, 1]"
-    detail = f" {record['detail']}" if record["detail"] else ""
-    name = f"{record['depth']} × {record['width']} {record['activation']}{detail}"
-    return name, record["optimizer"] + scale
-
-
-def _together(record: dict[str, Any]) -> tuple[str, ...]:
-    detail = f", {record['detail']}" if record["detail"] else ""
-    unit = "blocks" if record["kind"].startswith("res") else "layers"
-    title = TITLES[record["kind"]]
-    return (f"{title}, {record['depth']} {unit} × {record['width']}{detail}",)
-
-
-def _table(
-    records: Sequence[dict[str, Any]], label: Callable[[Any], tuple[str, ...]]
-) -> str:
-    starts = [name for name in STARTS if any(r["start"] == name for r in records)]
-    rows: dict[tuple[str, ...], dict[str, list[dict[str, Any]]]] = {}
-    for record in sorted(records, key=_order):
-        cells = rows.setdefault(label(record), {})
-        cells.setdefault(record["start"], []).append(record)
-    titles = ("network", "trained by")[: len(next(iter(rows)))]
-    lines = [[*titles, *starts], ["---"] * (len(titles) + len(starts))]
-    for row, cells in rows.items():
-        lines.append([*row, *(brief(cells.get(start, [])) for start in starts)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _order(record: dict[str, Any]) -> tuple[Any, ...]:
-    names = ("detail", "width", "depth", "activation", "inputs", "optimizer")
-    return list(TITLES).index(record["kind"]), *(record[name] for name in names)
-
-
-def brief(records: Sequence[dict[str, Any]]) -> str:
-    """Return the mean test accuracy in per cent, and the epochs to 93 % of validation.
-
-    The epochs are the median over runs, "–" where half of them do not get there. How
-    many runs failed follows, if any: they end below 50 %.
-    """
-    tests = [one for record in records for one in record["test"]]
-    if not tests:
-        return ""
-    epochs = [one or math.inf for record in records for one in record["to_93"]]
-    middle = float(np.median(epochs))
-    notes = [f"{middle:g}" if math.isfinite(middle) else "–"]
-    failed = sum(one < FAILED for one in tests)
-    if failed:
-        notes.append(f"{failed} of {len(tests)} failed")
-    return f"{100 * np.mean(tests):.1f} ({', '.join(notes)})"
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Print the results as a table; measure first what they lack, if asked to."""
+    """Print the results as tables; measure first what they lack, if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two starts of 3 layers")
+    parser.add_argument("--quick", action="store_true", help="two starts, two networks")
     parser.add_argument("--full", action="store_true", help="measure what is missing")
     parser.add_argument("--each", action="store_true", help="print every cell")
     parser.add_argument(
         "--out", type=Path, help="a folder for convergence.json, in place of docs/"
     )
     arguments = parser.parse_args(argv)
-    records, cells = read(RESULTS), full()
-    if arguments.quick:
-        network = Network("mlp", "relu", 3)
-        cells = [Cell(network, "SGD", "standardised", ("default", "isometric"))]
-        records = []
     folder = arguments.out or RESULTS.parent
+    path = folder / RESULTS.name
+    records, cells, protocol = read(path) or read(RESULTS), full(), {}
+    if arguments.quick:
+        networks = Network("mlp", "relu", 3), Network("autoencoder", "relu", 1)
+        starts = ("default", "isometric")
+        cells = [Cell(network, "SGD", starts=starts) for network in networks]
+        records, protocol = [], {"seeds": SEEDS[:2], "epochs": 4}
+    if arguments.full:
+        for record in records:
+            record["auto"] = record["start"] == automatic(network_of(record))
     if arguments.quick or arguments.full or arguments.out:
-        for _ in measure(cells, records):
+        for _ in measure(cells, records, **protocol):
             if arguments.full or arguments.out:
                 folder.mkdir(parents=True, exist_ok=True)
-                write(folder / RESULTS.name, records)
+                write(path, records)
     print(tables(records) if arguments.each else summary(records))
+    if not arguments.quick:
+        print(f"\n{variants(records)}")
     return 0
 
 

@@ -20,8 +20,10 @@ import keras
 from keras import layers
 
 import keras_initlab as il
+from keras_initlab.propagation import affine, output_moments
 
 CLASSES = 10
+CODE = 16  # units between an autoencoder's two halves
 
 Start = Callable[[Any, int], None]
 
@@ -55,23 +57,23 @@ def _fixup(model: Any, seed: int) -> None:
 STARTS: dict[str, Start] = {
     "default": lambda model, seed: None,
     "activation": _by("activation"),
-    "variance, head 0.1": _by(il.Variance(head=0.1)),
-    "variance, head 1": _by(il.Variance(head=1.0)),
+    "variance": _by("variance"),
     "isometric": _by("isometric"),
-    "keep, head 1": _by(il.Variance(head=1.0, residual="keep")),
-    "zero, head 1": _by(il.Variance(head=1.0, residual="zero")),
+    "variance, head=0.1": _by(il.Variance(head=0.1)),
+    "variance, residual='keep'": _by(il.Variance(residual="keep")),
+    "variance, residual='zero'": _by(il.Variance(residual="zero")),
     "Fixup": _fixup,
 }
-PLAIN = tuple(STARTS)[:5]
-RESIDUAL = tuple(STARTS)
 
 
 @dataclass(frozen=True)
 class Network:
     """A network by name: what it is built from.
 
-    `detail` is the head of a "cnn", the normalisation of an "mlp" or "resnet", "ReZero"
-    for a "residual_mlp" whose branches are multiplied by a weight that starts at 0.
+    `depth` counts hidden layers, of an "autoencoder" those on each side of its code,
+    and blocks of a "resnet", "residual_mlp" or "transformer". `detail` is the head of
+    a "cnn", the normalisation of an "mlp" or "resnet", "ReZero" for a "residual_mlp"
+    whose branches are multiplied by a weight that starts at 0.
     """
 
     kind: str
@@ -80,21 +82,23 @@ class Network:
     width: int = 64
     detail: str = ""
 
-    @property
-    def is_residual(self) -> bool:
-        """Whether it has skips."""
-        return self.kind.startswith("res")
-
     def build(self) -> Any:
         """Return a new Keras model, as Keras draws it."""
-        keras.backend.clear_session()
+        keras.backend.clear_session(free_memory=False)
+        name, depth, width = self.activation, self.depth, self.width
+        if self.kind == "autoencoder":
+            return autoencoder(name, depth, width)
+        if self.kind == "lstm":
+            return lstm(name, depth, width)
+        if self.kind == "transformer":
+            return transformer(name, depth, width)
         if self.kind == "mlp":
-            return mlp(self.activation, self.depth, self.width, self.detail or None)
+            return mlp(name, depth, width, self.detail or None)
         if self.kind == "cnn":
-            return cnn(self.activation, self.depth, self.detail)
+            return cnn(name, depth, self.detail)
         if self.kind == "resnet":
-            return resnet(self.activation, self.depth, self.detail or None)
-        return residual_mlp(self.activation, self.depth, self.width, self.detail)
+            return resnet(name, depth, self.detail or None)
+        return residual_mlp(name, depth, width, self.detail)
 
 
 def mlp(
@@ -116,6 +120,60 @@ def cnn(activation: str, depth: int, head: str) -> Any:
         x = layers.Conv2D(16, 3, padding="same", activation=activation)(x)
         x = x if index else layers.MaxPooling2D()(x)
     x = layers.Flatten()(x) if head == "Flatten" else layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(CLASSES)(x))
+
+
+def autoencoder(activation: str, depth: int, width: int = 64) -> Any:
+    """Return `depth` Dense layers, a code of 16 linear units, and as many layers."""
+    x = inputs = keras.Input((64,))
+    for _ in range(depth):
+        x = layers.Dense(width, activation)(x)
+    x = layers.Dense(CODE)(x)
+    for _ in range(depth):
+        x = layers.Dense(width, activation)(x)
+    return keras.Model(inputs, layers.Dense(64)(x))
+
+
+def lstm(activation: str, depth: int, width: int = 32) -> Any:
+    """Return `depth` LSTMs that read the eight rows of an image, and a head."""
+    x = inputs = keras.Input((8, 8))
+    for left in reversed(range(depth)):
+        x = layers.LSTM(width, activation, return_sequences=left > 0, unroll=True)(x)
+    return keras.Model(inputs, layers.Dense(CLASSES)(x))
+
+
+class Positions(layers.Layer):
+    """A vector for each position, which is trained, added to what is there."""
+
+    def build(self, input_shape: Any) -> None:
+        """Make the vectors."""
+        small = keras.initializers.RandomNormal(stddev=0.02)
+        self.table = self.add_weight(
+            shape=input_shape[1:], initializer=small, name="table"
+        )
+
+    def call(self, inputs: Any) -> Any:
+        """Return inputs (batch, positions, units), each with its position's vector."""
+        return inputs + self.table
+
+
+@output_moments.register(Positions)
+def _moments_of_positions(layer: Any, x: Any, context: Any) -> Any:
+    return affine(x, 1.0)  # what is added is small
+
+
+def transformer(activation: str, blocks: int, width: int = 32) -> Any:
+    """Return blocks of attention and two Dense layers, with skips, over eight rows.
+
+    There is no normalisation, and an average over positions at the end.
+    """
+    inputs = keras.Input((8, 8))
+    x = Positions()(layers.Dense(width)(inputs))
+    for _ in range(blocks):
+        x = layers.Add()([x, layers.MultiHeadAttention(4, width // 4)(x, x)])
+        y = layers.Dense(width)(layers.Dense(2 * width, activation)(x))
+        x = layers.Add()([x, y])
+    x = layers.GlobalAveragePooling1D()(x)
     return keras.Model(inputs, layers.Dense(CLASSES)(x))
 
 

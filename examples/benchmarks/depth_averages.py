@@ -40,7 +40,12 @@ PROTOCOL: dict[str, Any] = {
     "depths": [16, 8, 50],
     "activations": "relu gelu tanh softplus silu elu mish sigmoid selu".split(),
     "starts": ["isometric", "Keras's default", "activation", "isometric, exact pairs"],
-    "rates": {"tanh": [0.03, 0.01], "sigmoid": [0.03, 0.01], "others": [0.006, 0.002]},
+    "rates": {
+        "tanh": [0.03, 0.01],
+        "sigmoid": [0.03, 0.01],
+        "softplus": [0.002, 0.0006],
+        "others": [0.006, 0.002],
+    },
     "seeds": {"8": [0, 1], "16": [0, 1], "50": [0, 1]},
     "epochs": 20,
 }

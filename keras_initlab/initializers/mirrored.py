@@ -48,7 +48,8 @@ class Mirrored(LayerInitializer):
     with the odd part ψ(z) = φ(z) − φ(−z) of its activation, which is exactly z for
     ReLU, GELU, SiLU and softplus: at first it is linear and keeps all lengths, angles
     and gradients at any depth. The two of a pair see different gradients, and part
-    ways at the first step. Biases have to start at 0.
+    ways at the first step; not so behind an odd φ, such as tanh, or one that is odd but
+    for a constant, the sigmoid: there they see opposite ones. Biases start at 0.
 
     With an angle θ the two of a pair of outputs differ by more than their sign:
 

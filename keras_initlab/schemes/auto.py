@@ -17,8 +17,8 @@ from keras_initlab.schemes.isometric import Isometric
 from keras_initlab.schemes.survey import Survey
 from keras_initlab.schemes.variance import Variance
 
-# Kinds of layers that were not measured: their weights are used again at each step, or
-# multiply the outputs of other weights.
+# Kinds of layers whose weights are used again at each step, or multiply the outputs of
+# other weights.
 _RECURRENT = (keras.layers.RNN,)
 _ATTENTION = (
     keras.layers.MultiHeadAttention,
@@ -26,16 +26,13 @@ _ATTENTION = (
     keras.layers.Attention,
     keras.layers.AdditiveAttention,
 )
-# What pools all positions into one, as layers and as bare operations.
-_POOLING = (
-    keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalAveragePooling3D,
-    keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.GlobalMaxPooling3D,
+# What pools all positions into one, as layers and as bare operations: by a mean, as was
+# measured, and otherwise.
+_AVERAGES = tuple(
+    getattr(keras.layers, f"GlobalAveragePooling{rank}D") for rank in (1, 2, 3)
 )
-_POOLING_OPERATIONS = ("Max", "Mean", "Sum")
+_MAXIMA = tuple(getattr(keras.layers, f"GlobalMaxPooling{rank}D") for rank in (1, 2, 3))
+_AVERAGE_OPERATIONS, _OTHER_OPERATIONS = ("Mean",), ("Max", "Sum")
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,9 @@ class Traits:
         depth: the most kernels that stand one behind another, heads left out.
         normalised: whether a layer normalises the signal.
         residual: whether branches are added to a shortcut.
-        pooled: whether the mean or maximum over all positions is taken.
+        attention: whether it has attention.
+        averaged: whether the mean over all positions is taken.
+        pooled: whether their maximum or sum is taken.
         unmeasured: a part of the network for which there are no measurements; "" if
             there is none.
     """
@@ -54,6 +53,8 @@ class Traits:
     depth: int = 0
     normalised: bool = False
     residual: bool = False
+    attention: bool = False
+    averaged: bool = False
     pooled: bool = False
     unmeasured: str = ""
 
@@ -72,10 +73,14 @@ def ranked(traits: Traits) -> Iterator[tuple[Scheme, str]]:
     kind = "skips without normalisation" if traits.residual else plain
     if traits.unmeasured:
         yield Activation(), f"it has {traits.unmeasured}"
-    elif traits.normalised and (traits.residual or traits.pooled):
+    elif traits.normalised and (traits.residual or traits.averaged or traits.pooled):
         yield Activation(), "it is normalised"
+    elif traits.attention and traits.residual:
+        yield Variance(), f"attention, {kind}"
+    elif traits.attention:
+        yield Activation(), "it has attention"
     elif traits.pooled and not traits.residual:
-        yield Variance(), f"{kind}, before pooling over all positions"
+        yield Variance(), f"{kind}, before a maximum or sum over all positions"
     else:
         yield Isometric(), kind
         fallback = Activation() if traits.normalised else Variance()
@@ -97,21 +102,31 @@ def traits_of(model: Any, context: SchemeContext) -> Traits:
         depth=_depth(survey),
         normalised=any(isinstance(call.operation, NORMALISING) for call in calls),
         residual=bool(survey.roles.branches),
-        pooled=any(
-            isinstance(call.operation, _POOLING)
-            or type(call.operation).__name__ in _POOLING_OPERATIONS
-            for call in calls
-        ),
+        attention=_holds(survey, _ATTENTION),
+        averaged=_has(calls, _AVERAGES, _AVERAGE_OPERATIONS),
+        pooled=_has(calls, _MAXIMA, _OTHER_OPERATIONS),
         unmeasured=next(_unmeasured(survey), ""),
     )
 
 
-def _unmeasured(survey: Survey) -> Iterator[str]:
+def _has(calls: Any, layers: tuple[type, ...], operations: tuple[str, ...]) -> bool:
+    """Whether there is a call of such a layer, or of an operation of such a name."""
+    return any(
+        isinstance(call.operation, layers)
+        or type(call.operation).__name__ in operations
+        for call in calls
+    )
+
+
+def _holds(survey: Survey, kinds: tuple[type, ...]) -> bool:
+    """Whether a kernel is of such a layer, or inside one."""
     layers = [layer for k in survey.kernels for layer in (*k.parents[1:], k.layer)]
-    if any(isinstance(layer, _RECURRENT) for layer in layers):
+    return any(isinstance(layer, kinds) for layer in layers)
+
+
+def _unmeasured(survey: Survey) -> Iterator[str]:
+    if _holds(survey, _RECURRENT):
         yield "recurrent layers"
-    if any(isinstance(layer, _ATTENTION) for layer in layers):
-        yield "attention"
     if survey.lookups:
         yield "an embedding that is trained"
     if survey.before.measured:
@@ -140,12 +155,12 @@ class AutoScheme:
 
     `Isometric` for networks without normalisation, with or without skip connections,
     and for plain networks with normalisation, if all kernels can come in pairs;
-    `Variance` if they cannot, and for plain networks that end in pooling over all
+    `Variance` if they cannot, for attention with skip connections and without
+    normalisation, and for plain networks that end in a maximum or sum over all
     positions; `Activation` for networks with both skip connections and normalisation,
-    and for those that were not measured: with recurrence, attention, embeddings, layers
-    without a rule, or kernels that are left alone. In a model without a `call`, the
-    choice is made for each model that it holds. The plan's notes name the choice and
-    its reason.
+    and for those with recurrence, embeddings, layers without a rule, or kernels that
+    are left alone. In a model without a `call`, the choice is made for each model that
+    it holds. The plan's notes name the choice and its reason.
 
     >>> import keras_initlab as il
     >>> model = keras.Sequential([keras.Input((8,)),

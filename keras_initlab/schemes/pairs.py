@@ -45,6 +45,7 @@ class PairDesign(Design):
         meets_pairs: whether pairs reach it.
         mean_response: what an output sums over, averaged over a shared kernel's calls.
         theta: the angle by which its outputs leave their pairs; see `initlab>mirrored`.
+        odd: whether what follows is odd, as tanh: pairs of it would never part.
     """
 
     base: Literal["orthogonal", "delta_orthogonal"]
@@ -55,6 +56,7 @@ class PairDesign(Design):
     meets_pairs: bool = False
     mean_response: float | None = None
     theta: float = 0.0
+    odd: bool = False
 
 
 @dataclass(eq=False)
@@ -117,8 +119,8 @@ class PairDesigner:
         if design.reads and mirror is not None:
             self.read |= mirror.sources
         makes = design.kernel.key in self.pairs
-        paired = design.reads or makes
-        centred = paired and has_field(design.kernel) and design.base != "orthogonal"
+        has_base = design.reads or makes or design.odd
+        centred = has_base and has_field(design.kernel) and design.base != "orthogonal"
         mixing = math.sin(design.theta) ** 2 if makes else 0.0
         return WeightMoments(
             0.0, 1.0, centred, paired=(design.reads, makes), mixing=mixing

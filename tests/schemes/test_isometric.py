@@ -34,6 +34,7 @@ def plain(activation, depth, width=64, **options):
 
 LINEAR = ["relu", "gelu", "silu", "softplus", "hard_silu"]
 BENT = ["leaky_relu", "relu6", "elu", "selu", "mish", "softsign", "tanh", "sigmoid"]
+ODD = ["softsign", "tanh"]
 
 
 @pytest.mark.parametrize("activation", LINEAR)
@@ -65,12 +66,10 @@ def test_every_output_has_the_second_moment_q(activation):
         assert (z**2).mean() == pytest.approx(q, rel=0.15), layer.name
         assert rows[layer.name].predicted_after == pytest.approx(q, rel=1e-6)
         x = layer(x)
-    assert [sides(rows[name]) for name in ("d0", "d1", "d11", "head")] == [
-        (False, True),
-        (True, True),
-        (True, True),
-        (True, False),
-    ]
+    without = [(False, False)] * 4
+    expected = [(False, True), (True, True), (True, True), (True, False)]
+    found = [sides(rows[name]) for name in ("d0", "d1", "d11", "head")]
+    assert found == (without if activation in ODD else expected)
 
 
 def test_it_trains_where_others_do_not():
@@ -105,6 +104,38 @@ def test_pairs_part_ways_at_the_first_step():
     kernel = as_numpy(model.layers[1].kernel)
     apart = np.abs(kernel[:, 0::2] + kernel[:, 1::2]).max(axis=0)
     assert (apart > 1e-6).all()
+
+
+@pytest.mark.parametrize("activation", ["tanh", None])
+def test_there_are_no_pairs_where_they_would_never_part(activation):
+    """Behind an odd function the two of a pair get opposite gradients for ever."""
+    model = net(
+        layers.Dense(16, "relu", name="one"),
+        layers.Dense(8, activation, name="code"),
+        layers.Dense(16, "relu", name="three"),
+        layers.Dense(4, name="head"),
+    )
+    rows = rewrite(model)
+    assert [sides(rows[name]) for name in ("one", "code", "three", "head")] == [
+        (False, True),
+        (True, False),
+        (False, True),
+        (True, False),
+    ]
+    assert "behind an odd function" in rows["code"].note
+    assert all(
+        row.predicted_after == pytest.approx(row.target) for row in rows.values()
+    )
+    assert np.linalg.matrix_rank(as_numpy(model.get_layer("code").kernel)) == 8
+
+    model.get_layer("code").kernel.assign(il.Mirrored(seed=1)((16, 8)))
+    model.get_layer("three").kernel.assign(il.Mirrored(seed=1)((8, 16)))
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    generator = np.random.default_rng(0)
+    x, y = generator.standard_normal((32, 64)), generator.standard_normal((32, 4))
+    model.fit(x, y, epochs=9, batch_size=32, verbose=0)
+    kernel = as_numpy(model.get_layer("code").kernel)
+    np.testing.assert_allclose(kernel[:, 0::2], -kernel[:, 1::2], atol=1e-5)
 
 
 def test_odd_widths_are_orthogonal_and_said_so():
@@ -211,7 +242,11 @@ def test_convolutions(rank):
         (True, True),
         (True, False),
     ]
-    assert rows["one"].after.base == "delta_orthogonal"
+    # A stem looks around: at one tap its three inputs would make eight pairs alike.
+    assert [rows[name].after.base for name in ("one", "two")] == [
+        "orthogonal",
+        "delta_orthogonal",
+    ]
     kernel = as_numpy(model.get_layer("two").kernel)
     assert np.count_nonzero(kernel) == 16 * 24
     for name in ("one", "two"):
@@ -252,7 +287,7 @@ def test_wrapped_nested_and_einsum():
             [
                 keras.Input((6, 16)),
                 layers.EinsumDense("abc,cd->abd", (6, 32), activation="relu"),
-                layers.Dense(16, "tanh"),
+                layers.Dense(16, "elu"),
             ],
             name="inner",
         ),
