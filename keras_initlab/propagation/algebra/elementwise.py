@@ -30,7 +30,8 @@ def apply(signal: Signal, activation: Any) -> Signal:
     x is taken for Gaussian, or for the function of a Gaussian that it is known to be.
 
     Raises:
-        ValueError, TypeError: φ is not elementwise, or not known; see `resolve`.
+        ValueError, TypeError: φ is not elementwise, or not known; see `resolve`. Or
+            it is not defined for all that x may be, were x Gaussian.
 
     Source: Poole et al. 2016, equations 3 and 5; Daniely et al. 2016, section 4, for
     the covariance by Hermite coefficients.
@@ -226,7 +227,11 @@ def _known_response(activation: Activation, mean: float, variance: float) -> Res
 def _response_to(function: Function, mean: float, variance: float) -> Response:
     grid = gaussian_grid()
     x = mean + math.sqrt(variance) * grid.nodes
-    values = np.clip(np.asarray(function.value(x), np.float64), -_ROOT, _ROOT)
+    with np.errstate(invalid="ignore"):
+        values = np.clip(np.asarray(function.value(x), np.float64), -_ROOT, _ROOT)
+    if np.isnan(values).any():
+        # A root or logarithm: x is not Gaussian, or they would be NaN in the model.
+        raise ValueError("The function is not defined for all that a Gaussian may be.")
     slopes = np.clip(np.asarray(function.slope(x), np.float64), -_ROOT, _ROOT)
     slope = min(float(grid.weights @ slopes**2) * (variance or 1.0), _ROOT**2)
     second = float(grid.weights @ values**2)
