@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_initlab.model import keras_internals
+from keras_initlab.model import keras_internals, symbols
 from keras_initlab.model.layers import (
     Names,
     call_keys,
@@ -114,8 +114,8 @@ def graph_of(model: Any) -> Graph:
     return _Walk(model, functional).graph
 
 
-def graph_of_call(layer: Any, symbols: list[Any], call: Callable[[], Any]) -> Graph:
-    """Return the graph from symbols to what `call` computes of them inside a layer.
+def graph_of_call(layer: Any, inputs: list[Any], call: Callable[[], Any]) -> Graph:
+    """Return the graph from symbols, `inputs`, to what `call` computes of them inside a layer.
 
     Raises:
         NoGraph: as in `opened`.
@@ -125,11 +125,12 @@ def graph_of_call(layer: Any, symbols: list[Any], call: Callable[[], Any]) -> Gr
         keras_internals.nodes_forgotten((layer, *inner)),
         keras_internals.calls_forgotten(layer),
         keras.StatelessScope(),
+        symbols.asked_first(),
     ):
         try:
             outputs = keras.tree.flatten(call())
             return _Walk(
-                layer, keras_internals.function_between(symbols, outputs)
+                layer, keras_internals.function_between(inputs, outputs)
             ).graph
         except _refusals() as error:
             said = textwrap.shorten(" ".join(str(error).split()), 160)
@@ -200,9 +201,9 @@ def _traced(
 ) -> Graph:
     """Return the graph of a `call` on symbols of those shapes."""
     dtype = _input_dtype(layer, inner)
-    symbols = [keras.Input(batch_shape=shape, dtype=dtype) for shape in shapes]
+    inputs = [keras.Input(batch_shape=shape, dtype=dtype) for shape in shapes]
     # Not by a map, which takes keyword arguments in another order than `flatten`.
-    left = iter(symbols)
+    left = iter(inputs)
     flat = [
         next(left) if _is_tensor(one) else one for one in keras.tree.flatten(arguments)
     ]
@@ -213,11 +214,12 @@ def _traced(
     with (
         keras_internals.nodes_forgotten((layer, *inner)),
         keras_internals.lenient_calls(inner, composite, _refusals()),
+        symbols.asked_first(),
     ):
         try:
             returned = type(layer).call(layer, *args, **kwargs)
             outputs = [one for one in keras.tree.flatten(returned) if one is not None]
-            function = keras_internals.function_between(symbols, outputs)
+            function = keras_internals.function_between(inputs, outputs)
             return _Walk(layer, function).graph
         except _refusals() as error:
             message = " ".join(str(error).split()) or "no message"
