@@ -115,7 +115,7 @@ def graph_of(model: Any) -> Graph:
 
 
 def graph_of_call(layer: Any, inputs: list[Any], call: Callable[[], Any]) -> Graph:
-    """Return the graph from symbols, `inputs`, to what `call` computes of them inside a layer.
+    """Return the graph from symbols to what `call` computes of them inside a layer.
 
     Raises:
         NoGraph: as in `opened`.
@@ -129,9 +129,7 @@ def graph_of_call(layer: Any, inputs: list[Any], call: Callable[[], Any]) -> Gra
     ):
         try:
             outputs = keras.tree.flatten(call())
-            return _Walk(
-                layer, keras_internals.function_between(inputs, outputs)
-            ).graph
+            return _Walk(layer, keras_internals.function_between(inputs, outputs)).graph
         except _refusals() as error:
             said = textwrap.shorten(" ".join(str(error).split()), 160)
             raise NoGraph(
