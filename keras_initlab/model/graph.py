@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_initlab.model import keras_internals
+from keras_initlab.model import keras_internals, symbols
 from keras_initlab.model.layers import (
     Names,
     call_keys,
@@ -114,7 +114,7 @@ def graph_of(model: Any) -> Graph:
     return _Walk(model, functional).graph
 
 
-def graph_of_call(layer: Any, symbols: list[Any], call: Callable[[], Any]) -> Graph:
+def graph_of_call(layer: Any, inputs: list[Any], call: Callable[[], Any]) -> Graph:
     """Return the graph from symbols to what `call` computes of them inside a layer.
 
     Raises:
@@ -125,12 +125,11 @@ def graph_of_call(layer: Any, symbols: list[Any], call: Callable[[], Any]) -> Gr
         keras_internals.nodes_forgotten((layer, *inner)),
         keras_internals.calls_forgotten(layer),
         keras.StatelessScope(),
+        symbols.asked_first(),
     ):
         try:
             outputs = keras.tree.flatten(call())
-            return _Walk(
-                layer, keras_internals.function_between(symbols, outputs)
-            ).graph
+            return _Walk(layer, keras_internals.function_between(inputs, outputs)).graph
         except _refusals() as error:
             said = textwrap.shorten(" ".join(str(error).split()), 160)
             raise NoGraph(
@@ -201,9 +200,9 @@ def _traced(
 ) -> Graph:
     """Return the graph of a `call` on symbols of those shapes."""
     dtype = _input_dtype(layer, inner)
-    symbols = [keras.Input(batch_shape=shape, dtype=dtype) for shape in shapes]
+    inputs = [keras.Input(batch_shape=shape, dtype=dtype) for shape in shapes]
     # Not by a map, which takes keyword arguments in another order than `flatten`.
-    left = iter(symbols)
+    left = iter(inputs)
     leaves = keras.tree.flatten(arguments)
     flat = [next(left) if _is_tensor(leaf) else leaf for leaf in leaves]
     args, kwargs = keras.tree.pack_sequence_as(arguments, flat)
@@ -213,11 +212,12 @@ def _traced(
     with (
         keras_internals.nodes_forgotten((layer, *inner)),
         keras_internals.lenient_calls(inner, composite, _refusals()),
+        symbols.asked_first(),
     ):
         try:
             returned = type(layer).call(layer, *args, **kwargs)
             outputs = [x for x in keras.tree.flatten(returned) if x is not None]
-            function = keras_internals.function_between(symbols, outputs)
+            function = keras_internals.function_between(inputs, outputs)
             return _Walk(layer, function).graph
         except _refusals() as error:
             message = " ".join(str(error).split()) or "no message"

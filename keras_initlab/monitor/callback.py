@@ -96,7 +96,8 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     Raises:
         TypeError, ValueError: an argument is not as above; or, when `fit` begins,
-            `layers` selects no layer, or another monitor already watches the model.
+            `layers` selects no layer, another monitor already watches the model, or
+            this monitor watches a `fit` around this one.
 
     >>> import numpy as np, keras
     >>> x = np.random.default_rng(0).normal(size=(64, 8))
@@ -149,6 +150,12 @@ class VarianceMonitor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Begin anew, as Keras's `History` does."""
+        if self._tap is not None and self._tap.is_around_another():
+            raise ValueError(
+                "A VarianceMonitor can watch one fit at a time. Received: the same one "
+                "in the `callbacks` of a fit within the fit that it watches. Give the "
+                "inner one a monitor of its own."
+            )
         tap = taps.attach(
             self.model,
             self._request,

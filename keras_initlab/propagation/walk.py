@@ -8,7 +8,7 @@ predicts, `Repeats` finds equal calls, and `FlatGraph` builds the flat graph.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -363,7 +363,8 @@ class Propagation:
         except UnknownLayer:
             function = own_function(layer) if len(inputs) == 1 else None
         if function is not None and function.function is not None:
-            return with_mirror(None, inputs, apply(inputs[0], function), self)
+            with suppress(ValueError):
+                return with_mirror(None, inputs, apply(inputs[0], function), self)
         own_graph = seen_inside(layer, arguments, self.training)
         if own_graph is not None:
             try:

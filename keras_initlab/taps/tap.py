@@ -137,6 +137,10 @@ class Tap:
         """Whether the `fit` of this tap is running, possibly around another one."""
         return self._fit is not None and self._is_called_by_fit(innermost=False)
 
+    def is_around_another(self) -> bool:
+        """Whether another `fit` is running within the one of this tap."""
+        return self.is_running() and not self._is_called_by_fit()
+
     @property
     def is_chief(self) -> bool:
         """Whether this process writes for all those that train together."""

@@ -179,6 +179,24 @@ def test_a_fit_within_a_fit():
     np.testing.assert_allclose(*outer.history["hidden"], rtol=1e-5)
 
 
+def test_one_monitor_in_a_fit_within_its_fit_is_refused():
+    # It would forget the outer fit, and leave it, without a word.
+    x, y = data(64)
+    model, other = frozen(mlp()), frozen(mlp())
+    monitor = VarianceMonitor(1)
+
+    class Nested(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            for watched in (model, other):
+                with pytest.raises(ValueError, match="a monitor of its own"):
+                    fit(watched, x[:32], y[:32], [monitor])
+
+    fit(model, x, y, [monitor, Nested()], epochs=2)
+    assert monitor.epochs == [0, 1]
+    fit(other, x, y, [monitor])
+    assert monitor.epochs == [0]
+
+
 def test_one_monitor_twice_is_refused():
     monitor, model = VarianceMonitor(1), frozen(mlp())
     with pytest.raises(ValueError, match="the same one twice"):

@@ -135,3 +135,31 @@ def test_a_bias_and_a_mean_of_opposite_sign_leave_no_profile_below_zero():
     conv.kernel.assign(np.full(conv.kernel.shape, -0.5, "float32"))
     stats = propagate(model, mean=1.0, from_weights=True)
     assert impossible(stats) == []
+
+
+def root_mean_square(x):
+    return ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-6
+
+
+# Functions that are not defined for all that a Gaussian of their moments may be.
+UNDEFINED = {
+    "RMS, rsqrt": lambda x: x * ops.rsqrt(root_mean_square(x)),
+    "RMS, sqrt": lambda x: x / ops.sqrt(root_mean_square(x)),
+    "RMS, power": lambda x: x * ops.power(root_mean_square(x), -0.5),
+    "logarithm": lambda x: ops.log(root_mean_square(x)) * x,
+    "root of a rectified": lambda x: ops.sqrt(ops.relu(x)),
+    "the same, as a layer": lambda x: L.Activation(ops.sqrt)(L.ReLU()(x)),
+    "logarithm of a sum": lambda x: ops.log(ops.exp(0.1 * x) + ops.square(x)),
+}
+
+
+@pytest.mark.parametrize("function", UNDEFINED.values(), ids=UNDEFINED)
+def test_roots_and_logarithms_of_what_is_not_gaussian(function):
+    model = functional((64,), lambda x: L.Dense(512, name="end")(function(x)))
+    found = propagate(model, mean=0.0, variance=1.0)[-1]
+    x = np.random.default_rng(0).standard_normal((4096, 64)).astype("float32")
+    inside = keras.Model(model.input, model.layers[-1].input)
+    read = keras.ops.convert_to_numpy(inside(x)).astype("float64")
+    # Behind a Glorot kernel of 64 inputs and 512 units.
+    expected = 2 * 64 / (64 + 512) * np.mean(read**2)
+    assert found.second_moment == pytest.approx(expected, rel=0.1)

@@ -278,3 +278,28 @@ def test_where_an_operation_inside_fails_the_layer_is_run_as_a_whole(monkeypatch
     assert "odd/dense" not in stats
     plan = il.rewrite_initializers(model, "variance", seed=0)
     assert any("no sample goes through" in line for line in plan.assumptions)
+
+
+class Shifted(layers.Layer):
+    """Adds what its kernel makes to numbers that are no symbols, from the left."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = layers.Dense(
+            32, use_bias=False, kernel_initializer="he_normal", name="inner"
+        )
+
+    def call(self, x):
+        return ops.ones((1, 1, 32)) + self.inner(x)
+
+
+@pytest.mark.jax
+@pytest.mark.torch
+def test_numbers_stand_to_the_left_of_symbols():
+    # JAX's arrays do not leave a sum to the symbol at its right.
+    (inner, whole) = il.propagate(model_of(Shifted(name="shifted"), shape=(6, 16)))
+    assert (inner.layer, whole.layer) == ("shifted/inner", "shifted")
+    assert whole.source == "predicted"
+    assert (whole.mean, whole.second_moment) == pytest.approx((1.0, 3.0))
+    # Keras's refusal stands again.
+    assert "__jax_array__" in vars(keras.KerasTensor)

@@ -20,8 +20,6 @@ from keras_initlab.propagation.signal import Array, Function, Gradient, Pull, Si
 _LEVELS = 17
 # A signal that has exploded stays finite: its square does not overflow.
 _ROOT = 1e150
-# Share of a Gaussian that may lie where a function is not defined.
-_OUTSIDE = 0.1
 # The most cases that a function may have.
 _MOST_CASES = 16
 
@@ -32,7 +30,8 @@ def apply(signal: Signal, activation: Any) -> Signal:
     x is assumed to be Gaussian, or the function of a Gaussian that it is known to be.
 
     Raises:
-        ValueError, TypeError: φ is not elementwise, or not known; see `resolve`.
+        ValueError, TypeError: φ is not elementwise, or not known; see `resolve`. Or
+            it is not defined for all that x may be, were x Gaussian.
 
     Source: Poole et al. 2016, equations 3 and 5; Daniely et al. 2016, section 4, for
     the covariance by Hermite coefficients.
@@ -228,16 +227,12 @@ def _known_response(activation: Activation, mean: float, variance: float) -> Res
 def _response_to(function: Function, mean: float, variance: float) -> Response:
     grid = gaussian_grid()
     x = mean + math.sqrt(variance) * grid.nodes
-    values = np.clip(np.asarray(function.value(x), np.float64), -_ROOT, _ROOT)
-    slopes = np.clip(np.asarray(function.slope(x), np.float64), -_ROOT, _ROOT)
-    outside = np.isnan(values) | np.isnan(slopes)
-    lost = float(grid.weights @ outside)
-    if 0 < lost < _OUTSIDE:
-        # What has no root or logarithm does not come up: the Gaussian stands for a sum
-        # of squares, say, and its tail for nothing.
-        usual = float(grid.weights[~outside] @ values[~outside]) / (1 - lost)
-        values = np.where(outside, usual, values)
-        slopes = np.where(outside, 0.0, slopes)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = np.clip(np.asarray(function.value(x), np.float64), -_ROOT, _ROOT)
+        slopes = np.clip(np.asarray(function.slope(x), np.float64), -_ROOT, _ROOT)
+    if np.isnan(values).any() or np.isnan(slopes).any():
+        # A root or logarithm: x is not Gaussian, or they would be NaN in the model.
+        raise ValueError("The function is not defined for all that a Gaussian may be.")
     slope = min(float(grid.weights @ slopes**2) * (variance or 1.0), _ROOT**2)
     second = float(grid.weights @ values**2)
     return response(values, float(grid.weights @ values), second, slope)

@@ -148,7 +148,7 @@ def signal_of(values: NDArray[Any], shape: Shape, like: Signal) -> Signal:
     """Return the signal whose moments a sample has, marked as measured."""
     x = np.asarray(values, np.float64)
     rank = x.ndim
-    same_units = len(like.shape) == rank and like.units
+    same_units = len(like.shape) == rank and like.units and max(like.units) < rank
     units = tuple(like.units) if same_units else (rank - 1,) if rank > 1 else ()
     positions = tuple(axis for axis in range(1, rank) if axis not in units)
     sizes = (_count(x, units), _count(x, positions), x.shape[0])

@@ -87,7 +87,10 @@ def activate(x: Signal, function: Any) -> Signal:
         return multiply(left, apply(right, "sigmoid"))
     if resolved.function is None:
         raise UnknownLayer(resolved.name)
-    return apply(x, resolved)
+    try:
+        return apply(x, resolved)
+    except ValueError:
+        raise UnknownLayer(resolved.name) from None
 
 
 # Logits of such a variance are no Gaussian's: some are set far below the others.
