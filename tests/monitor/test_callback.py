@@ -435,3 +435,16 @@ def test_no_warning_in_an_ordinary_fit():
         warnings.filterwarnings("error", module="keras_initlab")
         warnings.filterwarnings("error", message=".*VarianceMonitor.*")
         fit(frozen(busy()), *data(32), [VarianceMonitor()])
+
+
+@pytest.mark.jax
+def test_a_release_of_jax_that_hides_outputs_is_named(monkeypatch):
+    import jax
+
+    monkeypatch.setattr(jax, "__version_info__", (0, 6, 2))
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    monitor = VarianceMonitor(1)
+    with pytest.warns(UserWarning, match="needs JAX 0.7 or later"):
+        model.fit(np.ones((8, 4)), np.ones(8), verbose=0, callbacks=[monitor])
+    assert monitor.records == []

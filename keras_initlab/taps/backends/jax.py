@@ -61,7 +61,13 @@ class Jax(Backend):
     passes = _Passes()
 
     def why_not(self, model: Any) -> str | None:
-        """Decline Flax NNX, which compiles the step of the class, not the model's."""
+        """Decline Flax NNX, which compiles the step of the class, and old releases.
+
+        Before 0.7 a gradient was taken in two steps, in the first of which forward
+        rules are not in the step's own trace.
+        """
+        if jax.__version_info__ < (0, 7):
+            return f"it needs JAX 0.7 or later, and this is {jax.__version__}"
         if getattr(keras.config, "is_nnx_enabled", lambda: False)():
             return "Flax NNX is enabled. Call keras.config.disable_nnx() to monitor"
         return None
