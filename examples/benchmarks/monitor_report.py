@@ -39,6 +39,7 @@ def tables(measured: dict[str, Any]) -> list[str]:
         [f"{BACKENDS[backend]}, {workload}", *_ratios(over, FIRST)]
         for backend, parts in measured.items()
         for workload, over in parts.get("compile", {}).items()
+        if backend != "torch"  # which compiles nothing
     ]
     layers = [
         [BACKENDS[backend], depth, *(f"{row[name]:.0f}" for name in PER_LAYER)]
