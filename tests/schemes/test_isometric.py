@@ -253,6 +253,13 @@ def test_convolutions(rank):
         assert rows[name].predicted_after == pytest.approx(1.0)
 
 
+def test_the_stem_of_a_deep_network_starts_at_its_centre():
+    rows = [layers.Conv2D(8, 3, padding="same", activation="relu") for _ in range(21)]
+    model = net(*rows, layers.Flatten(), layers.Dense(10), shape=(4, 4, 1))
+    plan = rewrite(model)
+    assert plan[rows[0].name].after.base == "delta_orthogonal"
+
+
 def test_all_taps_where_skips_or_normalisation_carry_the_signal():
     x = keras.Input((8, 8, 16))
     y = layers.Conv2D(16, 3, padding="same", activation="relu", name="one")(x)
