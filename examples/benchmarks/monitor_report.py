@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
-MONITOR = tuple(
-    f"every={every}{also}" for also in ("", ", gradients") for every in (100, 10, 1)
-)
-BESIDE = ("TensorBoard(histogram_freq=1)", "sub-model, every 10", "hooks, every 1")
+# Columns, by what was compared.
+MONITOR = {f"every={every}": f"every={every}" for every in (100, 10, 1)}
+GRADIENTS = {f"{name}, gradients": name for name in MONITOR}
+BESIDE = {
+    "TensorBoard(histogram_freq=1)": "TensorBoard",
+    "sub-model, every 10": "sub-model",
+    "hooks, every 1": "hooks",
+}
 FIRST = ("measured", "measured, gradients", "both", "both, gradients")
 PER_LAYER = ("plain_us", "every=1", "every=1, gradients")
 
@@ -34,7 +38,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def tables(measured: dict[str, Any]) -> list[str]:
-    """Return the four tables: steps, what else one might use, first steps, layers."""
+    """Return the tables: steps, with gradients, by other tools, first ones, layers."""
     first = [
         [f"{BACKENDS[backend]}, {workload}", *_ratios(over, FIRST)]
         for backend, parts in measured.items()
@@ -47,26 +51,23 @@ def tables(measured: dict[str, Any]) -> list[str]:
         for depth, row in parts.get("layers", {}).items()
     ]
     return [
-        _table(
-            ["", "plain, ms", "plain again", *MONITOR], [*_steps(measured, MONITOR)]
-        ),
-        _table(["", "plain, ms", "plain again", *BESIDE], [*_steps(measured, BESIDE)]),
+        *(_steps(measured, names) for names in (MONITOR, GRADIENTS, BESIDE)),
         _table(["", *FIRST], first),
         _table(["", "layers", "plain, µs", *PER_LAYER[1:]], layers),
     ]
 
 
-def _steps(measured: dict[str, Any], names: Sequence[str]) -> Iterator[list[str]]:
-    for backend, parts in measured.items():
-        for workload, found in parts.get("steps", {}).items():
-            yield [
-                f"{BACKENDS[backend]}, {workload}",
-                f"{found['plain_ms']:.1f}",
-                *(
-                    _percent(found["over"].get(name))
-                    for name in ("plain again", *names)
-                ),
-            ]
+def _steps(measured: dict[str, Any], columns: dict[str, str]) -> str:
+    rows = [
+        [
+            f"{BACKENDS[backend]}, {workload}",
+            f"{found['plain_ms']:.1f}",
+            *(_percent(found["over"].get(name)) for name in ("plain again", *columns)),
+        ]
+        for backend, parts in measured.items()
+        for workload, found in parts.get("steps", {}).items()
+    ]
+    return _table(["", "plain, ms", "plain again", *columns.values()], rows)
 
 
 def _percent(over: dict[str, float] | None) -> str:
