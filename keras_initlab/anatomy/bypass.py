@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from keras_initlab.model.graph import Call, Graph
+from keras_initlab.model.kernels import Kernel
+from keras_initlab.model.layers import Place
 
 # Operations that join tensors and leave their values unchanged.
 _JOINING = ("Concatenate", "Stack", "Hstack", "Vstack")
@@ -24,6 +26,11 @@ class Bypassed:
 
     merged: frozenset[int] = frozenset()
     joined: frozenset[int] = frozenset()
+
+
+def holds(layers: Collection[int], place: Place | Kernel) -> bool:
+    """Whether a layer, or one that it is inside of, is among these ids."""
+    return any(id(layer) in layers for layer in (place.layer, *place.parents[1:]))
 
 
 def bypassed_in(

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_initlab.anatomy.bypass import Bypassed, bypassed_in
+from keras_initlab.anatomy.bypass import Bypassed, bypassed_in, holds
 from keras_initlab.diagnosis import LayerFacts
 from keras_initlab.model import graph, nonlinearity
 from keras_initlab.model.keras_internals import own_variables
@@ -133,9 +133,7 @@ class Anatomy:
                 rescaled=id(place.layer) in rescaled or self.is_hidden(place),
                 ends=id(place.layer) in ending,
                 starts=id(place.layer) in starting,
-                bypassed=any(
-                    id(one) in bypassed for one in (place.layer, *place.parents[1:])
-                ),
+                bypassed=holds(bypassed, place),
             )
             for place in places(self.model)
         }

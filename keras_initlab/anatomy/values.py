@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_initlab import activations
+from keras_initlab.anatomy.bypass import holds
 from keras_initlab.anatomy.model import ATTENTION, Anatomy, Readers
 from keras_initlab.diagnosis import KernelFacts
 from keras_initlab.initializers import Auto, Mirrored, Scaled
@@ -95,10 +96,7 @@ def _facts(
         read_alike=alike,
         normalised=readers is not None and readers.normalised,
         branch_end=branch_end,
-        bypassed=any(
-            id(one) in anatomy.bypassed.joined
-            for one in (kernel.layer, *kernel.parents[1:])
-        ),
+        bypassed=holds(anatomy.bypassed.joined, kernel),
         spared=constant == 0 and _is_spared(kernel, anatomy),
         guarded=_is_guarded(kernel, anatomy),
         head=head,
