@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from keras_initlab import diagnosis
 from keras_initlab.anatomy import (
@@ -28,6 +28,8 @@ from keras_initlab.model.containers import Part, parts_of
 from keras_initlab.model.keras_internals import optimizer_steps
 from keras_initlab.stats import LayerStats
 
+T = TypeVar("T")
+
 
 class Judge:
     """Goes through the windows of one training run, and reports each fault once.
@@ -49,8 +51,8 @@ class Judge:
         self._data = data
         self._still = updates
         self._steps = _steps_of(model)
-        self._from_zero = _zero_layers(model)
-        self._biased = _biases(model)
+        self._from_zero: frozenset[str] = _read(zero_layers, model, frozenset())
+        self._biased: tuple[tuple[str, float], ...] = _read(large_biases, model, ())
         self._windows = 0
         self._before: tuple[LayerStats, ...] = ()
         self._first: tuple[LayerStats, ...] = ()
@@ -193,19 +195,13 @@ def _inputs(anatomy: Anatomy, x: Any) -> tuple[InputFacts, ...]:
     return input_facts(anatomy, x)
 
 
-def _zero_layers(model: Any) -> frozenset[str]:
+def _read(read: Callable[[Any], T], model: Any, otherwise: T) -> T:
+    """Return what is read of a model's weights, or something else if it cannot be."""
     try:
-        return zero_layers(model)
+        return read(model)
     except Exception:
         # Weights spread over processes cannot be read, as in `Judge._of_model`.
-        return frozenset()
-
-
-def _biases(model: Any) -> tuple[tuple[str, float], ...]:
-    try:
-        return large_biases(model)
-    except Exception:
-        return ()  # as there
+        return otherwise
 
 
 def _steps_of(model: Any) -> int | None:
