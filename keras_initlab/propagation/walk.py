@@ -27,7 +27,7 @@ from keras_initlab.model.own_weights import (
     without_views,
 )
 from keras_initlab.model.preprocessing import Output
-from keras_initlab.propagation.algebra.elementwise import apply
+from keras_initlab.propagation.algebra.elementwise import NotDefinedEverywhere, apply
 from keras_initlab.propagation.algebra.random_linear import RandomKernel
 from keras_initlab.propagation.arguments import as_function_of, with_constants
 from keras_initlab.propagation.context import (
@@ -363,7 +363,7 @@ class Propagation:
         except UnknownLayer:
             function = own_function(layer) if len(inputs) == 1 else None
         if function is not None and function.function is not None:
-            with suppress(ValueError):
+            with suppress(NotDefinedEverywhere):
                 return with_mirror(None, inputs, apply(inputs[0], function), self)
         own_graph = seen_inside(layer, arguments, self.training)
         if own_graph is not None:

@@ -24,14 +24,18 @@ _ROOT = 1e150
 _MOST_CASES = 16
 
 
+class NotDefinedEverywhere(ValueError):
+    """A function, such as a root, has no value for some of what a Gaussian may be."""
+
+
 def apply(signal: Signal, activation: Any) -> Signal:
     """Return φ(x) elementwise, for any activation that `activations.resolve` knows.
 
     x is assumed to be Gaussian, or the function of a Gaussian that it is known to be.
 
     Raises:
-        ValueError, TypeError: φ is not elementwise, or not known; see `resolve`. Or
-            it is not defined for all that x may be, were x Gaussian.
+        ValueError, TypeError: φ is not elementwise, or not known; see `resolve`.
+        NotDefinedEverywhere: φ is not defined for all that x may be, were x Gaussian.
 
     Source: Poole et al. 2016, equations 3 and 5; Daniely et al. 2016, section 4, for
     the covariance by Hermite coefficients.
@@ -232,7 +236,9 @@ def _response_to(function: Function, mean: float, variance: float) -> Response:
         slopes = np.clip(np.asarray(function.slope(x), np.float64), -_ROOT, _ROOT)
     if np.isnan(values).any() or np.isnan(slopes).any():
         # A root or logarithm: x is not Gaussian, or they would be NaN in the model.
-        raise ValueError("The function is not defined for all that a Gaussian may be.")
+        raise NotDefinedEverywhere(
+            "The function is not defined for all that a Gaussian may be."
+        )
     slope = min(float(grid.weights @ slopes**2) * (variance or 1.0), _ROOT**2)
     second = float(grid.weights @ values**2)
     return response(values, float(grid.weights @ values), second, slope)

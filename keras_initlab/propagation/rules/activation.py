@@ -9,7 +9,7 @@ from keras import Operation
 from keras.layers import Layer
 
 from keras_initlab import activations
-from keras_initlab.propagation.algebra.elementwise import apply
+from keras_initlab.propagation.algebra.elementwise import NotDefinedEverywhere, apply
 from keras_initlab.propagation.algebra.shape import take
 from keras_initlab.propagation.algebra.softmax import softmax_moments
 from keras_initlab.propagation.algebra.sums import multiply
@@ -89,7 +89,7 @@ def activate(x: Signal, function: Any) -> Signal:
         raise UnknownLayer(resolved.name)
     try:
         return apply(x, resolved)
-    except ValueError:
+    except NotDefinedEverywhere:
         raise UnknownLayer(resolved.name) from None
 
 
