@@ -30,7 +30,7 @@ class Bypassed:
 
 def holds(layers: Collection[int], place: Place | Kernel) -> bool:
     """Whether a layer, or one that it is inside of, is among these ids."""
-    return any(id(layer) in layers for layer in (place.layer, *place.parents[1:]))
+    return any(id(layer) in layers for layer in place.owners)
 
 
 def bypassed_in(

@@ -46,6 +46,11 @@ class Kernel:
     is_own: bool = False
 
     @property
+    def owners(self) -> tuple[Any, ...]:
+        """The layers around it inside the model, outermost first, and its own."""
+        return (*self.parents[1:], self.layer)
+
+    @property
     def initializer(self) -> Any:
         """The initializer that the layer holds for it; None if it holds none."""
         return None if self.attribute is None else getattr(self.layer, self.attribute)

@@ -46,6 +46,11 @@ class Place(NamedTuple):
     parents: tuple[Any, ...] = ()
     enclosed: bool = False
 
+    @property
+    def owners(self) -> tuple[Any, ...]:
+        """The layers around it inside the model, outermost first, and itself."""
+        return (*self.parents[1:], self.layer)
+
 
 def places(model: Any) -> Iterator[Place]:
     """Yield the layers inside `model`, each once, in the order of definition.

@@ -62,7 +62,7 @@ def roles_of(graph: Graph, kernels: list[Kernel]) -> Roles:
     """Return the roles of kernels in the graph of a model, composite layers opened."""
     inside: dict[int, list[Kernel]] = {}
     for kernel in kernels:
-        for owner in (kernel.layer, *kernel.parents[1:]):
+        for owner in kernel.owners:
             inside.setdefault(id(owner), []).append(kernel)
     by_key = {kernel.key: kernel for kernel in kernels}
     for call in graph.calls:

@@ -120,7 +120,7 @@ def _has(calls: Any, layers: tuple[type, ...], operations: tuple[str, ...]) -> b
 
 def _holds(survey: Survey, kinds: tuple[type, ...]) -> bool:
     """Whether a kernel is of such a layer, or inside one."""
-    layers = [layer for k in survey.kernels for layer in (*k.parents[1:], k.layer)]
+    layers = [layer for k in survey.kernels for layer in k.owners]
     return any(isinstance(layer, kinds) for layer in layers)
 
 
@@ -140,7 +140,7 @@ def _depth(survey: Survey) -> int:
     """Return the longest chain of kernels in the graph, heads left out."""
     counted = [k for k in survey.kernels if k.key not in survey.roles.heads]
     keys = {kernel.key for kernel in counted}
-    inside = Counter(id(owner) for k in counted for owner in (k.layer, *k.parents[1:]))
+    inside = Counter(id(owner) for k in counted for owner in k.owners)
     chain: dict[int, int] = {}
     for call in survey.before.propagation.flat_graph.calls:
         longest = max((chain.get(tensor, 0) for tensor in call.inputs), default=0)

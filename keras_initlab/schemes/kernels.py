@@ -51,7 +51,7 @@ def skipped_layers(model: Any, kernels: list[Kernel], skip: Any) -> set[int]:
         matches = {
             id(layer)
             for kernel in kernels
-            for depth, layer in enumerate((*kernel.parents[1:], kernel.layer))
+            for depth, layer in enumerate(kernel.owners)
             if layer is entry
             or entry in (layer.name, "/".join(kernel.path.split("/")[: depth + 1]))
         }
@@ -188,8 +188,7 @@ def _opened(holder: Any) -> graph.Graph | None:
 
 def left_alone(kernel: Kernel, skipped: set[int], only_unbuilt: bool) -> str | None:
     """Return why a kernel is left alone, None if it may be changed."""
-    chain = (*kernel.parents[1:], kernel.layer)
-    if any(id(layer) in skipped for layer in chain):
+    if any(id(layer) in skipped for layer in kernel.owners):
         return "named in skip"
     if only_unbuilt and kernel.layer.built:
         return "built already"

@@ -26,7 +26,7 @@ def select(scheme: Scheme, model: Any, context: SchemeContext) -> Selection:
     skipped = context.skipped | {
         id(kernel.layer)
         for kernel in kernels
-        if any(id(layer) in context.skipped for layer in kernel.parents[1:])
+        if any(id(layer) in context.skipped for layer in kernel.owners)
     }
     around = {kernel.key: kernel.parents for kernel in kernels}
     choices: dict[tuple[int, str], Choice] = {}

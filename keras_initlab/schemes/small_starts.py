@@ -67,7 +67,7 @@ def carrier(
         propagation: a prediction with this kernel.
     """
     # The output of a layer is that of the last kernel inside.
-    last = {id(layer): k for k in kernels for layer in (k.layer, *k.parents[1:])}
+    last = {id(layer): k for k in kernels for layer in k.owners}
     graph, signals = propagation.flat_graph, propagation.signals
     calls = [call for call in graph.calls if last.get(id(call.operation)) is kernel]
     reading = max((_varies(signals, call.inputs) for call in calls), default=0.0)
