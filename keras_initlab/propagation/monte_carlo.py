@@ -17,6 +17,7 @@ from keras_initlab.model.own_weights import without_views
 from keras_initlab.propagation.algebra import sampling
 from keras_initlab.propagation.arguments import signals_in
 from keras_initlab.propagation.context import Arguments
+from keras_initlab.propagation.recorded_sizes import with_sizes_of
 from keras_initlab.propagation.signal import (
     Gradient,
     Pull,
@@ -138,7 +139,9 @@ class Trial:
             shape = value.shape
         elif shape is None or len(shape) != value.ndim:
             shape = (None, *value.shape[1:])
-        batched = any(signal.shape[:1] == (None,) for signal in inputs)
+        # With a size in place of the batch's, its axis cannot be told from others.
+        batches = {signal.shape[0] for signal in inputs if signal.shape}
+        batched = None in batches and batches <= {None, 1}
         if shape and (None in shape or shape[0] == 1 or not batched):
             return value, shape
         return value[None], (1, *shape)
@@ -165,6 +168,7 @@ class Trial:
                 **kwargs,
             )
         else:
+            operation = with_sizes_of(operation, self.arguments, arrays)
             outputs = operation.call(*args, **kwargs)
         return [
             keras.ops.convert_to_numpy(output)
@@ -293,6 +297,17 @@ class Sampler:
             if signal not in inputs:
                 recipe = Recipe(operation, arguments, place)
                 self._recipes.setdefault(signal.serial, recipe)
+
+    def remember_values(self, signal: Signal, values: Any) -> None:
+        """Keep the values that a signal always has: its sample is not drawn."""
+        self._recipes[signal.serial] = Recipe(AsOperation(lambda: values), ((), {}), 0)
+
+    def note_sizes(self, before: Signal, after: Signal) -> None:
+        """Keep that `after` is `before` with sizes put in, or left open again."""
+        recipe = self._recipes.get(before.serial)
+        sizes = (sampling.concrete((None, *x.shape[1:]), 1) for x in (before, after))
+        if recipe is not None and len(set(sizes)) == 1:
+            self._recipes[after.serial] = recipe
 
     def origin(self, signal: Signal) -> Signal:
         """Return the signal whose values, moved or rescaled, `signal` has."""

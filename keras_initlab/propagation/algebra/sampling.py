@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from keras_initlab.propagation.signal import Array, Function, Origin, Shape, Signal
 
-# Elements of a sample, and the size of axes that the model leaves open.
-_ELEMENTS, _OPEN = 2**19, 8
+# Elements of a sample, and the size of axes that the model leaves open: the same as
+# where a layer's call needs sizes.
+_ELEMENTS, _OPEN = 2**19, 64
 _BATCHES = (4, 1024)
 
 
@@ -35,7 +36,10 @@ def samples(
     those of other signals, or None: then it is Gaussian, or a function of a Gaussian.
     Each signal is sampled once.
     """
-    batch = min(_batch(shape) for shape in shapes)
+    shapes = list(shapes)
+    # Where a batch's size was assumed for some, the others have that size, too.
+    assumed = [shape[0] for shape in shapes if shape and (shape[0] or 1) > 1]
+    batch = assumed[0] or 1 if assumed else min(_batch(shape) for shape in shapes)
     arrays: dict[int, NDArray[Any]] = {}
 
     def draw(signal: Signal) -> NDArray[Any]:
@@ -148,7 +152,7 @@ def signal_of(values: NDArray[Any], shape: Shape, like: Signal) -> Signal:
     """Return the signal whose moments a sample has, marked as measured."""
     x = np.asarray(values, np.float64)
     rank = x.ndim
-    same_units = len(like.shape) == rank and like.units and max(like.units) < rank
+    same_units = len(like.shape) == rank and like.units
     units = tuple(like.units) if same_units else (rank - 1,) if rank > 1 else ()
     positions = tuple(axis for axis in range(1, rank) if axis not in units)
     sizes = (_count(x, units), _count(x, positions), x.shape[0])
