@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -66,6 +67,7 @@ class Trial:
         recipes: how signals were computed without weights or chance, by serial
             number: their samples are made so, too.
         scales: what variables of a layer are multiplied by, by their ids.
+        open_size: the size of the axes that are open.
     """
 
     operation: Layer | Operation | AsOperation
@@ -75,6 +77,7 @@ class Trial:
     shapes: list[Shape] | None = None
     recipes: dict[int, Recipe] = field(default_factory=dict)
     scales: dict[int, float] = field(default_factory=dict)
+    open_size: int = sampling.OPEN_SIZES[0]
     _remade: set[int] = field(default_factory=set)
 
     def outputs(self, inputs: tuple[Signal, ...]) -> list[Signal]:
@@ -85,6 +88,7 @@ class Trial:
             np.random.default_rng(0),
             [*shapes, *(self.shapes or ())],
             self._recomputed,
+            self.open_size,
         )
         values = self.run(arrays)
         like = max(inputs, key=lambda signal: len(signal.shape))
@@ -259,9 +263,21 @@ class Sampler:
             self._recipes,
             scales or {},
         )
-        outputs = trial.outputs(inputs)
+        outputs = self._outputs(trial, inputs)
         self._measured.update(signal.serial for signal in outputs)
         return packed(outputs)
+
+    def _outputs(self, trial: Trial, inputs: tuple[Signal, ...]) -> list[Signal]:
+        """Return a trial's outputs, with short open axes if it fails on long ones."""
+        try:
+            return trial.outputs(inputs)
+        except Exception:
+            if not any(None in signal.shape[1:] for signal in inputs):
+                raise
+            for size in sampling.OPEN_SIZES[1:]:
+                with suppress(Exception):
+                    return replace(trial, open_size=size, _remade=set()).outputs(inputs)
+            raise
 
     @property
     def count(self) -> int:

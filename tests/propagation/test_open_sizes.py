@@ -414,3 +414,41 @@ def test_masks_leave_nothing_out():
     assert by_layer(given)["end"].second_moment == pytest.approx(1.0)
     notes = il.inspect(model).notes
     assert "nothing is masked: padding_mask, chosen." in notes
+
+
+class Positions(layers.Layer):
+    """A table of fewer positions than stand for an open length."""
+
+    def build(self, shape):
+        self.table = self.add_weight(
+            shape=(24, shape[-1]), initializer=keras.initializers.RandomNormal(stddev=2)
+        )
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x):
+        rows = ops.slice(self.table, (0, 0), (ops.shape(x)[1], self.table.shape[1]))
+        return ops.broadcast_to(rows, ops.shape(x))
+
+
+def test_a_table_that_is_shorter_than_an_open_length_is_measured():
+    inputs = keras.Input((None, 16))
+    model = keras.Model(inputs, inputs + Positions(name="places")(inputs))
+    stats = by_layer(il.propagate(model))["places"]
+    assert stats.source == "measured"
+    # 8 × 16 entries of variance 4: 5 of √(2 / 128).
+    assert stats.second_moment == pytest.approx(4.0, rel=5 * (2 / 128) ** 0.5)
+
+
+def test_a_layer_that_fails_at_every_length_says_so_as_of_the_first():
+    class Short(layers.Layer):
+        def compute_output_shape(self, shape):
+            return shape
+
+        def call(self, x):
+            raise ValueError(f"no length of {x.shape[1]}")
+
+    model = model_of(Short(name="short"))
+    with pytest.raises(ValueError, match="no length of 64"):
+        il.propagate(model)
