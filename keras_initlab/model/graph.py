@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_initlab.model import keras_internals, symbols
 from keras_initlab.model.layers import (
@@ -62,6 +63,8 @@ class Graph:
     outputs: tuple[int, ...]
     # The inputs' shapes if unknown sizes were assumed; see `opened`.
     assumed: tuple[Shape, ...] = ()
+    # Tensors that are the same whatever the inputs are, by their numbers.
+    constants: Mapping[int, Any] = field(default_factory=dict)
 
     @cached_property
     def consumers(self) -> dict[int, tuple[Call, ...]]:
@@ -124,18 +127,48 @@ def graph_of_call(layer: Any, inputs: list[Any], call: Callable[[], Any]) -> Gra
     with (
         keras_internals.nodes_forgotten((layer, *inner)),
         keras_internals.calls_forgotten(layer),
+        keras_internals.lenient_calls(inner, _composite(inner), _refusals()),
         keras.StatelessScope(),
         symbols.asked_first(),
     ):
         try:
-            outputs = keras.tree.flatten(call())
-            return _Walk(layer, keras_internals.function_between(inputs, outputs)).graph
+            return _graph_between(layer, inputs, call())
         except _refusals() as error:
-            said = textwrap.shorten(" ".join(str(error).split()), 160)
-            raise NoGraph(
-                f"its call cannot be followed on symbols ({type(error).__name__}: "
-                f"{said})"
-            ) from error
+            raise _no_graph(error) from error
+
+
+def _graph_between(layer: Any, inputs: list[Any], returned: Any) -> Graph:
+    """Return the graph from symbols to what a call has returned, without its None.
+
+    Numbers among it, such as a bias of zeros, are constants of the graph.
+    """
+    outputs = [x for x in keras.tree.flatten(returned) if x is not None]
+    computed = [x for x in outputs if keras.utils.is_keras_tensor(x)]
+    walked = _Walk(layer, keras_internals.function_between(inputs, computed)).graph
+    left = iter(walked.outputs)
+    constants = {
+        -1 - place: x
+        for place, x in enumerate(outputs)
+        if not keras.utils.is_keras_tensor(x)
+    }
+    numbers = [
+        -1 - place if -1 - place in constants else next(left)
+        for place in range(len(outputs))
+    ]
+    return replace(walked, outputs=tuple(numbers), constants=constants)
+
+
+def _composite(inner: list[Any]) -> list[Any]:
+    """Return the layers that hold others, and whose call may be followed."""
+    return [held for held in inner if children(held) and not is_closed(held)]
+
+
+def _no_graph(error: Exception) -> NoGraph:
+    message = " ".join(str(error).split()) or "no message"
+    said = textwrap.shorten(message, 160, placeholder=" ...")
+    return NoGraph(
+        f"its call cannot be followed on symbols ({type(error).__name__}: {said})"
+    )
 
 
 def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
@@ -164,8 +197,22 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
     inner = [place.layer for place in every_place(layer)]
     if not inner:
         return None
+    return on_sizes(
+        arguments, lambda shapes: _traced(layer, inner, arguments, training, shapes)
+    )
+
+
+def on_sizes(arguments: Any, trace: Callable[[list[Shape]], Graph]) -> Graph:
+    """Return the graph that `trace` makes of the shapes of tensors in `arguments`.
+
+    If it refuses unknown sizes, `ASSUMED_SIZE` is used for these and, if need be,
+    `ASSUMED_BATCH` for the batch; the graph records this.
+
+    Raises:
+        NoGraph: it refuses these as well.
+    """
     flat = keras.tree.flatten(arguments)
-    own_shapes = [tuple(tensor.shape) for tensor in flat if _is_tensor(tensor)]
+    own_shapes = [tuple(tensor.shape) for tensor in flat if is_tensor(tensor)]
     sizes = ((None, None), (None, ASSUMED_SIZE), (ASSUMED_BATCH, ASSUMED_SIZE))
     tries = [[_with_sizes(s, *assumed) for s in own_shapes] for assumed in sizes]
     refusal: NoGraph | None = None
@@ -173,7 +220,7 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
         if shapes in tries[:number]:
             continue
         try:
-            traced = _traced(layer, inner, arguments, training, shapes)
+            traced = trace(shapes)
         except NoGraph as error:
             refusal = error
         else:
@@ -183,8 +230,12 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
     raise refusal
 
 
-def _is_tensor(argument: Any) -> bool:
-    return isinstance(getattr(argument, "shape", None), tuple)
+def is_tensor(argument: Any) -> bool:
+    """Say whether an argument of a call stands for a tensor: it has a shape alone."""
+    if isinstance(argument, np.ndarray | np.generic | keras.Variable):
+        return False
+    has_shape = isinstance(getattr(argument, "shape", None), tuple)
+    return has_shape and not keras.ops.is_tensor(argument)
 
 
 def _with_sizes(shape: Shape, batch: int | None, size: int | None) -> Shape:
@@ -204,28 +255,20 @@ def _traced(
     # Not by a map, which takes keyword arguments in another order than `flatten`.
     left = iter(inputs)
     leaves = keras.tree.flatten(arguments)
-    flat = [next(left) if _is_tensor(leaf) else leaf for leaf in leaves]
+    flat = [next(left) if is_tensor(leaf) else leaf for leaf in leaves]
     args, kwargs = keras.tree.pack_sequence_as(arguments, flat)
     if keras_internals.takes_training(layer):
         kwargs = {**kwargs, "training": training}
-    composite = [held for held in inner if children(held) and not is_closed(held)]
     with (
         keras_internals.nodes_forgotten((layer, *inner)),
-        keras_internals.lenient_calls(inner, composite, _refusals()),
+        keras_internals.lenient_calls(inner, _composite(inner), _refusals()),
         symbols.asked_first(),
     ):
         try:
             returned = type(layer).call(layer, *args, **kwargs)
-            outputs = [x for x in keras.tree.flatten(returned) if x is not None]
-            function = keras_internals.function_between(inputs, outputs)
-            return _Walk(layer, function).graph
+            return _graph_between(layer, inputs, returned)
         except _refusals() as error:
-            message = " ".join(str(error).split()) or "no message"
-            said = textwrap.shorten(message, 160, placeholder=" ...")
-            raise NoGraph(
-                f"its call cannot be followed on symbols ({type(error).__name__}: "
-                f"{said})"
-            ) from error
+            raise _no_graph(error) from error
 
 
 def _refusals() -> tuple[type[Exception], ...]:

@@ -56,6 +56,16 @@ class Use:
     products: tuple[int, ...] = ()
 
 
+# Why a weight that these operations read is no kernel.
+_PRODUCTS = frozenset(("Multiply", "Divide", "TrueDivide"))
+_SIDE_USES = {
+    **dict.fromkeys(("Add", "Subtract"), "added, not multiplied"),
+    **dict.fromkeys(_PRODUCTS, "multiplies element by element, sums nothing"),
+    **dict.fromkeys(("Take", "GetItem", "Gather"), "looked up, not multiplied"),
+}
+AMONG_WEIGHTS = "only used among weights"
+ADDED = "it makes an output without an input: not multiplied"
+
 _graphs: WeakKeyDictionary[Any, OwnGraph | None] = WeakKeyDictionary()
 _inside: WeakKeyDictionary[Any, Graph | None] = WeakKeyDictionary()
 _uses: WeakKeyDictionary[Any, dict[str, Use]] = WeakKeyDictionary()
@@ -136,12 +146,12 @@ def _find_uses(layer: Any) -> dict[str, Use]:
         use = uses.get(name)
         if use is None:
             uses[name] = Use(False, reason="its layer does not use it")
-        elif not use.multiplies and "among weights" in use.reason:
+        elif not use.multiplies and use.reason.startswith(AMONG_WEIGHTS):
             # It may be part of a kernel: its mean, but not the deviation of its noise,
             # whose entries start out equal.
             measured = _measured(layer, variable)
             values = keras.ops.convert_to_numpy(variable.value)
-            if measured.multiplies and np.ptp(values):
+            if (measured.multiplies and np.ptp(values)) or measured.reason == ADDED:
                 uses[name] = measured
     return uses
 
@@ -154,26 +164,37 @@ def _traced(layer: Any, inner: OwnGraph, weights: dict[str, Any]) -> dict[str, U
         if name in weights
     }
     unseen = set(inner.weights) - set(held)
+    # What is computed of weights alone: the weights that it is no view of any more.
+    computed_of: dict[int, set[str]] = {}
+    reasons: dict[str, str] = {}
+    readers: dict[str, set[str]] = {}
     uses: dict[str, Use] = {}
     for call in inner.graph.calls:
-        if all(number in held for number in call.inputs):
-            arguments = _filled(call, held)
-            results = computed(call.operation, arguments)
+        arguments = _filled(call, held)
+        views = list(_views(arguments))
+        names = set().union(*(computed_of.get(n, set()) for n in call.inputs))
+        if all(number in held or number in unseen for number in call.inputs):
+            results: list[Any] = []
+            if unseen.isdisjoint(call.inputs):
+                results = computed(call.operation, arguments)
             if len(results) == len(call.outputs):
                 held.update(zip(call.outputs, results, strict=True))
-            lost = [x for x in _views(arguments) if not any(map(_is_view, results))]
-            for view in lost:
-                reason = f"only used among weights ({_kind(call)})"
-                uses.setdefault(view.name, Use(False, reason=reason))
+            else:
+                unseen.update(call.outputs)
+            for view in [] if any(map(_is_view, results)) else views:
+                reasons.setdefault(view.name, f"{AMONG_WEIGHTS} ({_kind(call)})")
+                names.add(view.name)
+            computed_of.update(dict.fromkeys(call.outputs, names))
             continue
-        if all(number in held or number in unseen for number in call.inputs):
-            unseen.update(call.outputs)
-            for view in _views(_filled(call, held)):
-                reason = f"only used among weights ({_kind(call)})"
-                uses.setdefault(view.name, Use(False, reason=reason))
-            continue
-        for view in _views(_filled(call, held)):
+        for name in names:
+            readers.setdefault(name, set()).add(type(call.operation).__name__)
+        for view in views:
             _merge(uses, view.name, _use_in(call, held, view))
+    for name, reason in reasons.items():
+        read_by = readers.get(name, set())
+        if read_by and read_by <= set(_SIDE_USES) - _PRODUCTS:
+            reason = _SIDE_USES[min(read_by)]
+        uses.setdefault(name, Use(False, reason=reason))
     return uses
 
 
@@ -217,12 +238,8 @@ def _use_in(call: Call, held: dict[int, Any], view: WeightView) -> Use:
         if factors is not None:
             layout = _of_product(operation, factors, view)
             return Use(True, layout, products=call.outputs)
-    if kind in ("Add", "Subtract"):
-        return Use(False, reason="added, not multiplied")
-    if kind in ("Multiply", "Divide", "TrueDivide"):
-        return Use(False, reason="multiplies element by element, sums nothing")
-    if kind in ("Take", "GetItem", "Gather"):
-        return Use(False, reason="looked up, not multiplied")
+    if kind in _SIDE_USES:
+        return Use(False, reason=_SIDE_USES[kind])
     return Use(False, reason=f"read by {_kind(call)}, not multiplied")
 
 
@@ -290,7 +307,7 @@ def _measured(layer: Any, variable: Any) -> Use:
     if not changes[1] > 0:
         return Use(False, reason="it changes nothing of its layer's output")
     if changes[0] > 1e-6 * changes[1]:
-        return Use(False, reason="it makes an output without an input: not multiplied")
+        return Use(False, reason=ADDED)
     return Use(True, _layout_by_sizes(values.shape, arguments))
 
 

@@ -10,7 +10,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from keras_initlab.model import keras_internals
 from keras_initlab.model.contractions import CONTRACTIONS
-from keras_initlab.model.graph import Graph, NoGraph, graph_of_call
+from keras_initlab.model.graph import (
+    Graph,
+    NoGraph,
+    Shape,
+    graph_of_call,
+    is_tensor,
+    on_sizes,
+)
 from keras_initlab.model.keras_internals import own_variables, sublayers
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -188,7 +195,8 @@ def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | No
         training: passed on where `call` takes it.
 
     Returns:
-        The graph; None for Keras's layers, and for those that only hold others.
+        The graph, with sizes assumed as by `graph.opened`; None for Keras's layers, and
+        for those that only hold others.
 
     Raises:
         NoGraph: see `graph.opened`.
@@ -196,16 +204,41 @@ def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | No
     weights = held_weights(layer)
     if not is_own(layer) or not (weights or not sublayers(layer)):
         return None
+    names: dict[int, str] = {}
+
+    def trace(shapes: list[Shape]) -> Graph:
+        names.clear()
+        graph, of_weights = _traced(layer, weights, arguments, training, shapes)
+        names.update(of_weights)
+        return graph
+
+    return OwnGraph(on_sizes(arguments, trace), names)
+
+
+def _traced(
+    layer: Any,
+    weights: dict[str, Any],
+    arguments: Arguments,
+    training: bool,
+    shapes: list[Shape],
+) -> tuple[Graph, dict[int, str]]:
+    """Return the graph from symbols of those shapes, and the tensors of weights in it.
+
+    Raises:
+        NoGraph: see `graph.opened`.
+    """
     inputs: list[Any] = []
 
     def symbol(argument: Any) -> Any:
-        if not isinstance(getattr(argument, "shape", None), tuple):
+        if not is_tensor(argument):
             return argument
         dtype = getattr(argument, "dtype", None) or layer.compute_dtype
-        inputs.append(keras.Input(batch_shape=tuple(argument.shape), dtype=dtype))
+        inputs.append(keras.Input(batch_shape=shapes[len(inputs)], dtype=dtype))
         return inputs[-1]
 
-    args, kwargs = keras.tree.map_structure(symbol, arguments)
+    # Not by a map, which takes keyword arguments in another order than `flatten`.
+    leaves = [symbol(leaf) for leaf in keras.tree.flatten(arguments)]
+    args, kwargs = keras.tree.pack_sequence_as(arguments, leaves)
     if keras_internals.takes_training(layer):
         kwargs = {**kwargs, "training": training}
     with _weights_as_symbols(layer, weights) as symbols:
@@ -215,11 +248,10 @@ def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | No
             lambda: type(layer).call(layer, *args, **kwargs),
         )
     count = len(inputs)
-    names = dict(zip(whole.inputs[count:], symbols, strict=True))
-    graph = Graph(whole.calls, whole.inputs[:count], whole.outputs)
-    if not set(graph.outputs) <= _computed_from(graph, set(graph.inputs)):
+    graph = replace(whole, inputs=whole.inputs[:count])
+    if _computed_from(graph, set(graph.inputs)).isdisjoint(graph.outputs):
         raise NoGraph("its outputs do not depend on its inputs")
-    return OwnGraph(graph, names)
+    return graph, dict(zip(whole.inputs[count:], symbols, strict=True))
 
 
 def _computed_from(graph: Graph, tensors: set[int]) -> set[int]:

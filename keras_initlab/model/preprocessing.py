@@ -7,12 +7,12 @@ whatever the scale of the input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import keras
 
-from keras_initlab.model.graph import Call, Graph
+from keras_initlab.model.graph import Call, Graph, has_graph
 from keras_initlab.model.layers import learns
 from keras_initlab.model.roles import NORMALISING
 
@@ -41,7 +41,21 @@ _ENCODING = frozenset(
 )
 
 
-def standardised(graph: Graph) -> dict[Output, str]:
+def masks_of(model: Any) -> dict[int, str]:
+    """Return the names of the inputs of a model that are masks, by their places.
+
+    Those of dtype bool, and those of whole numbers that are named a mask.
+    """
+    if not has_graph(model):
+        return {}
+    return {
+        place: symbol.name
+        for place, symbol in enumerate(model.inputs)
+        if symbol.dtype == "bool" or ("int" in symbol.dtype and "mask" in symbol.name)
+    }
+
+
+def standardised(graph: Graph, masks: Collection[int] = ()) -> dict[Output, str]:
     """Return the outputs of preprocessing that are assumed to be standardised.
 
     These are the outputs that were computed from the inputs without trained weights,
@@ -51,9 +65,11 @@ def standardised(graph: Graph) -> dict[Output, str]:
 
     Args:
         graph: the flat graph of a model, composite layers opened.
+        masks: the places of inputs that have no scale.
     """
     paths: dict[Output, str] = {}
-    for tensor, maker in _first_read(graph):
+    raw = [x for place, x in enumerate(graph.inputs) if place not in masks]
+    for tensor, maker in _first_read(graph, raw):
         if maker is None:
             continue
         place = maker.outputs.index(tensor)
@@ -70,7 +86,7 @@ def read_as_given(graph: Graph, keeps: Callable[[Call], bool]) -> set[int]:
         keeps: says of a call that does more than move values whether its output has the
             scale of its input.
     """
-    first = _first_read(graph, lambda call: _moves(call) or keeps(call))
+    first = _first_read(graph, graph.inputs, lambda call: _moves(call) or keeps(call))
     return {tensor for tensor, maker in first if maker is None}
 
 
@@ -79,13 +95,13 @@ def _moves(call: Call) -> bool:
 
 
 def _first_read(
-    graph: Graph, moves: Callable[[Call], bool] = _moves
+    graph: Graph, inputs: Collection[int], moves: Callable[[Call], bool] = _moves
 ) -> Iterator[tuple[int, Call | None]]:
     """Yield the tensors that the first calls that learn read, and their makers.
 
     For a tensor that was only moved, the tensor before; the maker of an input is None.
     """
-    raw, learned = set(graph.inputs), set[int]()
+    raw, learned = set(inputs), set[int]()
     makers: dict[int, Call] = {}
     read: list[int] = []
     for call in graph.calls:

@@ -80,9 +80,22 @@ def constant(values: Any, like: Signal) -> Signal:
     ]
     full = np.broadcast_to(array, target)
     # It is the same for two inputs of a batch.
-    signal = sampling.signal_of(np.stack([full, full]), (None, *target), like)
+    shape = (*(like.shape[:1] or (None,)), *target)
+    signal = sampling.signal_of(np.stack([full, full]), shape, like)
     signal.pairs[..., 1] = signal.pairs[..., 0]
     return signal.evolve(profile=_profile(full), measured=False)
+
+
+def shared(values: Any) -> Signal:
+    """Return the signal of an array that all inputs of a batch share.
+
+    Such as a layer makes of its weights alone. Its batch is of size 1.
+    """
+    array = array_of(values)
+    if array.shape[:1] != (1,):
+        array = array[None]
+    like = Signal.independent(array.shape)
+    return constant(array, like)
 
 
 def _profile(full: Array) -> dict[int, Array]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ from keras_initlab.model.own_weights import without_views
 from keras_initlab.propagation.algebra import sampling
 from keras_initlab.propagation.arguments import signals_in
 from keras_initlab.propagation.context import Arguments
+from keras_initlab.propagation.recorded_sizes import with_sizes_of
 from keras_initlab.propagation.signal import (
     Gradient,
     Pull,
@@ -65,6 +67,7 @@ class Trial:
         recipes: how signals were computed without weights or chance, by serial
             number: their samples are made so, too.
         scales: what variables of a layer are multiplied by, by their ids.
+        open_size: the size of the axes that are open.
     """
 
     operation: Layer | Operation | AsOperation
@@ -74,6 +77,7 @@ class Trial:
     shapes: list[Shape] | None = None
     recipes: dict[int, Recipe] = field(default_factory=dict)
     scales: dict[int, float] = field(default_factory=dict)
+    open_size: int = sampling.OPEN_SIZES[0]
     _remade: set[int] = field(default_factory=set)
 
     def outputs(self, inputs: tuple[Signal, ...]) -> list[Signal]:
@@ -84,6 +88,7 @@ class Trial:
             np.random.default_rng(0),
             [*shapes, *(self.shapes or ())],
             self._recomputed,
+            self.open_size,
         )
         values = self.run(arrays)
         like = max(inputs, key=lambda signal: len(signal.shape))
@@ -138,7 +143,9 @@ class Trial:
             shape = value.shape
         elif shape is None or len(shape) != value.ndim:
             shape = (None, *value.shape[1:])
-        batched = any(signal.shape[:1] == (None,) for signal in inputs)
+        # With a size in place of the batch's, its axis cannot be told from others.
+        batches = {signal.shape[0] for signal in inputs if signal.shape}
+        batched = None in batches and batches <= {None, 1}
         if shape and (None in shape or shape[0] == 1 or not batched):
             return value, shape
         return value[None], (1, *shape)
@@ -165,6 +172,7 @@ class Trial:
                 **kwargs,
             )
         else:
+            operation = with_sizes_of(operation, self.arguments, arrays)
             outputs = operation.call(*args, **kwargs)
         return [
             keras.ops.convert_to_numpy(output)
@@ -255,9 +263,21 @@ class Sampler:
             self._recipes,
             scales or {},
         )
-        outputs = trial.outputs(inputs)
+        outputs = self._outputs(trial, inputs)
         self._measured.update(signal.serial for signal in outputs)
         return packed(outputs)
+
+    def _outputs(self, trial: Trial, inputs: tuple[Signal, ...]) -> list[Signal]:
+        """Return a trial's outputs, with short open axes if it fails on long ones."""
+        try:
+            return trial.outputs(inputs)
+        except Exception:
+            if not any(None in signal.shape[1:] for signal in inputs):
+                raise
+            for size in sampling.OPEN_SIZES[1:]:
+                with suppress(Exception):
+                    return replace(trial, open_size=size, _remade=set()).outputs(inputs)
+            raise
 
     @property
     def count(self) -> int:
@@ -293,6 +313,17 @@ class Sampler:
             if signal not in inputs:
                 recipe = Recipe(operation, arguments, place)
                 self._recipes.setdefault(signal.serial, recipe)
+
+    def remember_values(self, signal: Signal, values: Any) -> None:
+        """Keep the values that a signal always has: its sample is not drawn."""
+        self._recipes[signal.serial] = Recipe(AsOperation(lambda: values), ((), {}), 0)
+
+    def note_sizes(self, before: Signal, after: Signal) -> None:
+        """Keep that `after` is `before` with sizes put in, or left open again."""
+        recipe = self._recipes.get(before.serial)
+        sizes = (sampling.concrete((None, *x.shape[1:]), 1) for x in (before, after))
+        if recipe is not None and len(set(sizes)) == 1:
+            self._recipes[after.serial] = recipe
 
     def origin(self, signal: Signal) -> Signal:
         """Return the signal whose values, moved or rescaled, `signal` has."""

@@ -16,7 +16,7 @@ from keras_initlab.model.keras_internals import own_variables
 from keras_initlab.model.kernels import quantised_layers
 from keras_initlab.model.layers import is_closed
 from keras_initlab.model.own_weights import held_weights
-from keras_initlab.model.preprocessing import Output, standardised
+from keras_initlab.model.preprocessing import Output, masks_of, standardised
 from keras_initlab.propagation.algebra.gradients import gradients
 from keras_initlab.propagation.given import Given, Stand
 from keras_initlab.propagation.index import Key, ModelIndex, index_of
@@ -50,12 +50,13 @@ def propagate(
     augmentation) is there to standardise inputs of any scale. With `mean` or
     `variance`, these preprocessing layers are followed like any others. All elements of
     an input are assumed to be independent, neighbouring ones too. Inputs of an
-    `Embedding` are tokens, all equally likely. A subclassed model or layer that holds
-    other layers is traced by running its `call` on symbolic tensors; if that needs
-    numbers for unknown sizes, 64 is used. A layer without a rule is run on a Gaussian
-    sample with the predicted moments; only its figures have `source="measured"`. In a
-    model without a `call`, trained by its `train_step` (VAEs, GANs), each model that it
-    holds is followed separately.
+    `Embedding` are tokens, all equally likely; masks (inputs of dtype bool, and those
+    of whole numbers that are named so) leave nothing out. A subclassed model or layer
+    that holds other layers is traced by running its `call` on symbolic tensors; if that
+    needs numbers for unknown sizes, 64 is used. A layer without a rule is run on a
+    Gaussian sample with the predicted moments; only its figures have
+    `source="measured"`. In a model without a `call`, trained by its `train_step` (VAEs,
+    GANs), each model that it holds is followed separately.
 
     Args:
         model: a built model.
@@ -107,9 +108,13 @@ def propagate(
 class Forward:
     """A finished prediction: its records, its stats, its assumptions."""
 
-    def __init__(self, propagation: Propagation, outputs: list[Signal]) -> None:
+    def __init__(
+        self, propagation: Propagation, outputs: list[Signal], masks: Sequence[str] = ()
+    ) -> None:
+        """Hold what a walk has found; `masks` are the inputs taken for masks."""
         self.propagation = propagation
         self.outputs = outputs
+        self._masks = masks
 
     @property
     def measured(self) -> list[LayerStats]:
@@ -123,6 +128,8 @@ class Forward:
             f"{path} is measured as a whole: {reason}"
             for path, reason in self.propagation.refusals.items()
         ]
+        if self._masks:
+            sentences.append(f"nothing is masked: {', '.join(self._masks)}")
         sized = list(dict.fromkeys(self.propagation.assumed))
         if sized:
             more = f" and {len(sized) - 3} more" if len(sized) > 3 else ""
@@ -170,7 +177,9 @@ def run_forward(
     standardise = mean is None and variance is None
     if from_weights:
         _check_not_quantised(model)
-    inputs = _independent_inputs(shapes, mean, variance, input_scale)
+    by_input = any(isinstance(x, Sequence | Mapping) for x in (mean, variance))
+    masks = {} if by_input or given is not None else masks_of(model)
+    inputs = _independent_inputs(shapes, mean, variance, input_scale, masks)
     if given is not None:
         inputs = given.signals([shape for _, shape in shapes], input_scale)
     index = index or index_of(model)
@@ -189,7 +198,7 @@ def run_forward(
             index=index,
         )
         with np.errstate(all="ignore"):
-            return Forward(propagation, propagation.run(inputs))
+            return Forward(propagation, propagation.run(inputs), list(masks.values()))
 
     if given is not None:
         return forward(designer, given.stands(input_scale))
@@ -198,7 +207,7 @@ def run_forward(
     if index.standard is None:
         # Composite layers have to be opened to see where weights come first.
         plain = forward(None, {})
-        index.standard = standardised(plain.propagation.flat_graph)
+        index.standard = standardised(plain.propagation.flat_graph, masks)
         if designer is None and not index.standard:
             return plain
     return forward(designer, dict.fromkeys(index.standard, standard))
@@ -219,15 +228,23 @@ def _independent_inputs(
     mean: Moment | None,
     variance: Moment | None,
     scale: float,
+    masks: Collection[int],
 ) -> list[Signal]:
-    """Return inputs of these moments, `scale` times as large in the square."""
+    """Return inputs of these moments, `scale` times as large in the square.
+
+    Those at the places of `masks` are 1 throughout: they leave nothing out.
+    """
     mean = 0.0 if mean is None else mean
     variance = 1.0 if variance is None else variance
     means = _per_input("mean", mean, shapes, minimum=-math.inf)
     variances = _per_input("variance", variance, shapes, minimum=0.0)
     return [
-        Signal.independent(shape, math.sqrt(scale) * m, scale * v)
-        for (_, shape), m, v in zip(shapes, means, variances, strict=True)
+        Signal.independent(shape, 1.0, 0.0)
+        if place in masks
+        else Signal.independent(shape, math.sqrt(scale) * m, scale * v)
+        for place, ((_, shape), m, v) in enumerate(
+            zip(shapes, means, variances, strict=True)
+        )
     ]
 
 

@@ -59,11 +59,6 @@ def stats_keys(records: list[Record]) -> list[str]:
     return call_keys([record.path for record in records])
 
 
-def reopened(shape: Shape, assumed: Shape, batch: Shape) -> Shape:
-    """Return a shape with the batch in place of one that was assumed."""
-    return batch + shape[1:] if shape[:1] == assumed else shape
-
-
 def fits(shape: Shape, shapes: list[Shape]) -> bool:
     """Whether a tensor has the one shape of some, as far as its sizes are known."""
     return len(shapes) == 1 == len({len(shape), len(shapes[0])}) and all(

@@ -394,9 +394,19 @@ class Signal(Moments):
         )
 
     def with_shape(self, shape: Shape) -> Signal:
-        """Return the same tensor with sizes put in for unknown ones, or left open."""
+        """Return the same tensor with sizes put in for unknown ones, or left open.
+
+        Raises:
+            ValueError: the shape is of another rank.
+        """
         if shape == self.shape:
             return self
+        if len(shape) != len(self.shape):
+            raise ValueError(
+                f"Expected a shape of as many axes as {self.shape} has. "
+                f"Received: {shape}. Let the layer return a tensor of the rank that "
+                "its symbol has."
+            )
         origin, mirror = self.origin, self.mirror
         if mirror is not None:
             mirror = replace(

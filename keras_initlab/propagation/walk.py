@@ -29,7 +29,8 @@ from keras_initlab.model.own_weights import (
 from keras_initlab.model.preprocessing import Output
 from keras_initlab.propagation.algebra.elementwise import NotDefinedEverywhere, apply
 from keras_initlab.propagation.algebra.random_linear import RandomKernel
-from keras_initlab.propagation.arguments import as_function_of, with_constants
+from keras_initlab.propagation.arguments import as_function_of, shared, with_constants
+from keras_initlab.propagation.assumed_sizes import AssumedSizes
 from keras_initlab.propagation.context import (
     ActivationLike,
     Arguments,
@@ -55,7 +56,6 @@ from keras_initlab.propagation.record import (
     failure,
     fits,
     operation_failure,
-    reopened,
 )
 from keras_initlab.propagation.repeats import Repeats
 from keras_initlab.propagation.rules.activation import activate
@@ -236,7 +236,7 @@ class Propagation:
         signals = dict(zip(walked.inputs, inputs, strict=True))
         numbers = dict(zip(walked.inputs, self._flat.read, strict=True))
         # Weights, and what is computed of weights alone.
-        held: dict[int, Any] = dict(weights or {})
+        held: dict[int, Any] = {**walked.constants, **(weights or {})}
         for number, call in enumerate(walked.calls):
             if owner is not None:
                 call = replace(call, owner=owner)
@@ -272,6 +272,10 @@ class Propagation:
             signals.update(zip(call.outputs, flat, strict=False))
             numbers.update(zip(call.outputs, numbers_made, strict=True))
             self.signals.update(zip(numbers_made, flat, strict=False))
+        for number in set(walked.outputs).difference(signals):
+            signals[number] = shared(held[number])
+            (numbers[number],) = self._flat.fresh(1)
+            self._sampler.remember_values(signals[number], held[number])
         self._flat.opened = tuple(numbers[number] for number in walked.outputs)
         return [signals[number] for number in walked.outputs]
 
@@ -368,43 +372,55 @@ class Propagation:
         own_graph = seen_inside(layer, arguments, self.training)
         if own_graph is not None:
             try:
-                return self._walk_own(layer, own_graph, inputs, path)
-            except PropagationError:
-                if sublayers(layer):
-                    raise
+                with self._whole_or_none(layer):
+                    return self._walk_own(layer, own_graph, inputs, path, shapes)
+            except PropagationError as error:
                 # An operation inside fails on a sample: so may the layer, by name.
-                self._walked.discard(id(layer))
+                if sublayers(layer) and not isinstance(error, OperationError):
+                    raise
+                self.refusals[path] = str(error)
         try:
             inner = graph.opened(layer, arguments, self.training)
         except graph.NoGraph as refusal:
             self.refusals[path] = str(refusal)
             inner = None
         if inner is not None:
-            count = len(self.records)
             try:
-                with self._flat.whole_or_none():
+                with self._whole_or_none(layer):
                     return self._walk_inner(layer, inner, inputs, path, shapes)
             except OperationError as error:
-                del self.records[count:]
-                self._walked.discard(id(layer))
                 self.refusals[path] = str(error)
         return self._sampler.measure(
             layer, inputs, arguments, shapes, scales_of(layer, self.weights)
         )
 
+    @contextmanager
+    def _whole_or_none(self, layer: Layer) -> Iterator[None]:
+        """Drop the calls inside a layer, and their records, if one of them fails."""
+        records, assumed = len(self.records), len(self.assumed)
+        try:
+            with self._flat.whole_or_none():
+                yield
+        except PropagationError:
+            del self.records[records:], self.assumed[assumed:]
+            self._walked.discard(id(layer))
+            raise
+
     def _walk_own(
-        self, layer: Layer, own_graph: OwnGraph, inputs: tuple[Signal, ...], path: str
+        self,
+        layer: Layer,
+        own: OwnGraph,
+        inputs: tuple[Signal, ...],
+        path: str,
+        shapes: list[Shape] | None,
     ) -> Signals:
-        weights = operands_of(layer, own_graph, self.weights)
-        self._walked.add(id(layer))
+        weights = operands_of(layer, own, self.weights)
         measured = self._sampler.count
         kernels = [use for use in uses_of(layer).values() if use.multiplies]
         # Of a single kernel, and no layers inside, the layer is one call.
         is_one = not sublayers(layer) and len(kernels) < 2
         with self._flat.forgotten() if is_one else nullcontext():
-            outputs = tuple(
-                self._walk(own_graph.graph, list(inputs), path, weights, layer)
-            )
+            outputs = self._walk_inner(layer, own.graph, inputs, path, shapes, weights)
         if is_one:
             self._flat.opened = None
         self._open[-1].measured |= self._sampler.count > measured
@@ -417,36 +433,20 @@ class Propagation:
         inputs: tuple[Signal, ...],
         path: str,
         shapes: list[Shape] | None,
+        weights: Mapping[int, Any] | None = None,
     ) -> Signals:
+        """Walk the graph of a layer; `weights` of its own if they are in the graph."""
         self._walked.add(id(layer))
-        if inner.assumed:
-            return self._walk_sized(inner, inputs, path, shapes)
-        return tuple(self._walk(inner, list(inputs), path))
-
-    def _walk_sized(
-        self,
-        inner: graph.Graph,
-        inputs: tuple[Signal, ...],
-        path: str,
-        shapes: list[Shape] | None,
-    ) -> Signals:
-        """Walk a graph in which sizes are assumed; outside of it they are open."""
+        owner = layer if weights is not None else None
+        if not inner.assumed:
+            return tuple(self._walk(inner, list(inputs), path, weights, owner))
         self.assumed.append(path)
         first = len(self.records)
-        sized = [
-            x.with_shape(shape) for x, shape in zip(inputs, inner.assumed, strict=True)
-        ]
-        outputs = self._walk(inner, sized, path)
-        batch, assumed = inputs[0].shape[:1], sized[0].shape[:1]
-
+        sizes = AssumedSizes(inputs, inner.assumed, self._sampler.note_sizes)
+        outputs = self._walk(inner, sizes.inputs, path, weights, owner)
         for record in self.records[first:]:
-            if (signal := record.signal) is not None:
-                shape = reopened(signal.shape, assumed, batch)
-                record.signal = signal.amend(shape=shape)
-        shapes = shapes or [reopened(x.shape, assumed, batch) for x in outputs]
-        return tuple(
-            x.with_shape(shape) for x, shape in zip(outputs, shapes, strict=True)
-        )
+            record.signal = sizes.record(record.signal)
+        return sizes.outputs(outputs, shapes)
 
     def _operate(
         self,

@@ -6,7 +6,10 @@ import pytest
 from keras import layers, ops
 
 import keras_initlab as il
+from keras_initlab.model.graph import graph_of
 from keras_initlab.propagation import monte_carlo
+from keras_initlab.propagation.algebra.sums import add
+from keras_initlab.propagation.arguments import constant
 from keras_initlab.propagation.signal import Signal
 
 # What stands in for a size that is not known.
@@ -303,3 +306,149 @@ def test_numbers_stand_to_the_left_of_symbols():
     assert (whole.mean, whole.second_moment) == pytest.approx((1.0, 3.0))
     # Keras's refusal stands again.
     assert "__jax_array__" in vars(keras.KerasTensor)
+
+
+def test_a_signal_keeps_its_rank():
+    signal = Signal.independent((None, 4, 8))
+    with pytest.raises(ValueError, match=r"as many axes as \(None, 4, 8\)"):
+        signal.with_shape((4, 8))
+
+
+def test_numbers_beside_a_signal_are_of_its_batch():
+    signal = Signal.independent((32, 4, 8))
+    assert constant(np.ones(8), signal).shape == (32, 4, 8)
+    assert constant(np.ones(8), Signal.independent((None, 4, 8))).shape[0] is None
+
+
+@pytest.mark.parametrize("batch", [None, 32])
+def test_what_all_inputs_share_is_of_their_batch_in_a_sum(batch):
+    table = Signal.independent((1, 4, 8), 0.0, 3.0)
+    x = Signal.independent((batch, 4, 8), 0.0, 1.0)
+    for signals in ([table, x], [x, table]):
+        total = add(signals)
+        assert total.shape == (batch, 4, 8)
+        assert total.second == pytest.approx(4.0)
+        # Of two inputs, the table is the same.
+        assert total.pairs[0, 0, 1] == pytest.approx(3.0)
+
+
+def test_a_signal_that_is_passed_twice_stays_one():
+    class Twice(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.inner = layers.Dense(16, name="inner")
+
+        def call(self, x, also):
+            ops.arange(ops.shape(x)[1])  # needs a length
+            return self.inner(x - also)
+
+    inputs = keras.Input((None, 16))
+    x = layers.Dense(16)(inputs)
+    model = keras.Model(inputs, Twice(name="twice")(x, x))
+    assert by_layer(il.propagate(model))["twice/inner"].second_moment == 0.0
+
+
+def test_an_array_among_the_arguments_of_an_opened_layer_is_what_it_is():
+    class Weighed(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.inner = layers.Dense(
+                8, use_bias=False, kernel_initializer="he_normal", name="inner"
+            )
+
+        def call(self, x, factors=None):
+            return self.inner(x) * factors
+
+    class Outer(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.weighed = Weighed(name="weighed")
+
+        def call(self, x):
+            return self.weighed(x, factors=np.full((8,), 3.0, "float32"))
+
+    stats = by_layer(il.propagate(model_of(Outer(name="outer"), shape=(16,))))
+    assert stats["outer/weighed/inner"].second_moment == pytest.approx(2.0)
+    assert stats["outer/weighed"].second_moment == pytest.approx(18.0)
+
+
+@pytest.mark.parametrize(
+    ("compute", "shape", "sizes", "expected"),
+    [
+        (lambda x: ops.reshape(x, (None, -1, 2, 4)), (None, None, 8), (5, 6, 8), 4),
+        (lambda x: ops.reshape(x, (None, None, 2, 4)), (None, None, 8), (5, 6, 8), 4),
+        (lambda x: ops.reshape(x, (None, 3, None)), (None, 6, 4), (5, 6, 4), 3),
+        (lambda x: ops.reshape(x, (-1, 8)), (None, 6, 8), (5, 6, 8), 2),
+        (lambda x: ops.broadcast_to(x, (None, 6, 8)), (None, 1, 8), (5, 1, 8), 3),
+        (lambda x: ops.slice(x, (0, 0), (None, 2)), (None, 8), (5, 8), 2),
+    ],
+)
+def test_an_operation_that_recorded_open_sizes_runs(compute, shape, sizes, expected):
+    (node,) = graph_of(
+        keras.Model(x := keras.Input(batch_shape=shape), compute(x))
+    ).calls
+    signal, array = Signal.independent(shape), np.zeros(sizes, "float32")
+    arguments = node.node.arguments.fill_in({id(x): signal})
+    trial = monte_carlo.Trial(node.operation, arguments)
+    (output,) = trial.run({signal.serial: array})
+    recorded = node.node.outputs[0].shape
+    assert len(recorded) == expected == output.ndim
+    assert all(
+        size in (None, own) for size, own in zip(recorded, output.shape, strict=True)
+    )
+    assert output.shape[0] == 5 or -1 in node.operation.newshape
+
+
+def test_masks_leave_nothing_out():
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    padding = keras.Input((6,), dtype="int32", name="padding_mask")
+    chosen = keras.Input((6,), dtype="bool", name="chosen")
+    x = layers.Embedding(50, 8, embeddings_initializer="ones")(tokens)
+    for mask in (padding, chosen):
+        x = x * ops.expand_dims(ops.cast(mask, "float32"), -1)
+    x = layers.Dense(4, use_bias=False, kernel_initializer="he_normal", name="end")(x)
+    model = keras.Model([tokens, padding, chosen], x)
+    assert by_layer(il.propagate(model))["end"].second_moment == pytest.approx(2.0)
+    # As a user says of each input, they are.
+    given = il.propagate(model, mean=[0.0, 0.5, 1.0], variance=[1.0, 0.25, 0.0])
+    assert by_layer(given)["end"].second_moment == pytest.approx(1.0)
+    notes = il.inspect(model).notes
+    assert "nothing is masked: padding_mask, chosen." in notes
+
+
+class Positions(layers.Layer):
+    """A table of fewer positions than stand for an open length."""
+
+    def build(self, shape):
+        self.table = self.add_weight(
+            shape=(24, shape[-1]), initializer=keras.initializers.RandomNormal(stddev=2)
+        )
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x):
+        rows = ops.slice(self.table, (0, 0), (ops.shape(x)[1], self.table.shape[1]))
+        return ops.broadcast_to(rows, ops.shape(x))
+
+
+def test_a_table_that_is_shorter_than_an_open_length_is_measured():
+    inputs = keras.Input((None, 16))
+    model = keras.Model(inputs, inputs + Positions(name="places")(inputs))
+    stats = by_layer(il.propagate(model))["places"]
+    assert stats.source == "measured"
+    # 8 × 16 entries of variance 4: 5 of √(2 / 128).
+    assert stats.second_moment == pytest.approx(4.0, rel=5 * (2 / 128) ** 0.5)
+
+
+def test_a_layer_that_fails_at_every_length_says_so_as_of_the_first():
+    class Short(layers.Layer):
+        def compute_output_shape(self, shape):
+            return shape
+
+        def call(self, x):
+            raise ValueError(f"no length of {x.shape[1]}")
+
+    model = model_of(Short(name="short"))
+    with pytest.raises(ValueError, match="no length of 64"):
+        il.propagate(model)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from keras_initlab.propagation.signal import Array, Function, Origin, Shape, Signal
 
-# Elements of a sample, and the size of axes that the model leaves open.
-_ELEMENTS, _OPEN = 2**19, 8
+# Elements of a sample, and sizes of the axes that the model leaves open: that of calls
+# that need sizes, and a short one, as tables of positions may end before.
+_ELEMENTS, OPEN_SIZES = 2**19, (64, 8)
 _BATCHES = (4, 1024)
 
 
@@ -28,21 +29,29 @@ def samples(
     generator: np.random.Generator,
     shapes: Iterable[Shape],
     compute: Callable[[Signal, Draw], NDArray[Any] | None],
+    open_size: int = OPEN_SIZES[0],
 ) -> dict[int, NDArray[Any]]:
     """Return an array with the moments of each signal, by its serial.
 
     All are of one batch, small enough for `shapes`. `compute` returns a sample from
     those of other signals, or None: then it is Gaussian, or a function of a Gaussian.
-    Each signal is sampled once.
+    Each signal is sampled once; axes that are open have `open_size` elements.
     """
-    batch = min(_batch(shape) for shape in shapes)
+    shapes = list(shapes)
+    # Where a batch's size was assumed for some, the others have that size, too.
+    assumed = [shape[0] for shape in shapes if shape and (shape[0] or 1) > 1]
+    batch = (
+        assumed[0] or 1
+        if assumed
+        else min(_batch(shape, open_size) for shape in shapes)
+    )
     arrays: dict[int, NDArray[Any]] = {}
 
     def draw(signal: Signal) -> NDArray[Any]:
         if signal.serial not in arrays:
             values = compute(signal, draw)
             if values is None:
-                values = _sample(signal, batch, draw, generator)
+                values = _sample(signal, batch, draw, generator, open_size)
             arrays[signal.serial] = values
         return arrays[signal.serial]
 
@@ -50,7 +59,11 @@ def samples(
 
 
 def _sample(
-    signal: Signal, batch: int, draw: Draw, generator: np.random.Generator
+    signal: Signal,
+    batch: int,
+    draw: Draw,
+    generator: np.random.Generator,
+    open_size: int,
 ) -> NDArray[np.float32]:
     if signal.origin.base is not None and signal.origin.function is not None:
         inner = draw(signal.origin.base)
@@ -58,7 +71,7 @@ def _sample(
             signal.origin.function, inner.astype(np.float64).ravel(), generator
         )
         return np.asarray(values, np.float32).reshape(inner.shape)
-    return _gaussian(signal, concrete(signal.shape, batch), generator)
+    return _gaussian(signal, concrete(signal.shape, batch, open_size), generator)
 
 
 def _value(function: Function, x: Array, generator: np.random.Generator) -> Array:
@@ -109,19 +122,21 @@ def _gaussian(
     return np.asarray(total, np.float32)
 
 
-def concrete(shape: Shape, batch: int) -> tuple[int, ...]:
+def concrete(
+    shape: Shape, batch: int, open_size: int = OPEN_SIZES[0]
+) -> tuple[int, ...]:
     """Return `shape` with sizes in place of None: `batch` for the axis of the batch.
 
     That is the first, unless a size is known there: then an operation has moved it.
     """
     if not shape or shape[0] is None:
-        return tuple((batch, *(size or _OPEN for size in shape[1:]))[: len(shape)])
+        return tuple((batch, *(size or open_size for size in shape[1:]))[: len(shape)])
     return tuple(batch if size is None else size for size in shape)
 
 
-def _batch(shape: Shape) -> int:
+def _batch(shape: Shape, open_size: int) -> int:
     """Return a batch size for which a sample is neither inaccurate nor slow."""
-    elements = math.prod(size or _OPEN for size in shape[1:])
+    elements = math.prod(size or open_size for size in shape[1:])
     return int(np.clip(_ELEMENTS // max(elements, 1), *_BATCHES))
 
 
@@ -148,7 +163,7 @@ def signal_of(values: NDArray[Any], shape: Shape, like: Signal) -> Signal:
     """Return the signal whose moments a sample has, marked as measured."""
     x = np.asarray(values, np.float64)
     rank = x.ndim
-    same_units = len(like.shape) == rank and like.units and max(like.units) < rank
+    same_units = len(like.shape) == rank and like.units
     units = tuple(like.units) if same_units else (rank - 1,) if rank > 1 else ()
     positions = tuple(axis for axis in range(1, rank) if axis not in units)
     sizes = (_count(x, units), _count(x, positions), x.shape[0])

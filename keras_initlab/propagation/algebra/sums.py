@@ -85,8 +85,23 @@ def _lifted(signal: Signal, missing: int) -> Signal:
     )
 
 
+def _in_batch(signal: Signal, batch: int | None) -> Signal:
+    """Return the signal for each input of a batch, all of which share it if it is one.
+
+    `signal` has a rank of its own: without a batch axis, it is left alone.
+    """
+    if signal.shape[:1] in ((), (batch,)):
+        return signal
+    in_batch = signal.with_shape((batch, *signal.shape[1:]))
+    if signal.shape[0] != 1:
+        return in_batch
+    pairs = signal.pairs.copy()
+    pairs[..., 1] = pairs[..., 0]
+    return in_batch.amend(pairs=pairs, lineage=None)
+
+
 def aligned(signals: Sequence[Signal]) -> list[Signal]:
-    """Return the signals in one shape and with the same units."""
+    """Return the signals in one shape, the batch's axis too, with the same units."""
     rank = max(len(signal.shape) for signal in signals)
     sizes: list[int | None] = []
     for axis in range(rank):
@@ -97,7 +112,9 @@ def aligned(signals: Sequence[Signal]) -> list[Signal]:
         ]
         wide = [size for size in sizes_here if size not in (None, 1)]
         sizes.append(wide[0] if wide else None if None in sizes_here else 1)
-    shaped = [broadcast(signal, tuple(sizes)) for signal in signals]
+    shaped = [
+        broadcast(_in_batch(signal, sizes[0]), tuple(sizes)) for signal in signals
+    ]
     largest = max(shaped, key=lambda signal: len(signal.positions) > 0)
     return [signal.with_units(largest.units) for signal in shaped]
 

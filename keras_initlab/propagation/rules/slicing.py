@@ -67,11 +67,17 @@ def slice_operation(operation: Operation, x: Signal, *, context: RuleContext) ->
     if any(isinstance(place, Signal) for place in np.ravel([starts])):
         raise UnknownLayer("a slice from a computed place")
     places = [int(place) for place in np.ravel(array_of(starts))]
-    sizes = [int(size) for size in operation.shape]
+    # None is a size that a call has read from its symbols: as long as the axis is.
+    sizes = [
+        int(size) if size is not None else x.shape[axis] or -1
+        for axis, size in enumerate(operation.shape)
+    ]
     if places[0] or sizes[0] not in (-1, x.shape[0]):
         raise UnknownLayer("a slice of the batch")
     for axis in range(1, len(places)):
         length = x.shape[axis]
+        if length is None and (places[axis], sizes[axis]) == (0, -1):
+            continue
         if length is None:
             raise UnknownLayer("a slice of an axis of unknown length")
         stop = length if sizes[axis] == -1 else places[axis] + sizes[axis]
