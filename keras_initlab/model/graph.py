@@ -6,7 +6,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import keras
@@ -126,6 +126,7 @@ def graph_of_call(layer: Any, inputs: list[Any], call: Callable[[], Any]) -> Gra
         keras_internals.calls_forgotten(layer),
         keras.StatelessScope(),
         symbols.asked_first(),
+        symbols.merged_with_tensors(),
     ):
         try:
             outputs = keras.tree.flatten(call())
@@ -166,18 +167,35 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
         return None
     flat = keras.tree.flatten(arguments)
     own_shapes = [tuple(tensor.shape) for tensor in flat if _is_tensor(tensor)]
+    return with_assumed_sizes(
+        own_shapes, partial(_traced, layer, inner, arguments, training)
+    )
+
+
+def with_assumed_sizes(
+    shapes: list[Shape], trace: Callable[[list[Shape]], Graph]
+) -> Graph:
+    """Return the graph from symbols of those shapes, with sizes assumed if need be.
+
+    Args:
+        shapes: of the inputs, None for sizes that are not known.
+        trace: returns the graph for shapes, or raises `NoGraph`.
+
+    Raises:
+        NoGraph: `trace` raises it for all sizes.
+    """
     sizes = ((None, None), (None, ASSUMED_SIZE), (ASSUMED_BATCH, ASSUMED_SIZE))
-    tries = [[_with_sizes(s, *assumed) for s in own_shapes] for assumed in sizes]
+    tries = [[_with_sizes(s, *assumed) for s in shapes] for assumed in sizes]
     refusal: NoGraph | None = None
-    for number, shapes in enumerate(tries):
-        if shapes in tries[:number]:
+    for number, sized in enumerate(tries):
+        if sized in tries[:number]:
             continue
         try:
-            traced = _traced(layer, inner, arguments, training, shapes)
+            traced = trace(sized)
         except NoGraph as error:
             refusal = error
         else:
-            assumed = () if shapes == own_shapes else tuple(shapes)
+            assumed = () if sized == shapes else tuple(sized)
             return replace(traced, assumed=assumed)
     assert refusal is not None
     raise refusal
@@ -213,6 +231,7 @@ def _traced(
         keras_internals.nodes_forgotten((layer, *inner)),
         keras_internals.lenient_calls(inner, composite, _refusals()),
         symbols.asked_first(),
+        symbols.merged_with_tensors(),
     ):
         try:
             returned = type(layer).call(layer, *args, **kwargs)

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 
 from keras_initlab.model import keras_internals
 from keras_initlab.model.contractions import CONTRACTIONS
-from keras_initlab.model.graph import Graph, NoGraph, graph_of_call
+from keras_initlab.model.graph import (
+    Graph,
+    NoGraph,
+    Shape,
+    graph_of_call,
+    with_assumed_sizes,
+)
 from keras_initlab.model.keras_internals import own_variables, sublayers
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -28,10 +34,10 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 MADE_UP_NAME = re.compile(r"((jax|nnx)_)?variable(_\d+)?")
 # Distinct sizes, by which the axes of a tensor are recognised.
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
-# Operations that only move, cast or choose the entries of one tensor.
+# Operations that only move, repeat, cast or choose the entries of one tensor.
 _MOVING = frozenset(
     "Transpose Swapaxes Moveaxis ExpandDims Squeeze Cast Copy ConvertToTensor Identity "
-    "Reshape GetItem Slice Split Flip StopGradient".split()
+    "Reshape GetItem Slice Split Flip StopGradient BroadcastTo Repeat Tile".split()
 )
 # Operations that receive weights as views; all others receive their values.
 CONVOLUTIONS = frozenset(("Conv", "ConvTranspose", "DepthwiseConv"))
@@ -196,13 +202,42 @@ def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | No
     weights = held_weights(layer)
     if not is_own(layer) or not (weights or not sublayers(layer)):
         return None
+    shapes = [tuple(x.shape) for x in keras.tree.flatten(arguments) if _is_tensor(x)]
+    names: dict[int, str] = {}
+
+    def trace(sized: list[Shape]) -> Graph:
+        whole, symbols = _with_weights(layer, weights, arguments, training, sized)
+        _check_sizes(whole, set(whole.inputs[len(sized) :]))
+        names.clear()
+        names.update(zip(whole.inputs[len(sized) :], symbols, strict=True))
+        return Graph(whole.calls, whole.inputs[: len(sized)], whole.outputs)
+
+    graph = with_assumed_sizes(shapes, trace)
+    if not set(graph.outputs) <= _computed_from(graph, set(graph.inputs)):
+        raise NoGraph("its outputs do not depend on its inputs")
+    return OwnGraph(graph, names)
+
+
+def _is_tensor(argument: Any) -> bool:
+    return isinstance(getattr(argument, "shape", None), tuple)
+
+
+def _with_weights(
+    layer: Any,
+    weights: dict[str, Any],
+    arguments: Arguments,
+    training: bool,
+    shapes: list[Shape],
+) -> tuple[Graph, list[str]]:
+    """Return the graph from symbols of those shapes and of weights; these by name."""
+    left = iter(shapes)
     inputs: list[Any] = []
 
     def symbol(argument: Any) -> Any:
-        if not isinstance(getattr(argument, "shape", None), tuple):
+        if not _is_tensor(argument):
             return argument
         dtype = getattr(argument, "dtype", None) or layer.compute_dtype
-        inputs.append(keras.Input(batch_shape=tuple(argument.shape), dtype=dtype))
+        inputs.append(keras.Input(batch_shape=next(left), dtype=dtype))
         return inputs[-1]
 
     args, kwargs = keras.tree.map_structure(symbol, arguments)
@@ -214,12 +249,16 @@ def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | No
             [*inputs, *symbols.values()],
             lambda: type(layer).call(layer, *args, **kwargs),
         )
-    count = len(inputs)
-    names = dict(zip(whole.inputs[count:], symbols, strict=True))
-    graph = Graph(whole.calls, whole.inputs[:count], whole.outputs)
-    if not set(graph.outputs) <= _computed_from(graph, set(graph.inputs)):
-        raise NoGraph("its outputs do not depend on its inputs")
-    return OwnGraph(graph, names)
+    return whole, list(symbols)
+
+
+def _check_sizes(graph: Graph, weights: set[int]) -> None:
+    """Refuse a graph in which weights are repeated for a batch of unknown size."""
+    for call in graph.calls:
+        if weights.issuperset(call.inputs):
+            weights = weights.union(call.outputs)
+            if any(None in symbol.shape for symbol in call.node.outputs):
+                raise NoGraph("its weights take a size that is not known")
 
 
 def _computed_from(graph: Graph, tensors: set[int]) -> set[int]:

@@ -317,7 +317,7 @@ class Propagation:
     ) -> Signals:
         """Return the outputs of a layer, and record the call."""
         record = Record(layer, self.index.path(layer), None)
-        inputs, arguments = with_constants(inputs, arguments)
+        inputs, arguments = with_constants(layer, inputs, arguments)
         self._arguments.append(arguments)
         self._open.append(record)
         try:
@@ -368,7 +368,7 @@ class Propagation:
         own_graph = seen_inside(layer, arguments, self.training)
         if own_graph is not None:
             try:
-                return self._walk_own(layer, own_graph, inputs, path)
+                return self._walk_own(layer, own_graph, inputs, path, shapes)
             except PropagationError:
                 if sublayers(layer):
                     raise
@@ -382,8 +382,9 @@ class Propagation:
         if inner is not None:
             count = len(self.records)
             try:
+                self._walked.add(id(layer))
                 with self._flat.whole_or_none():
-                    return self._walk_inner(layer, inner, inputs, path, shapes)
+                    return self._walk_sized(inner, inputs, path, shapes)
             except OperationError as error:
                 del self.records[count:]
                 self._walked.discard(id(layer))
@@ -393,7 +394,12 @@ class Propagation:
         )
 
     def _walk_own(
-        self, layer: Layer, own_graph: OwnGraph, inputs: tuple[Signal, ...], path: str
+        self,
+        layer: Layer,
+        own_graph: OwnGraph,
+        inputs: tuple[Signal, ...],
+        path: str,
+        shapes: list[Shape] | None,
     ) -> Signals:
         weights = operands_of(layer, own_graph, self.weights)
         self._walked.add(id(layer))
@@ -402,26 +408,13 @@ class Propagation:
         # Of a single kernel, and no layers inside, the layer is one call.
         is_one = not sublayers(layer) and len(kernels) < 2
         with self._flat.forgotten() if is_one else nullcontext():
-            outputs = tuple(
-                self._walk(own_graph.graph, list(inputs), path, weights, layer)
+            outputs = self._walk_sized(
+                own_graph.graph, inputs, path, shapes, weights, layer
             )
         if is_one:
             self._flat.opened = None
         self._open[-1].measured |= self._sampler.count > measured
         return outputs
-
-    def _walk_inner(
-        self,
-        layer: Layer,
-        inner: graph.Graph,
-        inputs: tuple[Signal, ...],
-        path: str,
-        shapes: list[Shape] | None,
-    ) -> Signals:
-        self._walked.add(id(layer))
-        if inner.assumed:
-            return self._walk_sized(inner, inputs, path, shapes)
-        return tuple(self._walk(inner, list(inputs), path))
 
     def _walk_sized(
         self,
@@ -429,14 +422,18 @@ class Propagation:
         inputs: tuple[Signal, ...],
         path: str,
         shapes: list[Shape] | None,
+        weights: Mapping[int, Any] | None = None,
+        owner: Layer | None = None,
     ) -> Signals:
-        """Walk a graph in which sizes are assumed; outside of it they are open."""
+        """Walk a graph; sizes that are assumed in it are open outside of it."""
+        if not inner.assumed:
+            return tuple(self._walk(inner, list(inputs), path, weights, owner))
         self.assumed.append(path)
         first = len(self.records)
         sized = [
             x.with_shape(shape) for x, shape in zip(inputs, inner.assumed, strict=True)
         ]
-        outputs = self._walk(inner, sized, path)
+        outputs = self._walk(inner, sized, path, weights, owner)
         batch, assumed = inputs[0].shape[:1], sized[0].shape[:1]
 
         for record in self.records[first:]:
