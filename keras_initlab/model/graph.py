@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_initlab.model import keras_internals, symbols
 from keras_initlab.model.layers import (
@@ -23,8 +25,9 @@ from keras_initlab.model.layers import (
 
 Shape = tuple[int | None, ...]
 
-# Sizes that replace an unknown batch, and other unknown sizes, if a call needs numbers.
-ASSUMED_BATCH, ASSUMED_SIZE = 32, 64
+# Sizes that replace an unknown batch, and other unknown sizes, if a call needs numbers;
+# the small one if that fails, as a table of positions may have fewer rows.
+ASSUMED_BATCH, ASSUMED_SIZE, SMALL_SIZE = 32, 64, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +146,9 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
     """Return the graph of the calls inside a composite layer or subclassed model.
 
     Its `call` is run on symbols of the shapes in `arguments`, which leaves no trace in
-    the layer. If it refuses symbols with unknown sizes, `ASSUMED_SIZE` is used for
-    these and, if need be, `ASSUMED_BATCH` for the batch; the graph records this.
+    the layer. If it refuses symbols with unknown sizes, or takes them for 0,
+    `ASSUMED_SIZE` or `SMALL_SIZE` is used for these and, if need be, `ASSUMED_BATCH`
+    for the batch; the graph records this.
 
     Args:
         layer: a built layer or model.
@@ -184,7 +188,8 @@ def with_assumed_sizes(
     Raises:
         NoGraph: `trace` raises it for all sizes.
     """
-    sizes = ((None, None), (None, ASSUMED_SIZE), (ASSUMED_BATCH, ASSUMED_SIZE))
+    numbers = itertools.product((ASSUMED_SIZE, SMALL_SIZE), (None, ASSUMED_BATCH))
+    sizes = [(None, None), *((batch, size) for size, batch in numbers)]
     tries = [[_with_sizes(s, *assumed) for s in shapes] for assumed in sizes]
     refusal: NoGraph | None = None
     for number, sized in enumerate(tries):
@@ -192,6 +197,7 @@ def with_assumed_sizes(
             continue
         try:
             traced = trace(sized)
+            _check_sizes(traced, sized)
         except NoGraph as error:
             refusal = error
         else:
@@ -199,6 +205,24 @@ def with_assumed_sizes(
             return replace(traced, assumed=assumed)
     assert refusal is not None
     raise refusal
+
+
+def _check_sizes(graph: Graph, shapes: list[Shape]) -> None:
+    """Refuse a graph in which a size that is not known, or assumed, does not fit.
+
+    Keras's `arange(0, None)` is empty, and a row outside of a table is NaN on JAX.
+    """
+    if not any(0 in shape for shape in shapes):
+        for call in graph.calls:
+            if any(0 in symbol.shape for symbol in call.node.outputs):
+                raise NoGraph("a size that is not known is 0 in its call")
+    for call in graph.calls:
+        arguments = call.node.arguments
+        for leaf in keras.tree.flatten((arguments.args, arguments.kwargs)):
+            if keras.ops.is_tensor(leaf):
+                values = keras.ops.convert_to_numpy(leaf)
+                if values.dtype.kind == "f" and np.isnan(values).any():
+                    raise NoGraph("it computes NaN from the sizes that were assumed")
 
 
 def _is_tensor(argument: Any) -> bool:

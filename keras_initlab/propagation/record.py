@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keras.layers import Layer
 
-from keras_initlab.model.graph import Call
+from keras_initlab.model.graph import ASSUMED_SIZE, Call
 from keras_initlab.model.layers import call_keys
 from keras_initlab.propagation.signal import Shape, Signal
 
@@ -62,6 +63,17 @@ def stats_keys(records: list[Record]) -> list[str]:
 def reopened(shape: Shape, assumed: Shape, batch: Shape) -> Shape:
     """Return a shape with the batch in place of one that was assumed."""
     return batch + shape[1:] if shape[:1] == assumed else shape
+
+
+def size_assumed(inputs: Sequence[Signal], assumed: Sequence[Shape]) -> int:
+    """Return the size that was assumed for those that inputs leave open."""
+    sizes = (
+        size
+        for x, shape in zip(inputs, assumed, strict=True)
+        for length, size in zip(x.shape[1:], shape[1:], strict=True)
+        if length is None and size is not None
+    )
+    return next(sizes, ASSUMED_SIZE)
 
 
 def fits(shape: Shape, shapes: list[Shape]) -> bool:

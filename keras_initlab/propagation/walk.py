@@ -56,6 +56,7 @@ from keras_initlab.propagation.record import (
     fits,
     operation_failure,
     reopened,
+    size_assumed,
 )
 from keras_initlab.propagation.repeats import Repeats
 from keras_initlab.propagation.rules.activation import activate
@@ -74,7 +75,7 @@ class Propagation:
         records: the layer calls so far.
         refusals: why composite layers were run on a sample as a whole, and not opened,
             by their paths.
-        assumed: the paths of those whose calls need sizes that are not known.
+        assumed: those whose calls need sizes that are not known: what for, by paths.
         index: of the model, for further walks.
         signals: of the tensors of the flat graph, by their numbers.
     """
@@ -110,7 +111,7 @@ class Propagation:
         self.records: list[Record] = []
         self.refusals: dict[str, str] = {}
         self.signals: dict[int, Signal] = {}
-        self.assumed: list[str] = []
+        self.assumed: dict[str, int] = {}
         self._standing = standing or {}
         self._flat = FlatGraph()
         self._repeats = Repeats(self.index.configs)
@@ -428,7 +429,7 @@ class Propagation:
         """Walk a graph; sizes that are assumed in it are open outside of it."""
         if not inner.assumed:
             return tuple(self._walk(inner, list(inputs), path, weights, owner))
-        self.assumed.append(path)
+        self.assumed[path] = size_assumed(inputs, inner.assumed)
         first = len(self.records)
         sized = [
             x.with_shape(shape) for x, shape in zip(inputs, inner.assumed, strict=True)

@@ -411,3 +411,39 @@ def test_a_kernel_that_is_repeated_for_the_batch_is_one(repeat):
     row = il.rewrite_initializers(model, "variance", seed=0)[0]
     assert (row.layer, row.fan_in, row.fan_out) == ("repeated", 8, 16)
     assert "out of the prediction's reach" not in row.note
+
+
+class Places(layers.Layer):
+    """Adds to tokens the embeddings of their positions, as many as the table has."""
+
+    def __init__(self, rows, **options):
+        super().__init__(**options)
+        self.tokens = layers.Embedding(50, 16, name="tokens")
+        self.places = layers.Embedding(rows, 16, name="places")
+
+    def call(self, x):
+        places = ops.arange(0, ops.shape(x)[-1], 1)
+        return self.tokens(x) + self.places(places)
+
+
+def transformer(rows, length=None):
+    tokens = keras.Input((length,), dtype="int32")
+    x = Places(rows, name="embed")(tokens)
+    x = layers.MultiHeadAttention(2, 8, name="attention")(x, x)
+    return keras.Model(tokens, layers.Dense(3, name="head")(x))
+
+
+@pytest.mark.parametrize(("rows", "size"), [(100, 64), (20, 8)])
+def test_positions_up_to_an_open_length_are_followed(rows, size):
+    model = transformer(rows)
+    stats = by_layer(il.propagate(model))
+    fixed = by_layer(il.propagate(transformer(rows=64, length=64)))
+    assert stats["embed"].second_moment == pytest.approx(
+        2 * stats["embed/tokens"].second_moment, rel=0.1
+    )
+    # How many positions attention averages over stays open, as in other models.
+    ratio = stats["head"].second_moment / fixed["head"].second_moment
+    assert 1 / 3 < ratio < 3
+    assert stats["attention"].source == "predicted"
+    plan = il.rewrite_initializers(model, "variance", seed=0)
+    assert any(f"taken for {size}" in line for line in plan.assumptions)
