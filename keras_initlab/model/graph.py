@@ -153,7 +153,7 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
     Args:
         layer: a built layer or model.
         arguments: (args, kwargs) of its call, with objects that have a `shape` in
-            place of tensors.
+            place of tensors, except for those whose values are known.
         training: passed on where `call` takes it.
 
     Returns:
@@ -170,7 +170,7 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
     if not inner:
         return None
     flat = keras.tree.flatten(arguments)
-    own_shapes = [tuple(tensor.shape) for tensor in flat if _is_tensor(tensor)]
+    own_shapes = [tuple(tensor.shape) for tensor in flat if stands_in(tensor)]
     return with_assumed_sizes(
         own_shapes, partial(_traced, layer, inner, arguments, training)
     )
@@ -225,8 +225,15 @@ def _check_sizes(graph: Graph, shapes: list[Shape]) -> None:
                     raise NoGraph("it computes NaN from the sizes that were assumed")
 
 
-def _is_tensor(argument: Any) -> bool:
-    return isinstance(getattr(argument, "shape", None), tuple)
+def stands_in(argument: Any) -> bool:
+    """Whether an argument has a shape but no values: it stands in for a tensor.
+
+    A mask or table that a layer is called with beside them has values, and keeps them.
+    """
+    if not isinstance(getattr(argument, "shape", None), tuple):
+        return False
+    has_values = isinstance(argument, keras.Variable | np.ndarray)
+    return not (has_values or keras.ops.is_tensor(argument))
 
 
 def _with_sizes(shape: Shape, batch: int | None, size: int | None) -> Shape:
@@ -246,7 +253,7 @@ def _traced(
     # Not by a map, which takes keyword arguments in another order than `flatten`.
     left = iter(inputs)
     leaves = keras.tree.flatten(arguments)
-    flat = [next(left) if _is_tensor(leaf) else leaf for leaf in leaves]
+    flat = [next(left) if stands_in(leaf) else leaf for leaf in leaves]
     args, kwargs = keras.tree.pack_sequence_as(arguments, flat)
     if keras_internals.takes_training(layer):
         kwargs = {**kwargs, "training": training}

@@ -24,6 +24,7 @@ from keras_initlab.model.graph import (
     NoGraph,
     Shape,
     graph_of_call,
+    stands_in,
     with_assumed_sizes,
 )
 from keras_initlab.model.keras_internals import own_variables, sublayers
@@ -190,7 +191,7 @@ def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | No
     Args:
         layer: a built layer or model.
         arguments: (args, kwargs) of its call, with objects that have a `shape` in
-            place of tensors.
+            place of tensors, except for those whose values are known.
         training: passed on where `call` takes it.
 
     Returns:
@@ -202,7 +203,7 @@ def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | No
     weights = held_weights(layer)
     if not is_own(layer) or not (weights or not sublayers(layer)):
         return None
-    shapes = [tuple(x.shape) for x in keras.tree.flatten(arguments) if _is_tensor(x)]
+    shapes = [tuple(x.shape) for x in keras.tree.flatten(arguments) if stands_in(x)]
     names: dict[int, str] = {}
 
     def trace(sized: list[Shape]) -> Graph:
@@ -218,10 +219,6 @@ def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | No
     return OwnGraph(graph, names)
 
 
-def _is_tensor(argument: Any) -> bool:
-    return isinstance(getattr(argument, "shape", None), tuple)
-
-
 def _with_weights(
     layer: Any,
     weights: dict[str, Any],
@@ -234,7 +231,7 @@ def _with_weights(
     inputs: list[Any] = []
 
     def symbol(argument: Any) -> Any:
-        if not _is_tensor(argument):
+        if not stands_in(argument):
             return argument
         dtype = getattr(argument, "dtype", None) or layer.compute_dtype
         inputs.append(keras.Input(batch_shape=next(left), dtype=dtype))

@@ -33,6 +33,12 @@ def beside_signals(arguments: Arguments) -> list[Any]:
     return [x for x in keras.tree.flatten(arguments) if not isinstance(x, Signal)]
 
 
+def is_alone(inputs: Sequence[Signal], arguments: Arguments) -> bool:
+    """Whether a call takes one signal, and no array beside it, such as a mask."""
+    arrays = [x for x in beside_signals(arguments) if hasattr(x, "shape")]
+    return len(inputs) == 1 and not arrays
+
+
 def as_function_of(
     x: Signal, operation: Operation, arguments: Arguments
 ) -> Callable[[Any], Any]:

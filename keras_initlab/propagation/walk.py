@@ -29,7 +29,7 @@ from keras_initlab.model.own_weights import (
 from keras_initlab.model.preprocessing import Output
 from keras_initlab.propagation.algebra.elementwise import apply
 from keras_initlab.propagation.algebra.random_linear import RandomKernel
-from keras_initlab.propagation.arguments import as_function_of, with_constants
+from keras_initlab.propagation.arguments import as_function_of, is_alone, with_constants
 from keras_initlab.propagation.context import (
     ActivationLike,
     Arguments,
@@ -362,7 +362,7 @@ class Propagation:
             self._flat.opened = None  # what a rule opened is inside this call
             return outputs
         except UnknownLayer:
-            function = own_function(layer) if len(inputs) == 1 else None
+            function = own_function(layer) if is_alone(inputs, arguments) else None
         if function is not None and function.function is not None:
             with suppress(ValueError):
                 return with_mirror(None, inputs, apply(inputs[0], function), self)
