@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +25,9 @@ from keras_initlab.model.layers import (
 
 Shape = tuple[int | None, ...]
 
-# Sizes that replace an unknown batch, and other unknown sizes, if a call needs numbers.
-ASSUMED_BATCH, ASSUMED_SIZE = 32, 64
+# Sizes that replace an unknown batch, and other unknown sizes, if a call needs numbers;
+# the small one if that fails, as a table of positions may have fewer rows.
+ASSUMED_BATCH, ASSUMED_SIZE, SMALL_SIZE = 32, 64, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +132,7 @@ def graph_of_call(layer: Any, inputs: list[Any], call: Callable[[], Any]) -> Gra
         keras_internals.lenient_calls(inner, _composite(inner), _refusals()),
         keras.StatelessScope(),
         symbols.asked_first(),
+        symbols.merged_with_tensors(),
     ):
         try:
             return _graph_between(layer, inputs, call())
@@ -175,13 +178,14 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
     """Return the graph of the calls inside a composite layer or subclassed model.
 
     Its `call` is run on symbols of the shapes in `arguments`, which leaves no trace in
-    the layer. If it refuses symbols with unknown sizes, `ASSUMED_SIZE` is used for
-    these and, if need be, `ASSUMED_BATCH` for the batch; the graph records this.
+    the layer. If it refuses symbols with unknown sizes, or takes them for 0,
+    `ASSUMED_SIZE` or `SMALL_SIZE` is used for these and, if need be, `ASSUMED_BATCH`
+    for the batch; the graph records this.
 
     Args:
         layer: a built layer or model.
         arguments: (args, kwargs) of its call, with objects that have a `shape` in
-            place of tensors.
+            place of tensors, except for those whose values are known.
         training: passed on where `call` takes it.
 
     Returns:
@@ -205,37 +209,61 @@ def opened(layer: Any, arguments: Any, training: bool) -> Graph | None:
 def on_sizes(arguments: Any, trace: Callable[[list[Shape]], Graph]) -> Graph:
     """Return the graph that `trace` makes of the shapes of tensors in `arguments`.
 
-    If it refuses unknown sizes, `ASSUMED_SIZE` is used for these and, if need be,
-    `ASSUMED_BATCH` for the batch; the graph records this.
+    If it refuses unknown sizes, or takes them for 0, `ASSUMED_SIZE` or `SMALL_SIZE` is
+    used for these and, if need be, `ASSUMED_BATCH` for the batch; the graph records
+    this.
 
     Raises:
         NoGraph: it refuses these as well.
     """
     flat = keras.tree.flatten(arguments)
-    own_shapes = [tuple(tensor.shape) for tensor in flat if is_tensor(tensor)]
-    sizes = ((None, None), (None, ASSUMED_SIZE), (ASSUMED_BATCH, ASSUMED_SIZE))
+    own_shapes = [tuple(tensor.shape) for tensor in flat if stands_in(tensor)]
+    numbers = itertools.product((ASSUMED_SIZE, SMALL_SIZE), (None, ASSUMED_BATCH))
+    sizes = [(None, None), *((batch, size) for size, batch in numbers)]
     tries = [[_with_sizes(s, *assumed) for s in own_shapes] for assumed in sizes]
     refusal: NoGraph | None = None
-    for number, shapes in enumerate(tries):
-        if shapes in tries[:number]:
+    for number, sized in enumerate(tries):
+        if sized in tries[:number]:
             continue
         try:
-            traced = trace(shapes)
+            traced = trace(sized)
+            _check_sizes(traced, sized)
         except NoGraph as error:
             refusal = error
         else:
-            assumed = () if shapes == own_shapes else tuple(shapes)
+            assumed = () if sized == own_shapes else tuple(sized)
             return replace(traced, assumed=assumed)
     assert refusal is not None
     raise refusal
 
 
-def is_tensor(argument: Any) -> bool:
-    """Say whether an argument of a call stands for a tensor: it has a shape alone."""
-    if isinstance(argument, np.ndarray | np.generic | keras.Variable):
+def _check_sizes(graph: Graph, shapes: list[Shape]) -> None:
+    """Refuse a graph in which a size that is not known, or assumed, does not fit.
+
+    Keras's `arange(0, None)` is empty, and a row outside of a table is NaN on JAX.
+    """
+    if not any(0 in shape for shape in shapes):
+        for call in graph.calls:
+            if any(0 in symbol.shape for symbol in call.node.outputs):
+                raise NoGraph("a size that is not known is 0 in its call")
+    for call in graph.calls:
+        arguments = call.node.arguments
+        for leaf in keras.tree.flatten((arguments.args, arguments.kwargs)):
+            if keras.ops.is_tensor(leaf):
+                values = keras.ops.convert_to_numpy(leaf)
+                if values.dtype.kind == "f" and np.isnan(values).any():
+                    raise NoGraph("it computes NaN from the sizes that were assumed")
+
+
+def stands_in(argument: Any) -> bool:
+    """Whether an argument has a shape but no values: it stands in for a tensor.
+
+    A mask or table that a layer is called with beside them has values, and keeps them.
+    """
+    if not isinstance(getattr(argument, "shape", None), tuple):
         return False
-    has_shape = isinstance(getattr(argument, "shape", None), tuple)
-    return has_shape and not keras.ops.is_tensor(argument)
+    has_values = isinstance(argument, keras.Variable | np.ndarray | np.generic)
+    return not (has_values or keras.ops.is_tensor(argument))
 
 
 def _with_sizes(shape: Shape, batch: int | None, size: int | None) -> Shape:
@@ -255,7 +283,7 @@ def _traced(
     # Not by a map, which takes keyword arguments in another order than `flatten`.
     left = iter(inputs)
     leaves = keras.tree.flatten(arguments)
-    flat = [next(left) if is_tensor(leaf) else leaf for leaf in leaves]
+    flat = [next(left) if stands_in(leaf) else leaf for leaf in leaves]
     args, kwargs = keras.tree.pack_sequence_as(arguments, flat)
     if keras_internals.takes_training(layer):
         kwargs = {**kwargs, "training": training}
@@ -263,6 +291,7 @@ def _traced(
         keras_internals.nodes_forgotten((layer, *inner)),
         keras_internals.lenient_calls(inner, _composite(inner), _refusals()),
         symbols.asked_first(),
+        symbols.merged_with_tensors(),
     ):
         try:
             returned = type(layer).call(layer, *args, **kwargs)

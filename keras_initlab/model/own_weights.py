@@ -24,8 +24,8 @@ from keras_initlab.model.graph import (
     NoGraph,
     Shape,
     graph_of_call,
-    is_tensor,
     on_sizes,
+    stands_in,
 )
 from keras_initlab.model.keras_internals import own_variables, sublayers
 
@@ -35,10 +35,10 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 MADE_UP_NAME = re.compile(r"((jax|nnx)_)?variable(_\d+)?")
 # Distinct sizes, by which the axes of a tensor are recognised.
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
-# Operations that only move, cast or choose the entries of one tensor.
+# Operations that only move, repeat, cast or choose the entries of one tensor.
 _MOVING = frozenset(
     "Transpose Swapaxes Moveaxis ExpandDims Squeeze Cast Copy ConvertToTensor Identity "
-    "Reshape GetItem Slice Split Flip StopGradient".split()
+    "Reshape GetItem Slice Split Flip StopGradient BroadcastTo Repeat Tile".split()
 )
 # Operations that receive weights as views; all others receive their values.
 CONVOLUTIONS = frozenset(("Conv", "ConvTranspose", "DepthwiseConv"))
@@ -191,7 +191,7 @@ def own_graph(layer: Any, arguments: Arguments, training: bool) -> OwnGraph | No
     Args:
         layer: a built layer or model.
         arguments: (args, kwargs) of its call, with objects that have a `shape` in
-            place of tensors.
+            place of tensors, except for those whose values are known.
         training: passed on where `call` takes it.
 
     Returns:
@@ -230,7 +230,7 @@ def _traced(
     inputs: list[Any] = []
 
     def symbol(argument: Any) -> Any:
-        if not is_tensor(argument):
+        if not stands_in(argument):
             return argument
         dtype = getattr(argument, "dtype", None) or layer.compute_dtype
         inputs.append(keras.Input(batch_shape=shapes[len(inputs)], dtype=dtype))
@@ -248,10 +248,20 @@ def _traced(
             lambda: type(layer).call(layer, *args, **kwargs),
         )
     count = len(inputs)
+    _check_sizes(whole, set(whole.inputs[count:]))
     graph = replace(whole, inputs=whole.inputs[:count])
     if _computed_from(graph, set(graph.inputs)).isdisjoint(graph.outputs):
         raise NoGraph("its outputs do not depend on its inputs")
     return graph, dict(zip(whole.inputs[count:], symbols, strict=True))
+
+
+def _check_sizes(graph: Graph, weights: set[int]) -> None:
+    """Refuse a graph in which weights are repeated for a batch of unknown size."""
+    for call in graph.calls:
+        if weights.issuperset(call.inputs):
+            weights = weights.union(call.outputs)
+            if any(None in symbol.shape for symbol in call.node.outputs):
+                raise NoGraph("its weights take a size that is not known")
 
 
 def _computed_from(graph: Graph, tensors: set[int]) -> set[int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 from keras import Operation
-from keras.layers import Layer
+from keras.layers import Concatenate, Layer
 from numpy.typing import NDArray
 
 from keras_initlab.model.own_weights import without_views
@@ -29,6 +31,12 @@ def beside_signals(arguments: Arguments) -> list[Any]:
     if not named and all(isinstance(x, Signal) for x in args):
         return []  # as in most calls
     return [x for x in keras.tree.flatten(arguments) if not isinstance(x, Signal)]
+
+
+def is_alone(inputs: Sequence[Signal], arguments: Arguments) -> bool:
+    """Whether a call takes one signal, and no array beside it, such as a mask."""
+    arrays = [x for x in beside_signals(arguments) if hasattr(x, "shape")]
+    return len(inputs) == 1 and not arrays
 
 
 def as_function_of(
@@ -54,6 +62,16 @@ def array_of(value: Any) -> NDArray[Any]:
     return np.asarray(keras.ops.convert_to_numpy(value) if is_tensor else value)
 
 
+def without_batch(array: NDArray[Any], rank: int) -> NDArray[Any]:
+    """Return an array of a signal's rank with a batch of 1, if its rows are all equal.
+
+    As a token has them that was repeated for each input.
+    """
+    if array.ndim != rank or rank == 0 or len(array) < 2:
+        return array
+    return array[:1] if np.array_equal(array[1:], array[:-1]) else array
+
+
 def constant(values: Any, like: Signal) -> Signal:
     """Return the signal of a given array, which is the same for all inputs of a batch.
 
@@ -64,8 +82,8 @@ def constant(values: Any, like: Signal) -> Signal:
     Raises:
         ValueError: the array differs from one input of the batch to the next.
     """
-    array = np.asarray(array_of(values), np.float64)
     rank = len(like.shape)
+    array = without_batch(np.asarray(array_of(values), np.float64), rank)
     if array.ndim == rank and rank:
         if array.shape[0] != 1:
             raise ValueError(f"a constant for each input, of shape {array.shape}")
@@ -98,6 +116,20 @@ def shared(values: Any) -> Signal:
     return constant(array, like)
 
 
+def piece(values: Any, like: Signal, axis: int) -> Signal:
+    """Return the signal of an array that is joined to `like` along an axis.
+
+    Raises:
+        UnknownLayer: the array differs from one input of the batch to the next.
+    """
+    array = without_batch(array_of(values), len(like.shape))
+    if array.ndim != len(like.shape) or array.shape[0] != 1:
+        raise UnknownLayer(f"a constant of shape {array.shape}")
+    shape = list(like.shape)
+    shape[axis] = array.shape[axis]
+    return constant(array, replace(like, shape=tuple(shape)))
+
+
 def _profile(full: Array) -> dict[int, Array]:
     # A profile also means that the mean varies, as in a mask, unlike a position code.
     if full.size and full.min() < 0 < full.max():
@@ -113,7 +145,7 @@ def _profile(full: Array) -> dict[int, Array]:
 
 
 def with_constants(
-    inputs: tuple[Signal, ...], arguments: Arguments
+    layer: Layer, inputs: tuple[Signal, ...], arguments: Arguments
 ) -> tuple[tuple[Signal, ...], Arguments]:
     """Return a layer's inputs, including arrays that are in a list with signals.
 
@@ -126,9 +158,10 @@ def with_constants(
     if all(isinstance(x, Signal) or not hasattr(x, "shape") for x in row):
         return inputs, arguments
     like = max((s for s in row if isinstance(s, Signal)), key=lambda s: len(s.shape))
-    lifted = [
-        x if isinstance(x, Signal) or x is None else constant(x, like) for x in row
-    ]
+    lift = constant
+    if isinstance(layer, Concatenate):
+        lift = partial(piece, axis=layer.axis)
+    lifted = [x if isinstance(x, Signal) or x is None else lift(x, like) for x in row]
     leaves = keras.tree.flatten((args[1:], kwargs))
     signals = [x for x in (*lifted, *leaves) if isinstance(x, Signal)]
     return tuple(signals), ((lifted, *args[1:]), kwargs)
@@ -163,6 +196,7 @@ def _operand(value: Any, rank: int) -> Operand:
     array = array_of(value)
     if array.dtype.kind not in "biuf":  # bfloat16 has a kind of its own
         array = array.astype(np.float64)
+    array = without_batch(array, rank)
     if array.size == 1 and array.ndim <= rank:
         return float(array.reshape(-1)[0])
     if array.ndim > rank or (array.ndim == rank and array.shape[0] != 1):

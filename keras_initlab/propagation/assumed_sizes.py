@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from keras_initlab.model.graph import ASSUMED_SIZE
 from keras_initlab.propagation.signal import Shape, Signal
 
 
@@ -13,6 +14,7 @@ class AssumedSizes:
     Attributes:
         inputs: the layer's inputs, of these sizes; a signal that it is passed twice
             stays the same.
+        size: what stands for the sizes that the inputs leave open, but the batch's.
     """
 
     def __init__(
@@ -34,6 +36,13 @@ class AssumedSizes:
             if x.serial not in sized:
                 sized[x.serial] = self._resized(x, shape)
         self.inputs = [sized[x.serial] for x in inputs]
+        sizes = (
+            size
+            for x, shape in zip(inputs, shapes, strict=True)
+            for length, size in zip(x.shape[1:], shape[1:], strict=True)
+            if length is None and size is not None
+        )
+        self.size: int = next(sizes, ASSUMED_SIZE)
         batches = [
             (x.shape[:1], shape[:1]) for x, shape in zip(inputs, shapes, strict=True)
         ]

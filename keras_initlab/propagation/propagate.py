@@ -130,12 +130,13 @@ class Forward:
         ]
         if self._masks:
             sentences.append(f"nothing is masked: {', '.join(self._masks)}")
-        sized = list(dict.fromkeys(self.propagation.assumed))
-        if sized:
+        assumed = self.propagation.assumed
+        for size in dict.fromkeys(assumed.values()):
+            sized = [path for path in assumed if assumed[path] == size]
             more = f" and {len(sized) - 3} more" if len(sized) > 3 else ""
             sentences.append(
-                f"sizes that the model leaves open are taken for {graph.ASSUMED_SIZE}, "
-                f"as the calls of these layers need them: {', '.join(sized[:3])}{more}"
+                f"sizes that the model leaves open are taken for {size}, as the calls "
+                f"of these layers need them: {', '.join(sized[:3])}{more}"
             )
         return sentences
 

@@ -29,7 +29,12 @@ from keras_initlab.model.own_weights import (
 from keras_initlab.model.preprocessing import Output
 from keras_initlab.propagation.algebra.elementwise import NotDefinedEverywhere, apply
 from keras_initlab.propagation.algebra.random_linear import RandomKernel
-from keras_initlab.propagation.arguments import as_function_of, shared, with_constants
+from keras_initlab.propagation.arguments import (
+    as_function_of,
+    is_alone,
+    shared,
+    with_constants,
+)
 from keras_initlab.propagation.assumed_sizes import AssumedSizes
 from keras_initlab.propagation.context import (
     ActivationLike,
@@ -74,7 +79,7 @@ class Propagation:
         records: the layer calls so far.
         refusals: why composite layers were run on a sample as a whole, and not opened,
             by their paths.
-        assumed: the paths of those whose calls need sizes that are not known.
+        assumed: those whose calls need sizes that are not known: what for, by paths.
         index: of the model, for further walks.
         signals: of the tensors of the flat graph, by their numbers.
     """
@@ -110,7 +115,7 @@ class Propagation:
         self.records: list[Record] = []
         self.refusals: dict[str, str] = {}
         self.signals: dict[int, Signal] = {}
-        self.assumed: list[str] = []
+        self.assumed: dict[str, int] = {}
         self._standing = standing or {}
         self._flat = FlatGraph()
         self._repeats = Repeats(self.index.configs)
@@ -321,7 +326,7 @@ class Propagation:
     ) -> Signals:
         """Return the outputs of a layer, and record the call."""
         record = Record(layer, self.index.path(layer), None)
-        inputs, arguments = with_constants(inputs, arguments)
+        inputs, arguments = with_constants(layer, inputs, arguments)
         self._arguments.append(arguments)
         self._open.append(record)
         try:
@@ -365,7 +370,7 @@ class Propagation:
             self._flat.opened = None  # what a rule opened is inside this call
             return outputs
         except UnknownLayer:
-            function = own_function(layer) if len(inputs) == 1 else None
+            function = own_function(layer) if is_alone(inputs, arguments) else None
         if function is not None and function.function is not None:
             with suppress(NotDefinedEverywhere):
                 return with_mirror(None, inputs, apply(inputs[0], function), self)
@@ -397,12 +402,13 @@ class Propagation:
     @contextmanager
     def _whole_or_none(self, layer: Layer) -> Iterator[None]:
         """Drop the calls inside a layer, and their records, if one of them fails."""
-        records, assumed = len(self.records), len(self.assumed)
+        records, assumed = len(self.records), dict(self.assumed)
         try:
             with self._flat.whole_or_none():
                 yield
         except PropagationError:
-            del self.records[records:], self.assumed[assumed:]
+            del self.records[records:]
+            self.assumed = assumed
             self._walked.discard(id(layer))
             raise
 
@@ -440,9 +446,9 @@ class Propagation:
         owner = layer if weights is not None else None
         if not inner.assumed:
             return tuple(self._walk(inner, list(inputs), path, weights, owner))
-        self.assumed.append(path)
         first = len(self.records)
         sizes = AssumedSizes(inputs, inner.assumed, self._sampler.note_sizes)
+        self.assumed[path] = sizes.size
         outputs = self._walk(inner, sizes.inputs, path, weights, owner)
         for record in self.records[first:]:
             record.signal = sizes.record(record.signal)

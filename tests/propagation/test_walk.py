@@ -183,3 +183,53 @@ def test_configs_are_read_of_layers_that_may_be_alike_alone(monkeypatch):
     assert sorted(read) == ["first", "same"]
     # Twice one signal, and one that shares its mean alone.
     assert stats["first"].second_moment == stats["same"].second_moment == 0.5
+
+
+class Masked(layers.Layer):
+    """Multiplies with a mask that its caller holds; may hold weights and layers."""
+
+    def __init__(self, holds, **options):
+        super().__init__(**options)
+        self.holds = holds
+        self.inner = layers.Dense(8, kernel_initializer="lecun_normal", name="inner")
+        if holds != "a layer":
+            self.inner = None
+        if holds == "a weight":
+            self.table = self.add_weight(shape=(1, 8), initializer="zeros")
+
+    def build(self, shape):
+        if self.inner is not None:
+            self.inner.build(shape)
+
+    def call(self, x, mask=None):
+        x = x if self.inner is None else self.inner(x)
+        x = x + self.table if self.holds == "a weight" else x
+        return x * ops.cast(mask, x.dtype)
+
+
+class Window(layers.Layer):
+    """Calls a layer with a mask, as a shifted window of attention does."""
+
+    def __init__(self, holds, kind, **options):
+        super().__init__(**options)
+        self.masked = Masked(holds, name="masked")
+        values = np.repeat([[0.0], [0.0], [1.0], [1.0], [1.0]], 8, 1).astype("float32")
+        if kind == "variable":
+            self.mask = self.add_weight(shape=(5, 8), trainable=False)
+            self.mask.assign(values)
+        else:
+            self.mask = values if kind == "array" else ops.convert_to_tensor(values)
+
+    def build(self, shape):
+        self.masked.build(shape)
+
+    def call(self, x):
+        return self.masked(x, mask=self.mask)
+
+
+@pytest.mark.parametrize("kind", ["variable", "array", "tensor"])
+@pytest.mark.parametrize("holds", ["nothing", "a weight", "a layer"])
+def test_an_own_layer_may_be_called_with_a_mask_of_another(holds, kind):
+    model = keras.Sequential([keras.Input((5, 8)), Window(holds, kind, name="window")])
+    assert seconds(model)["window/masked"] == pytest.approx(3 / 5)
+    assert seconds(model)["window"] == pytest.approx(3 / 5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,12 @@ from keras.layers import Layer
 from keras_initlab.propagation.algebra.concatenation import concatenate
 from keras_initlab.propagation.algebra.mirrors import concatenated_mirror
 from keras_initlab.propagation.algebra.shape import take
-from keras_initlab.propagation.arguments import array_of, axes_of, axis_of, constant
+from keras_initlab.propagation.arguments import (
+    array_of,
+    axes_of,
+    axis_of,
+    piece,
+)
 from keras_initlab.propagation.context import RuleContext, UnknownLayer
 from keras_initlab.propagation.dispatch import layer_rule, mirror_rule, operation_rule
 from keras_initlab.propagation.rules.reshaping import dropped, reshaped
@@ -60,19 +64,10 @@ def _concatenated(row: list[Any], axis: int) -> Signal:
     like = next(value for value in row if isinstance(value, Signal))
     axis = axis_of(axis, len(like.shape))
     signals = [
-        value if isinstance(value, Signal) else _piece(value, like, axis)
+        value if isinstance(value, Signal) else piece(value, like, axis)
         for value in row
     ]
     return concatenate(signals, axis)
-
-
-def _piece(value: Any, like: Signal, axis: int) -> Signal:
-    array = array_of(value)
-    if array.ndim != len(like.shape) or array.shape[0] != 1:
-        raise UnknownLayer(f"a constant of shape {array.shape}")
-    shape = list(like.shape)
-    shape[axis] = array.shape[axis]
-    return constant(array, replace(like, shape=tuple(shape)))
 
 
 @operation_rule("Stack")
