@@ -107,7 +107,7 @@ class Anatomy:
             return graph.graph_of(self.model) if graph.has_graph(self.model) else None
         # A model that is run on a sample as a whole is one call, which tells nothing.
         flat_graph = self.forward.propagation.flat_graph
-        opened = any(id(call.operation) in self._inside for call in flat_graph.calls)
+        opened = any(call.operation is not self.model for call in flat_graph.calls)
         return flat_graph if opened else None
 
     @cached_property

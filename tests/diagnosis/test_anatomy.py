@@ -134,7 +134,7 @@ class Broken(layers.Layer):
     """Can be run on the sizes it was made for alone."""
 
     def call(self, x):
-        return x + keras.ops.zeros((5, x.shape[-1]))
+        return x + keras.ops.cast(keras.ops.arange(5)[:, None], x.dtype)
 
     def compute_output_shape(self, shape):
         return shape
@@ -218,6 +218,29 @@ def test_tokens_have_no_scale():
     [one] = of_data(tokens, *rows, dtype="int32")
     assert one.scaled
     assert one.deviation > 1e4
+
+
+class Recommender(keras.Model):
+    """Two tables of embeddings and two of biases, read from columns: no kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables = [layers.Embedding(50, width) for width in (16, 16, 1, 1)]
+
+    def call(self, x):
+        users, items, *biases = (
+            table(x[:, number % 2]) for number, table in enumerate(self.tables)
+        )
+        return ops.sum(users * items, axis=-1, keepdims=True) + sum(biases)
+
+
+def test_tokens_that_a_model_without_kernels_picks_have_no_scale():
+    model = Recommender()
+    pairs = np.random.default_rng(0).integers(0, 50, (64, 2)).astype("int32")
+    model(pairs)
+    (one,) = input_facts(anatomy_of(model), pairs)
+    assert one.scaled
+    assert il.diagnose(model, pairs) == []
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])

@@ -7,7 +7,7 @@ all of it, other backends some.
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import keras_initlab as il
 from keras_initlab import activations
@@ -415,3 +415,21 @@ def test_all_layers_that_were_drawn_alike_are_named():
     (found,) = (one for one in il.diagnose(model) if one.code == "shared-draw")
     for names in ("q0, q1", "k0, k1", "v0, v1"):
         assert names in found.evidence
+
+
+class GatedAttention(layers.Layer):
+    """Scores that tanh and sigmoid make, drawn by one initializer object."""
+
+    def build(self, shape):
+        draw = keras.initializers.get("glorot_uniform")
+        self.v = self.add_weight(shape=(shape[-1], 16), initializer=draw, name="v")
+        self.u = self.add_weight(shape=(shape[-1], 16), initializer=draw, name="u")
+
+    def call(self, x):
+        return ops.tanh(ops.matmul(x, self.v)) * ops.sigmoid(ops.matmul(x, self.u))
+
+
+def test_weights_of_one_layer_that_start_alike_are_named():
+    model = keras.Sequential([keras.Input((8,)), GatedAttention(name="alpha")])
+    (found,) = (one for one in il.diagnose(model) if one.code == "shared-draw")
+    assert "alpha/v, alpha/u are the same" in found.evidence

@@ -7,7 +7,7 @@ equal however many steps are made: Goodfellow, Bengio & Courville, "Deep Learnin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from keras_initlab.diagnosis import wording
 from keras_initlab.diagnosis.facts import Facts, KernelFacts
@@ -107,9 +107,7 @@ def shared_draw(facts: Facts) -> Iterator[Finding]:
         else "warning"
     )
     if groups:
-        named = ", and those of ".join(
-            ", ".join(kernel.layer for kernel in kernels) for kernels in groups[:SHOWN]
-        )
+        named = ", and those of ".join(map(_names, groups[:SHOWN]))
         named += " …" * (len(groups) > SHOWN)
         yield Finding(
             "shared-draw",
@@ -120,3 +118,10 @@ def shared_draw(facts: Facts) -> Iterator[Finding]:
             "Give each layer an initializer of its own, or an initlab> one: "
             "il.HeNormal(seed=0) draws another kernel in each layer.",
         )
+
+
+def _names(kernels: Sequence[KernelFacts]) -> str:
+    """Return the layers' names, with those of the weights if a layer has several."""
+    layers = [kernel.layer for kernel in kernels]
+    several = len(set(layers)) < len(layers)
+    return ", ".join(f"{k.layer}/{k.weight}" if several else k.layer for k in kernels)
