@@ -219,7 +219,7 @@ def _filled(call: Call, held: dict[int, Any]) -> Arguments:
     """Return a call's arguments with weights, as far as they are, for symbols."""
     symbols = zip(call.inputs, call.node.input_tensors, strict=True)
     by_symbol = {id(s): held.get(number, s) for number, s in symbols}
-    arguments: Arguments = call.node.arguments.fill_in(by_symbol)
+    arguments: Arguments = call.filled(by_symbol)
     return arguments
 
 

@@ -452,3 +452,29 @@ def test_a_layer_that_fails_at_every_length_says_so_as_of_the_first():
     model = model_of(Short(name="short"))
     with pytest.raises(ValueError, match="no length of 64"):
         il.propagate(model)
+
+
+def test_training_is_not_passed_to_a_layer_that_does_not_take_it():
+    """As Keras does not, whoever passes it."""
+
+    class Plain(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.inner = layers.Dense(8, kernel_initializer="he_normal", name="inner")
+
+        def call(self, x):
+            return self.inner(x)
+
+    class Outer(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.plain = Plain(name="plain")
+
+        def call(self, x, training=None):
+            return self.plain(x, training=training)
+
+    model = model_of(Outer(name="outer"), shape=(16,))
+    stats = by_layer(il.propagate(model))
+    assert stats["outer/plain/inner"].second_moment == pytest.approx(2.0)
+    report = il.calibrate(model, np.zeros((8, 16), "float32") + 1.0)
+    assert report is not None
