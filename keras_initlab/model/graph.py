@@ -154,6 +154,8 @@ def _graph_between(layer: Any, inputs: list[Any], returned: Any) -> Graph:
     """
     outputs = [x for x in keras.tree.flatten(returned) if x is not None]
     computed = [x for x in outputs if keras.utils.is_keras_tensor(x)]
+    if not computed:
+        raise ValueError("what it returns does not depend on its inputs")
     walked = _Walk(layer, keras_internals.function_between(inputs, computed)).graph
     left = iter(walked.outputs)
     constants = {

@@ -321,7 +321,7 @@ class Propagation:
     ) -> Signals:
         """Return the outputs of a layer, and record the call."""
         record = Record(layer, self.index.path(layer), None)
-        inputs, arguments = with_constants(inputs, arguments)
+        inputs, arguments = with_constants(layer, inputs, arguments)
         self._arguments.append(arguments)
         self._open.append(record)
         try:
