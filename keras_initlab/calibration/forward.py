@@ -390,7 +390,7 @@ class Calibrator:
     ) -> None:
         symbols = zip(call.node.input_tensors, call.inputs, strict=True)
         filled = {id(symbol): values[number] for symbol, number in symbols}
-        args, kwargs = call.node.arguments.fill_in(filled)
+        args, kwargs = call.filled(filled)
         outputs = keras.tree.flatten(call.operation(*args, **kwargs))
         for number, output in zip(call.outputs, outputs, strict=True):
             values[number] = output

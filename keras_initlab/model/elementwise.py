@@ -158,7 +158,7 @@ def _resolved(
                 id(symbol): values[number]
                 for symbol, number in zip(symbols, call.inputs, strict=True)
             }
-            args, kwargs = call.node.arguments.fill_in(by_symbol)
+            args, kwargs = call.filled(by_symbol)
             values[call.outputs[0]] = call.operation.call(*args, **kwargs)
         return values[end]
 

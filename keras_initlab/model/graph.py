@@ -55,6 +55,16 @@ class Call:
         """Whether a layer is called, not a bare operation such as `keras.ops.add`."""
         return isinstance(self.operation, keras.layers.Layer)
 
+    def filled(self, by_symbol: dict[int, Any]) -> tuple[tuple[Any, ...], Any]:
+        """Return (args, kwargs) of the call with values, by id, for the symbols.
+
+        As Keras does, without `training` for a layer that does not take it.
+        """
+        args, kwargs = self.node.arguments.fill_in(by_symbol)
+        if self.is_layer and not keras_internals.takes_training(self.operation):
+            kwargs = {k: v for k, v in kwargs.items() if k != "training"}
+        return args, kwargs
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:
@@ -147,6 +157,8 @@ def _graph_between(layer: Any, inputs: list[Any], returned: Any) -> Graph:
     """
     outputs = [x for x in keras.tree.flatten(returned) if x is not None]
     computed = [x for x in outputs if keras.utils.is_keras_tensor(x)]
+    if not computed:
+        raise ValueError("what it returns does not depend on its inputs")
     walked = _Walk(layer, keras_internals.function_between(inputs, computed)).graph
     left = iter(walked.outputs)
     constants = {

@@ -187,15 +187,26 @@ def _traced(layer: Any, inner: OwnGraph, weights: dict[str, Any]) -> dict[str, U
             computed_of.update(dict.fromkeys(call.outputs, names))
             continue
         for name in names:
-            readers.setdefault(name, set()).add(type(call.operation).__name__)
+            readers.setdefault(name, set()).add(_side_use(call))
         for view in views:
             _merge(uses, view.name, _use_in(call, held, view))
     for name, reason in reasons.items():
         read_by = readers.get(name, set())
-        if read_by and read_by <= set(_SIDE_USES) - _PRODUCTS:
-            reason = _SIDE_USES[min(read_by)]
+        if read_by and "" not in read_by:
+            reason = min(read_by)
         uses.setdefault(name, Use(False, reason=reason))
     return uses
+
+
+def _side_use(call: Call) -> str:
+    """Return why what a call reads is no kernel; empty if it may be one."""
+    kind = type(call.operation).__name__
+    if kind in _PRODUCTS:
+        return ""
+    # Layers of Keras multiply with weights of their own.
+    if call.is_layer and not is_own(call.operation) and kind != "Dot":
+        return f"read by {_kind(call)}, not multiplied"
+    return _SIDE_USES.get(kind, "")
 
 
 def _merge(uses: dict[str, Use], name: str, use: Use) -> None:
@@ -219,7 +230,7 @@ def _filled(call: Call, held: dict[int, Any]) -> Arguments:
     """Return a call's arguments with weights, as far as they are, for symbols."""
     symbols = zip(call.inputs, call.node.input_tensors, strict=True)
     by_symbol = {id(s): held.get(number, s) for number, s in symbols}
-    arguments: Arguments = call.node.arguments.fill_in(by_symbol)
+    arguments: Arguments = call.filled(by_symbol)
     return arguments
 
 

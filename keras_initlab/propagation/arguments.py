@@ -13,7 +13,7 @@ from keras import Operation
 from keras.layers import Concatenate, Layer
 from numpy.typing import NDArray
 
-from keras_initlab.model.own_weights import without_views
+from keras_initlab.model.own_weights import is_own, without_views
 from keras_initlab.propagation.algebra import sampling
 from keras_initlab.propagation.context import Arguments, RuleContext, UnknownLayer
 from keras_initlab.propagation.signal import Array, Signal
@@ -147,14 +147,15 @@ def _profile(full: Array) -> dict[int, Array]:
 def with_constants(
     layer: Layer, inputs: tuple[Signal, ...], arguments: Arguments
 ) -> tuple[tuple[Signal, ...], Arguments]:
-    """Return a layer's inputs, including arrays that are in a list with signals.
+    """Return a layer's inputs, including the arrays that it reads as it reads signals.
 
-    In `Add()([x, table])`, a rule receives the table as a signal, like x.
+    In `Add()([x, table])`, a rule receives the table as a signal, like x; and in
+    `MultiHeadAttention()(probe, x)` the probe. An own layer reads arrays as they are.
     """
     args, kwargs = arguments
     row = args[0] if args else None
     if not isinstance(row, list | tuple) or not any(isinstance(x, Signal) for x in row):
-        return inputs, arguments
+        return (inputs, arguments) if is_own(layer) else _with_values(inputs, arguments)
     if all(isinstance(x, Signal) or not hasattr(x, "shape") for x in row):
         return inputs, arguments
     like = max((s for s in row if isinstance(s, Signal)), key=lambda s: len(s.shape))
@@ -165,6 +166,42 @@ def with_constants(
     leaves = keras.tree.flatten((args[1:], kwargs))
     signals = [x for x in (*lifted, *leaves) if isinstance(x, Signal)]
     return tuple(signals), ((lifted, *args[1:]), kwargs)
+
+
+def _with_values(
+    inputs: tuple[Signal, ...], arguments: Arguments
+) -> tuple[tuple[Signal, ...], Arguments]:
+    """Return the inputs and arguments of a call with arrays of their rank as signals.
+
+    Arrays of whole numbers or truth are masks, and stay.
+    """
+    rank = max((len(x.shape) for x in inputs), default=0)
+    leaves = [
+        _signal_of_values(array_of(leaf))
+        if _is_array(leaf) and len(leaf.shape) == rank > 1
+        else leaf
+        for leaf in keras.tree.flatten(arguments)
+    ]
+    signals = tuple(x for x in leaves if isinstance(x, Signal))
+    if len(signals) <= len(inputs):
+        return inputs, arguments
+    return signals, keras.tree.pack_sequence_as(arguments, leaves)
+
+
+def _is_array(value: Any) -> bool:
+    is_array = isinstance(value, np.ndarray) or keras.ops.is_tensor(value)
+    return is_array and "float" in keras.backend.standardize_dtype(value.dtype)
+
+
+def _signal_of_values(array: NDArray[Any]) -> Signal:
+    """Return the signal of an array with a row for each input of a batch.
+
+    If all rows are the same, all inputs share it.
+    """
+    like = Signal.independent(array.shape)
+    if (array == array[:1]).all():
+        return constant(array[:1], like)
+    return sampling.signal_of(array, array.shape, like).evolve(measured=False)
 
 
 Operand = Signal | float | NDArray[Any]

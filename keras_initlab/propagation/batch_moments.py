@@ -188,7 +188,7 @@ def _computed(call: Call, values: Mapping[int, Any]) -> list[Any] | None:
         id(symbol): _as_tensor(values[number], symbol.dtype)
         for number, symbol in zip(call.inputs, symbols, strict=True)
     }
-    args, kwargs = call.node.arguments.fill_in(by_symbol)
+    args, kwargs = call.filled(by_symbol)
     outputs = keras.tree.flatten(call.operation(*args, **kwargs))
     return [_as_array(output) for output in outputs]
 

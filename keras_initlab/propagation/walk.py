@@ -251,7 +251,7 @@ class Propagation:
                 id(symbol): held[tensor] if values[tensor] is None else values[tensor]
                 for tensor, symbol in symbols.items()
             }
-            arguments = call.node.arguments.fill_in(by_symbol)
+            arguments = call.filled(by_symbol)
             read = tuple(x for n in call.inputs if (x := values[n]) is not None)
             if not read:
                 results = computed(call.operation, arguments)

@@ -596,3 +596,63 @@ def test_positions_up_to_an_open_length_are_followed(rows, size):
     assert stats["attention"].source == "predicted"
     plan = il.rewrite_initializers(model, "variance", seed=0)
     assert any(f"taken for {size}" in line for line in plan.assumptions)
+
+
+def test_training_is_not_passed_to_a_layer_that_does_not_take_it():
+    """As Keras does not, whoever passes it."""
+
+    class Plain(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.inner = layers.Dense(8, kernel_initializer="he_normal", name="inner")
+
+        def call(self, x):
+            return self.inner(x)
+
+    class Outer(layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.plain = Plain(name="plain")
+
+        def call(self, x, training=None):
+            return self.plain(x, training=training)
+
+    model = model_of(Outer(name="outer"), shape=(16,))
+    stats = by_layer(il.propagate(model))
+    assert stats["outer/plain/inner"].second_moment == pytest.approx(2.0)
+    report = il.calibrate(model, np.zeros((8, 16), "float32") + 1.0)
+    assert report is not None
+
+
+class Pooled(layers.Layer):
+    """Attention of a learned probe to all positions, as in SigLIP's head."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.attention = layers.MultiHeadAttention(2, 8, name="attention")
+
+    def build(self, shape):
+        self.probe = self.add_weight(
+            shape=(1, 1, shape[-1]), initializer="random_normal", name="probe"
+        )
+        self.attention.build((None, 1, shape[-1]), shape)
+
+    def call(self, x):
+        probe = ops.repeat(self.probe, ops.shape(x)[0], axis=0)
+        return self.attention(probe, x)[:, 0]
+
+
+def test_a_layer_of_keras_reads_a_weight_in_place_of_an_input():
+    model = model_of(Pooled(name="pooled"), shape=(12, 16))
+    stats = by_layer(il.propagate(model))
+    assert stats["pooled/attention/value"].source == "predicted"
+    # The probe's, of 16 entries: its scale is a matter of its own.
+    probe = float(np.mean(keras.ops.convert_to_numpy(model.layers[0].probe) ** 2))
+    query = stats["pooled/attention/query"].second_moment
+    assert query == pytest.approx(
+        probe * stats["pooled/attention/value"].second_moment, rel=1e-3
+    )
+    plan = il.rewrite_initializers(model, "variance", seed=0, dry_run=True)
+    assert not [row.layer for row in plan if "out of the prediction" in row.note]
+    (left,) = (row for row in plan.unlisted if row.weight == "probe")
+    assert left.reason == "read by multi_head_attention, not multiplied"

@@ -50,16 +50,28 @@ def cropping(layer: Layer, x: Signal, *, context: RuleContext) -> Signal:
     return x
 
 
+# Below any value of a signal: minus infinity, or the lowest number of a dtype.
+_LOW = -1e4
+
+
 @operation_rule("Pad")
 def pad_operation(operation: Operation, x: Signal, *, context: RuleContext) -> Signal:
-    """Return x with zeros around it."""
+    """Return x with zeros around it, or with what no maximum is affected by."""
     args, kwargs = context.arguments
-    value = args[1] if len(args) > 1 else kwargs.get("constant_values")
-    if operation.mode != "constant" or np.any(array_of(value or 0) != 0):
-        raise UnknownLayer(f"padding by {operation.mode!r}, {value!r}")
+    value = array_of((args[1] if len(args) > 1 else kwargs.get("constant_values")) or 0)
     widths = np.broadcast_to(np.asarray(operation.pad_width, int), (len(x.shape), 2))
+    if operation.mode != "constant" or not (np.all(value == 0) or np.all(value < _LOW)):
+        raise UnknownLayer(f"padding by {operation.mode!r}, {value!r}")
     if widths[0].any():
         raise UnknownLayer("padding of the batch")
+    if np.any(value):
+        # Of the elements that a maximum is taken of, these are never one: all others
+        # are as they were.
+        sizes = zip(x.shape, widths.sum(axis=1), strict=True)
+        shape = tuple(None if n is None else n + int(more) for n, more in sizes)
+        return x.evolve(
+            shape=shape, profile={}, parents=((x, lambda gradient: gradient),)
+        )
     for axis, (front, behind) in enumerate(widths):
         x = pad(x, axis, int(front), int(behind)) if front or behind else x
     return x

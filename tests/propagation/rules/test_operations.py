@@ -1,10 +1,13 @@
 """Bare operations of a graph against what they do to Gaussian inputs."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
+import keras_initlab as il
 from keras_initlab.propagation import PropagationError, propagate
 from keras_initlab.propagation.algebra.gradients import gradients
 from keras_initlab.propagation.signal import Gradient, Signal
@@ -458,3 +461,24 @@ def test_a_layer_and_its_operation_agree(layer, operation, shapes):
         found.append([output.mean, *output.pairs.ravel(), back])
         assert not output.origin.measured
     np.testing.assert_allclose(found[0], found[1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("lowest", [-math.inf, -65504.0])
+def test_padding_for_a_maximum_leaves_what_it_is_taken_of(lowest):
+    """Before a pooling, as in ResNets with pre-activation."""
+    inputs = keras.Input((32, 32, 8))
+    widths = ((0, 0), (1, 1), (1, 1), (0, 0))
+    x = ops.pad(inputs, widths, constant_values=lowest)
+    x = keras.layers.MaxPooling2D(3, 2, name="pool")(x)
+    x = keras.layers.Conv2D(8, 3, use_bias=False, name="conv")(x)
+    model = keras.Model(inputs, x)
+    stats = {row.layer: row for row in il.propagate(model, 0.0, 1.0)}
+    data = np.random.default_rng(0).standard_normal((32, 32, 32, 8)).astype("float32")
+    (measured, _) = il.measure(model, data)
+    assert stats["pool"].shape == (None, 16, 16, 8)
+    # At the border, the maximum is of fewer: 60 of 256 places have 6 of 9, or 4.
+    assert stats["pool"].second_moment == pytest.approx(
+        measured.second_moment, rel=0.05
+    )
+    (row,) = il.rewrite_initializers(model, "variance", seed=0)
+    assert "reaches" not in row.note
