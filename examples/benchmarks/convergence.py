@@ -32,7 +32,15 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 from convergence_networks import STARTS, Network
-from convergence_tables import RESULTS, SCHEMES, read, summary, tables, variants
+from convergence_tables import (
+    RESULTS,
+    SCHEMES,
+    activations,
+    read,
+    summary,
+    tables,
+    variants,
+)
 
 import keras_initlab as il
 from keras_initlab.files import replacing
@@ -68,10 +76,11 @@ def full() -> list[Cell]:
         *networks: Network,
         starts: Sequence[str] = (),
         inputs: str = "standardised",
+        schemes: Sequence[str] = SCHEMES,
     ) -> None:
         for network in networks:
             for optimizer in optimizers.split():
-                compared = (*SCHEMES, *starts)
+                compared = (*schemes, *starts)
                 cells.append(Cell(network, optimizer, inputs, compared))
 
     both, three = "SGD Adam", ("relu", "gelu", "tanh")
@@ -94,7 +103,26 @@ def full() -> list[Cell]:
     add("SGD", *(Network("mlp", name, 30) for name in ("relu", "gelu")))
     for depth in (3, 8):
         add("SGD", *(Network("mlp", name, depth) for name in three), inputs="unit")
-    add(both, *(Network("transformer", "relu", blocks, 32) for blocks in (2, 4)))
+    blocks = [Network("transformer", "relu", blocks, 32) for blocks in (2, 4, 8)]
+    add(both, *blocks[:2], starts=("T-Fixup",))
+    add("Adam", blocks[2], starts=("T-Fixup",))
+    rezero = Network("transformer", "relu", 4, 32, "ReZero")
+    add(both, rezero, schemes=("default", "variance"))
+    more = ("silu", "sigmoid", "elu", "selu", "softplus")
+    for name in more:
+        add(both, Network("mlp", name, 8))
+    for name in three:
+        add(both, Network("mlp", name, 2))
+    add("SGD", *(Network("mlp", name, 16) for name in three[:2]), inputs="unit")
+    add("SGD", blocks[2], starts=("T-Fixup",))
+    add("SGD", Network("cnn", "tanh", 8, 16, "Flatten"))
+    add("SGD", Network("mlp", "relu", 8, 256), Network("mlp", "tanh", 8, 256))
+    add("SGD", Network("resnet", "relu", 6, 16), starts=("Fixup",))
+    add(
+        "SGD",
+        *(Network("cnn", "relu", d, 16, "Flatten") for d in (3, 8)),
+        inputs="unit",
+    )
     for optimizer in both.split():
         for head in ("average", "Flatten"):
             add(optimizer, *(Network("cnn", name, 16, 16, head) for name in three[:2]))
@@ -254,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
                 write(path, records)
     print(tables(records) if arguments.each else summary(records))
     if not arguments.quick:
-        print(f"\n{variants(records)}")
+        print(f"\n{activations(records)}\n\n{variants(records)}")
     return 0
 
 

@@ -21,6 +21,7 @@ from keras import layers
 
 import keras_initlab as il
 from keras_initlab.propagation import affine, output_moments
+from keras_initlab.schemes import SchemeContext, Selection
 
 CLASSES = 10
 CODE = 16  # units between an autoencoder's two halves
@@ -54,6 +55,28 @@ def _fixup(model: Any, seed: int) -> None:
     kernels[-1].kernel.assign(0 * kernels[-1].kernel)
 
 
+class TFixup:
+    """T-Fixup for a transformer that only encodes (Huang et al. 2020).
+
+    Kernels are drawn as by Glorot, by the fans of attention's matrices; in the N blocks
+    those of values, of attention's outputs and of Dense layers are multiplied by
+    0.67 N^(-1/4). The kernels before and behind the blocks are not.
+    """
+
+    def choose(self, model: Any, context: SchemeContext) -> Selection:
+        """Return a choice for each kernel of `transformer`."""
+        kernels = context.kernels()
+        blocks = sum("attention_output" in kernel.path for kernel in kernels)
+        choices = []
+        for index, kernel in enumerate(kernels):
+            is_inside = 0 < index < len(kernels) - 1
+            is_scaled = is_inside and not kernel.path.endswith(("query", "key"))
+            gain = 0.67 * blocks**-0.25 if is_scaled else 1.0
+            drawn = il.Scaled(gain, mode="fan_avg", seed=context.seeds.at(index))
+            choices.append(context.choice(kernel, drawn, gain=gain))
+        return Selection(choices)
+
+
 STARTS: dict[str, Start] = {
     "default": lambda model, seed: None,
     "activation": _by("activation"),
@@ -63,6 +86,7 @@ STARTS: dict[str, Start] = {
     "variance, residual='keep'": _by(il.Variance(residual="keep")),
     "variance, residual='zero'": _by(il.Variance(residual="zero")),
     "Fixup": _fixup,
+    "T-Fixup": _by(TFixup()),
 }
 
 
@@ -73,7 +97,7 @@ class Network:
     `depth` counts hidden layers, of an "autoencoder" those on each side of its code,
     and blocks of a "resnet", "residual_mlp" or "transformer". `detail` is the head of
     a "cnn", the normalisation of an "mlp" or "resnet", "ReZero" for a "residual_mlp"
-    whose branches are multiplied by a weight that starts at 0.
+    or "transformer" whose branches are multiplied by a weight that starts at 0.
     """
 
     kind: str
@@ -91,7 +115,7 @@ class Network:
         if self.kind == "lstm":
             return lstm(name, depth, width)
         if self.kind == "transformer":
-            return transformer(name, depth, width)
+            return transformer(name, depth, width, self.detail)
         if self.kind == "mlp":
             return mlp(name, depth, width, self.detail or None)
         if self.kind == "cnn":
@@ -162,7 +186,7 @@ def _moments_of_positions(layer: Any, x: Any, context: Any) -> Any:
     return affine(x, 1.0)  # what is added is small
 
 
-def transformer(activation: str, blocks: int, width: int = 32) -> Any:
+def transformer(activation: str, blocks: int, width: int = 32, detail: str = "") -> Any:
     """Return blocks of attention and two Dense layers, with skips, over eight rows.
 
     There is no normalisation, and an average over positions at the end.
@@ -170,9 +194,10 @@ def transformer(activation: str, blocks: int, width: int = 32) -> Any:
     inputs = keras.Input((8, 8))
     x = Positions()(layers.Dense(width)(inputs))
     for _ in range(blocks):
-        x = layers.Add()([x, layers.MultiHeadAttention(4, width // 4)(x, x)])
+        y = layers.MultiHeadAttention(4, width // 4)(x, x)
+        x = layers.Add()([x, _multiplied(y, detail)])
         y = layers.Dense(width)(layers.Dense(2 * width, activation)(x))
-        x = layers.Add()([x, y])
+        x = layers.Add()([x, _multiplied(y, detail)])
     x = layers.GlobalAveragePooling1D()(x)
     return keras.Model(inputs, layers.Dense(CLASSES)(x))
 
@@ -189,6 +214,10 @@ class Multiplier(layers.Layer):
         return inputs * self.scale
 
 
+def _multiplied(branch: Any, detail: str) -> Any:
+    return Multiplier()(branch) if detail == "ReZero" else branch
+
+
 def residual_mlp(
     activation: str, blocks: int, width: int = 64, detail: str = ""
 ) -> Any:
@@ -198,7 +227,7 @@ def residual_mlp(
     for _ in range(blocks):
         y = layers.Dense(width, activation)(x)
         y = layers.Dense(width)(y)
-        x = layers.Add()([x, Multiplier()(y) if detail == "ReZero" else y])
+        x = layers.Add()([x, _multiplied(y, detail)])
     x = layers.Activation(activation)(x)
     return keras.Model(inputs, layers.Dense(CLASSES)(x))
 
