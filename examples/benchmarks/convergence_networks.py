@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 import keras_initlab as il
@@ -55,6 +56,14 @@ def _fixup(model: Any, seed: int) -> None:
     kernels[-1].kernel.assign(0 * kernels[-1].kernel)
 
 
+def _with_batch(model: Any, seed: int) -> None:
+    """Start a transformer by "variance", with moments from standardised digits."""
+    from convergence_training import digits  # which imports this module
+
+    batch = np.asarray(digits("standardised", "transformer").train[0][:256])
+    il.rewrite_initializers(model, scheme="variance", seed=seed, x=batch)
+
+
 class TFixup:
     """T-Fixup for a transformer that only encodes (Huang et al. 2020).
 
@@ -86,6 +95,7 @@ STARTS: dict[str, Start] = {
     "variance, residual='keep'": _by(il.Variance(residual="keep")),
     "variance, residual='zero'": _by(il.Variance(residual="zero")),
     "Fixup": _fixup,
+    "variance, x=batch": _with_batch,
     "T-Fixup": _by(TFixup()),
 }
 
