@@ -16,9 +16,8 @@ import functools
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -43,6 +42,7 @@ CANDIDATES = {
 RATES = {"SGD": (0.03, 0.1), "Adam": (0.001, 0.003)}
 Rates = tuple[float, ...]
 Choice = tuple[str, int, str, str]
+Task = tuple[Choice, int, int, Rates]
 # Kind, hidden layers, activation, optimizer.
 NETWORKS = (
     ("MLP", 3, "relu", "SGD"),
@@ -83,9 +83,7 @@ def network(kind: str, depth: int, activation: str, optimizer: str) -> keras.Mod
     return model
 
 
-def compared(
-    choice: Choice, epochs: int, seeds: int, rates: Rates, executor: Executor | None
-) -> il.Comparison:
+def compared(choice: Choice, epochs: int, seeds: int, rates: Rates) -> il.Comparison:
     """Return the comparison for one network."""
     x, x_val, y, y_val = digits()
     return il.compare(
@@ -98,11 +96,29 @@ def compared(
         seeds=seeds,
         learning_rates=rates,
         target=TARGET,
-        executor=executor,
         batch_size=64,
         signals=False,  # what is asked here is speed
         verbose=0,
     )
+
+
+def compared_each(
+    tasks: Sequence[Task], jobs: int
+) -> Iterator[tuple[Choice, il.Comparison]]:
+    """Yield each network with its comparison, as they are done.
+
+    A process compares whole networks: compiling one takes as long as ten of its runs.
+    """
+    if jobs == 1:
+        for task in tasks:
+            yield task[0], compared(*task)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        # The last take longest, and begin first.
+        futures = {pool.submit(compared, *task): task[0] for task in reversed(tasks)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
 
 
 def title(choice: Choice) -> str:
@@ -139,28 +155,24 @@ def main() -> None:
     epochs, seeds = (2, 1) if arguments.quick else (10, arguments.seeds)
     arguments.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    rows = []
-    with ExitStack() as stack:
-        executor = None
-        if jobs > 1:
-            spawn = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(jobs, mp_context=spawn)
-            executor = stack.enter_context(pool)
-        for choice in chosen:
-            rates = RATES[choice[-1]][-1:] if arguments.quick else RATES[choice[-1]]
-            comparison = compared(choice, epochs, seeds, rates, executor)
-            print(f"\n{title(choice)}")
-            print("\n".join(f"  {sentence}" for sentence in comparison.verdict))
-            name = "_".join(map(str, choice)).lower()
-            comparison.plot().savefig(arguments.out / f"{name}.png", dpi=120)
-            rows.append([title(choice), *cells(comparison)])
+    rates = {
+        name: some[-1:] if arguments.quick else some for name, some in RATES.items()
+    }
+    tasks = [(choice, epochs, seeds, rates[choice[-1]]) for choice in chosen]
+    rows = {}
+    for choice, comparison in compared_each(tasks, jobs):
+        print(f"\n{title(choice)}")
+        print("\n".join(f"  {sentence}" for sentence in comparison.verdict), flush=True)
+        name = "_".join(map(str, choice)).lower()
+        comparison.plot().savefig(arguments.out / f"{name}.png", dpi=120)
+        rows[choice] = [title(choice), *cells(comparison)]
     columns = [("network", "left"), *((name, "right") for name in CANDIDATES)]
     heading = (
         f"Epochs to {TARGET:.0%} validation accuracy, and accuracy after {epochs}. "
         f"Means of {seeds} seeds; the better of two learning rates. * best"
     )
     print()
-    print(render_table(heading, columns, rows))
+    print(render_table(heading, columns, [rows[choice] for choice in chosen]))
     print(
         f"\nCurves: {arguments.out}. Keras {keras.version()} on "
         f"{keras.backend.backend()}. Took {time.perf_counter() - started:.0f} s."

@@ -32,7 +32,15 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 from convergence_networks import STARTS, Network
-from convergence_tables import RESULTS, SCHEMES, read, summary, tables, variants
+from convergence_tables import (
+    RESULTS,
+    SCHEMES,
+    activations,
+    read,
+    summary,
+    tables,
+    variants,
+)
 
 import keras_initlab as il
 from keras_initlab.files import replacing
@@ -47,6 +55,7 @@ TARGETS = {"autoencoder": (0.8, 0.9)}
 USUAL_TARGETS = (0.93, 0.96)
 HEADS = ("variance, head=0.1",)
 RESIDUAL = (*HEADS, "variance, residual='keep'", "variance, residual='zero'", "Fixup")
+ATTENTION = ("variance, x=batch", "T-Fixup")
 
 
 @dataclass(frozen=True)
@@ -59,46 +68,78 @@ class Cell:
     starts: Sequence[str] = SCHEMES
 
 
+BOTH, THREE = "SGD Adam", ("relu", "gelu", "tanh")
+
+
 def full() -> list[Cell]:
-    """Return every cell, those of most use first."""
-    cells: list[Cell] = []
+    """Return every cell."""
+    return [*_dense(), *_skips(), *_convolutions(), *_others()]
 
-    def add(
-        optimizers: str,
-        *networks: Network,
-        starts: Sequence[str] = (),
-        inputs: str = "standardised",
-    ) -> None:
-        for network in networks:
-            for optimizer in optimizers.split():
-                compared = (*SCHEMES, *starts)
-                cells.append(Cell(network, optimizer, inputs, compared))
 
-    both, three = "SGD Adam", ("relu", "gelu", "tanh")
+def _cells(
+    optimizers: str,
+    *networks: Network,
+    inputs: str = "standardised",
+    schemes: Sequence[str] = SCHEMES,
+    others: Sequence[str] = (),
+) -> list[Cell]:
+    """Return the cells of networks, from schemes and other starts."""
+    return [
+        Cell(network, optimizer, inputs, (*schemes, *others))
+        for network in networks
+        for optimizer in optimizers.split()
+    ]
+
+
+def _mlps(depth: int, names: Sequence[str] = THREE, width: int = 64) -> list[Network]:
+    return [Network("mlp", name, depth, width) for name in names]
+
+
+def _dense() -> Iterator[Cell]:
+    for depth in (2, 3, 8, 16, 30):
+        yield from _cells(BOTH, *_mlps(depth))
+    for depth, optimizers in ((3, "SGD"), (8, BOTH)):
+        yield from _cells(optimizers, *_mlps(depth), inputs="unit")
+    yield from _cells("SGD", *_mlps(16, THREE[:2]), inputs="unit")
+    yield from _cells("SGD", *_mlps(5, width=16))
+    yield from _cells(BOTH, *_mlps(3, ("sigmoid", "silu")))
+    more = ("silu", "sigmoid", "elu", "selu", "softplus", "mish")
+    yield from _cells(BOTH, *_mlps(8, more))
+    for name, detail in (("relu", "BN"), ("gelu", "BN"), ("relu", "LN")):
+        yield from _cells("SGD", Network("mlp", name, 8, 64, detail))
+    yield from _cells("SGD", *_mlps(8, ("relu", "tanh"), 256))
+
+
+def _convolutions() -> Iterator[Cell]:
     for depth in (3, 8, 16):
-        add(both, *(Network("mlp", name, depth) for name in three))
-    for depth in (3, 8):
         for head in ("Flatten", "average"):
             for name in ("relu", "gelu"):
-                add(both, Network("cnn", name, depth, 16, head))
-    for depth in (2, 4):
-        add(both, *(Network("autoencoder", name, depth) for name in three))
-    add(both, Network("lstm", "tanh", 1, 32), Network("lstm", "tanh", 2, 32))
-    add("SGD", Network("resnet", "relu", 3, 16), starts=RESIDUAL)
-    add("SGD", Network("resnet", "relu", 3, 16, "BN"), starts=HEADS)
-    add("SGD", Network("residual_mlp", "relu", 12), starts=RESIDUAL)
-    add("SGD", Network("residual_mlp", "relu", 12, 64, "ReZero"))
-    add("SGD", Network("mlp", "relu", 8, 64, "BN"), Network("mlp", "gelu", 8, 64, "BN"))
-    add("SGD", Network("mlp", "relu", 8, 64, "LN"))
-    add("SGD", *(Network("mlp", name, 5, 16) for name in three))
-    add("SGD", *(Network("mlp", name, 30) for name in ("relu", "gelu")))
+                yield from _cells(BOTH, Network("cnn", name, depth, 16, head))
+    yield from _cells("SGD", Network("cnn", "tanh", 8, 16, "Flatten"))
     for depth in (3, 8):
-        add("SGD", *(Network("mlp", name, depth) for name in three), inputs="unit")
-    add(both, *(Network("transformer", "relu", blocks, 32) for blocks in (2, 4)))
-    for optimizer in both.split():
-        for head in ("average", "Flatten"):
-            add(optimizer, *(Network("cnn", name, 16, 16, head) for name in three[:2]))
-    return cells
+        flat = Network("cnn", "relu", depth, 16, "Flatten")
+        yield from _cells("SGD", flat, inputs="unit")
+
+
+def _skips() -> Iterator[Cell]:
+    for blocks in (2, 4, 8):
+        network = Network("transformer", "relu", blocks, 32)
+        yield from _cells(BOTH, network, others=ATTENTION)
+    rezero = Network("transformer", "relu", 4, 32, "ReZero")
+    yield from _cells(BOTH, rezero, schemes=("default", "variance"))
+    yield from _cells("SGD", Network("resnet", "relu", 3, 16), others=RESIDUAL)
+    yield from _cells("SGD", Network("resnet", "relu", 3, 16, "BN"), others=HEADS)
+    yield from _cells("SGD", Network("resnet", "relu", 6, 16), others=("Fixup",))
+    yield from _cells("SGD", Network("residual_mlp", "relu", 12), others=RESIDUAL)
+    yield from _cells("SGD", Network("residual_mlp", "relu", 12, 64, "ReZero"))
+
+
+def _others() -> Iterator[Cell]:
+    for depth in (2, 4):
+        codes = [Network("autoencoder", name, depth) for name in THREE]
+        yield from _cells(BOTH, *codes)
+    for depth in (1, 2):
+        yield from _cells(BOTH, Network("lstm", "tanh", depth, 32))
 
 
 def measure(
@@ -254,7 +295,7 @@ def main(argv: list[str] | None = None) -> int:
                 write(path, records)
     print(tables(records) if arguments.each else summary(records))
     if not arguments.quick:
-        print(f"\n{variants(records)}")
+        print(f"\n{activations(records)}\n\n{variants(records)}")
     return 0
 
 

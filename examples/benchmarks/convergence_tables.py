@@ -29,6 +29,7 @@ TITLES = {
 }
 UNITS = {"resnet": "block", "residual_mlp": "block", "transformer": "block"}
 SCHEMES = ("default", "activation", "variance", "isometric")
+USUAL = ("relu", "gelu", "tanh")  # measured nearly everywhere
 FAILED = 0.5  # a test score below this
 CLOSE = 0.01  # a difference that does not count
 
@@ -45,8 +46,15 @@ def read(path: Path = RESULTS) -> list[Record]:
 
 
 def summary(records: Sequence[Record]) -> str:
-    """Return one table: a network's activations and scales of inputs together."""
-    return _table(records, _together, ("network", "trained by"))
+    """Return one table: a network, its usual activations and inputs together, a row."""
+    usual = [record for record in records if record["activation"] in USUAL]
+    return _table(usual, _together, ("network", "trained by"))
+
+
+def activations(records: Sequence[Record]) -> str:
+    """Return the table of the other activations, a row for each."""
+    rare = [record for record in records if record["activation"] not in USUAL]
+    return _table(rare, _by_activation, ("network", "trained by"))
 
 
 def tables(records: Sequence[Record]) -> str:
@@ -188,6 +196,11 @@ def _together(record: Record) -> tuple[str, ...]:
     return f"{TITLES[record['kind']]}, {size}{detail}", record["optimizer"]
 
 
+def _by_activation(record: Record) -> tuple[str, ...]:
+    network, optimizer = _together(record)
+    return f"{network}, {record['activation']}", optimizer
+
+
 def _each(record: Record) -> tuple[str, ...]:
     scale = "" if record["inputs"] == "standardised" else ", pixels in [0, 1]"
     detail = f" {record['detail']}" if record["detail"] else ""
@@ -208,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="a folder for the tables")
     arguments = parser.parse_args(argv)
     records = read()
-    text = f"{summary(records)}\n\n{variants(records)}\n"
+    text = f"{summary(records)}\n\n{activations(records)}\n\n{variants(records)}\n"
     if not arguments.quick:
         text += f"\n{tables(records)}\n"
     print(text)

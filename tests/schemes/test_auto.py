@@ -215,6 +215,21 @@ def convergence(monkeypatch):
     return importlib.import_module("convergence")
 
 
+def test_t_fixup_scales_what_a_block_adds_by_the_number_of_blocks(convergence):
+    """Not queries and keys, nor the kernels before and behind the blocks."""
+    blocks = 3
+    network = convergence.Network("transformer", "relu", blocks, 32)
+    model = network.build()
+    convergence.STARTS["T-Fixup"](model, 0)
+    plan = il.rewrite_initializers(model, scheme="activation", dry_run=True)
+    glorot = [(2 / (row.fan_in + row.fan_out)) ** 0.5 for row in plan]
+    gains = [row.before.gain for row in plan]
+    block = [1, 1, *[0.67 * blocks**-0.25] * 4]
+    assert gains == pytest.approx([1, *block * blocks, 1])
+    spread = [np.std(kernel) for kernel in kernels(model)]
+    np.testing.assert_allclose(spread, np.multiply(gains, glorot), rtol=0.15)
+
+
 @pytest.mark.slow
 def test_the_choice_is_within_noise_of_the_best_start(convergence):
     """No start that was measured is better by two standard errors and one point.
@@ -244,4 +259,5 @@ def test_the_page_shows_the_results(convergence):
     page = (ROOT / "docs" / "which_scheme.md").read_text()
     records = convergence.read()
     assert convergence.summary(records) in page
+    assert convergence.activations(records) in page
     assert convergence.variants(records) in page
