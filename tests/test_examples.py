@@ -19,6 +19,7 @@ PARTS = {
     "convergence_networks",
     "convergence_tables",
     "convergence_training",
+    "depth_averages_tables",
     "depth_convolutions",
     "depth_starts",
     "depth_training",

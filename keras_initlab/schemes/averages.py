@@ -31,6 +31,9 @@ _LAYERS, _MOST_MIXING = 2.0, 0.5
 # The even share of an activation's variance; the least and most that kernels of pairs
 # read; and the growth of gradients that is allowed over the whole depth.
 _EVEN, _LEAST, _MOST, _GROWTH = 0.15, 0.25, 4.0, 1.0
+# The most of an activation's second moment that its mean may have, for which pairs may
+# read up to 16; ReLU's has 0.32 at any q.
+_MEAN, _MOST_FOR_MEAN = 0.375, 16.0
 _TINY = 1e-6
 
 
@@ -55,9 +58,13 @@ def averaged_q(nonlinearity: activations.Activation, depth: int) -> float:
     between 0.25 and 4 / ψ'(0)², with ψ the odd part; and less if gradients would grow
     by more than (1 + 1 / depth)ᵈᵉᵖᵗʰ over the whole depth.
 
+    Where φ's mean is most of what it gives, as for softplus, q is larger, up to
+    16 / ψ'(0)². The mean tells images apart no more than a bias does, but kernels learn
+    by it as fast as it is large: it, and not the images, limits the learning rate.
+
     >>> [round(averaged_q(activations.resolve(name), 16), 2)
     ...     for name in ("relu", "gelu", "softplus", "tanh", "sigmoid")]
-    [0.25, 0.25, 3.61, 0.39, 1.58]
+    [0.25, 0.25, 16.57, 0.39, 1.58]
     """
     if nonlinearity.function is None or nonlinearity.family == "linear":
         return 1.0
@@ -67,7 +74,12 @@ def averaged_q(nonlinearity: activations.Activation, depth: int) -> float:
     q, most = _LEAST / slope, _MOST / slope
     while q < most and not _even_share(nonlinearity, odd, q) > _EVEN:
         q *= 1.1
-    return within_growth(odd, min(q, most), depth, _GROWTH) or 1.0
+    q = within_growth(odd, min(q, most), depth, _GROWTH) or 1.0
+    while q < _MOST_FOR_MEAN / slope and _mean_share(nonlinearity, q) > _MEAN:
+        if within_growth(odd, 1.1 * q, depth, _GROWTH) != 1.1 * q:
+            break
+        q *= 1.1
+    return q
 
 
 def within_growth(
@@ -95,6 +107,12 @@ def _even_share(
     variance = whole.second_moment - whole.mean**2
     half = activations.moments(odd, variance=q).second_moment / 4
     return 1 - half / variance if variance > 0 else 0.0
+
+
+def _mean_share(nonlinearity: activations.Activation, q: float) -> float:
+    """Return the share of the squared mean in φ's second moment."""
+    at = activations.moments(nonlinearity, variance=q)
+    return at.mean**2 / at.second_moment if at.second_moment > 0 else 0.0
 
 
 def averaged_kernels(graph: Graph, kernels: list[Kernel]) -> set[tuple[int, str]]:

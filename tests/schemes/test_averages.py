@@ -1,5 +1,7 @@
 """Before a global average: outputs leave their pairs by an angle, and q is larger."""
 
+import importlib
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import keras_initlab as il
 from keras_initlab import activations
 from keras_initlab.schemes.averages import averaged_q, averaged_theta
 from keras_initlab.schemes.isometric import default_q
-from tests.helpers import as_numpy
+from tests.helpers import ROOT, as_numpy
 
 from .test_isometric import net, plain, rewrite, sides
 
@@ -78,6 +80,33 @@ def test_the_angle_and_q_before_an_average_by_depth():
     assert averaged_q(activations.resolve(keras.ops.square), 10) > 0
 
 
+@pytest.mark.parametrize("depth", [8, 16, 50])
+@pytest.mark.parametrize("name", ["softplus", "log_sigmoid"])
+def test_a_mean_that_is_most_of_a_signal_makes_q_larger(name, depth):
+    """Until it has as much of the second moment as ReLU's mean, or nearly."""
+    nonlinearity = activations.resolve(name)
+
+    def share(q):
+        at = activations.moments(nonlinearity, variance=q)
+        return at.mean**2 / at.second_moment
+
+    q = averaged_q(nonlinearity, depth)
+    assert share(q) <= 0.375 < share(q / 1.1)
+    assert share(0.25) > 0.5
+
+
+def test_a_mean_makes_q_no_larger_than_gradients_allow():
+    """The sigmoid's is four fifths of what it gives, but its odd part saturates."""
+    sigmoid = activations.resolve("sigmoid")
+    q = averaged_q(sigmoid, 16)
+    at = activations.moments(sigmoid, variance=q)
+    assert at.mean**2 / at.second_moment > 0.7
+    odd = activations.moments(activations.odd_part(sigmoid), variance=1.1 * q)
+    assert 16 * (1.1 * q * odd.derivative_second_moment / odd.second_moment - 1) > 1
+    # Where it stays most of the signal, q is not raised without end.
+    assert 16 <= averaged_q(activations.resolve("squareplus"), 16) < 18
+
+
 def test_an_angle_of_ones_own():
     assert angles(rewrite(maps("relu"), theta=0.5)) == [0.5] * 4 + [0.0]
     assert angles(rewrite(maps("relu"), theta=0)) == [0.0] * 5
@@ -118,3 +147,14 @@ def test_an_average_by_an_operation():
     y = layers.Conv2D(16, 3, padding="same", activation="relu", name="two")(y)
     model = keras.Model(x, layers.Dense(4, name="head")(keras.ops.mean(y, axis=(1, 2))))
     assert rewrite(model)["one"].after.theta == averaged_theta(2)
+
+
+@pytest.mark.once
+def test_the_page_shows_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples" / "benchmarks")
+    tables = importlib.import_module("depth_averages_tables")
+    results = tables.report.Results(ROOT / "docs", tables.FILE)
+    page = (ROOT / "docs" / "depth_averages.md").read_text()
+    assert results.of(tables.PART)
+    assert tables.table(results) in page
+    assert tables.reach(results) in page
