@@ -38,13 +38,12 @@ def samples(
     Each signal is sampled once; axes that are open have `open_size` elements.
     """
     shapes = list(shapes)
-    # Where a batch's size was assumed for some, the others have that size, too.
-    assumed = [shape[0] for shape in shapes if shape and (shape[0] or 1) > 1]
-    batch = (
-        assumed[0] or 1
-        if assumed
-        else min(_batch(shape, open_size) for shape in shapes)
-    )
+    # Where a batch's size was assumed for some, the others have that size, too. An
+    # open axis that is not the first is the batch's, moved.
+    sized = [shape for shape in shapes if shape and None not in shape]
+    batch = max((shape[0] or 1 for shape in sized), default=1)
+    if batch == 1:
+        batch = min(_batch(shape, open_size) for shape in shapes)
     arrays: dict[int, NDArray[Any]] = {}
 
     def draw(signal: Signal) -> NDArray[Any]:
