@@ -36,11 +36,7 @@ from keras_initlab.propagation.arguments import (
     with_constants,
 )
 from keras_initlab.propagation.assumed_sizes import AssumedSizes
-from keras_initlab.propagation.context import (
-    ActivationLike,
-    Arguments,
-    UnknownLayer,
-)
+from keras_initlab.propagation.context import ActivationLike, Arguments, UnknownLayer
 from keras_initlab.propagation.dispatch import operation_rule_of, output_moments
 from keras_initlab.propagation.flat_graph import FlatGraph
 from keras_initlab.propagation.given import Stand
@@ -462,6 +458,7 @@ class Propagation:
         shapes: list[Shape],
     ) -> Signals:
         """Return the outputs of a bare operation."""
+        operation, weights = call.operation, self.weights
         self._arguments.append(arguments)
         try:
             try:
@@ -469,14 +466,9 @@ class Propagation:
             except UnknownLayer:
                 if call.kernel is not None:
                     return multiplied(
-                        call.operation,
-                        inputs,
-                        arguments,
-                        shapes,
-                        self._sampler,
-                        self.weights,
+                        operation, inputs, arguments, shapes, self._sampler, weights
                     )
-                return self._sampler.measure(call.operation, inputs, arguments, shapes)
+                return self._sampler.measure(operation, inputs, arguments, shapes)
         except Exception as error:
             raise operation_failure(call, error) from error
         finally:
