@@ -199,8 +199,9 @@ def _signal_of_values(array: NDArray[Any]) -> Signal:
     If all rows are the same, all inputs share it.
     """
     like = Signal.independent(array.shape)
-    if (array == array[:1]).all():
-        return constant(array[:1], like)
+    rows = without_batch(array, array.ndim)
+    if len(rows) == 1:
+        return constant(rows, like)
     return sampling.signal_of(array, array.shape, like).evolve(measured=False)
 
 
