@@ -30,9 +30,8 @@ from keras_initlab.propagation.signal import (
 
 # Of a sample's deviation: small for what bends, large for what float32 rounds.
 _STEP = 1e-2
-# What is as large was set by a mask, and says nothing of the others' size.
-_MASK = 1e4
-
+# So many deviations below the uppermost quarter, values were set there by a mask.
+_FAR = 20.0
 
 # How many operations back samples are computed from other samples.
 _DEPTH = 12
@@ -197,8 +196,7 @@ class Trial:
             if signal.serial in self.dtypes:
                 return 0.0
             values = arrays[signal.serial]
-            plain = values[np.abs(values) < _MASK]
-            step = _STEP * (float(np.std(plain)) if plain.size else 0.0) or _STEP
+            step = _STEP * float(np.std(_unmasked(values))) or _STEP
             away = np.random.default_rng(1).standard_normal(values.shape)
             nudged = {**arrays, signal.serial: values + (step * away).astype("float32")}
             before, after = self.run(arrays)[index], self.run(nudged)[index]
@@ -213,6 +211,13 @@ class Trial:
             return Gradient(gradient.second * state["factor"])
 
         return pull
+
+
+def _unmasked(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the values but for those that a mask has set far below the others."""
+    top = values[values >= np.quantile(values, 0.75)].astype(float)
+    floor = top.mean() - _FAR * top.std()
+    return values[values > floor] if top.std() > 0 else values
 
 
 def _as(values: NDArray[Any], dtype: str | None) -> NDArray[Any]:

@@ -84,11 +84,11 @@ def test_what_is_one_signal_stays_one():
 
 
 class Heads(layers.Layer):
-    """Attention by hand: one kernel for all three, heads, a causal mask."""
+    """Attention by hand: one kernel for all three, heads, a mask."""
 
-    def __init__(self, causal, **kwargs):
+    def __init__(self, mask, **kwargs):
         super().__init__(**kwargs)
-        self.causal = causal
+        self.mask = mask
         self.all = layers.Dense(192, kernel_initializer="lecun_normal", name="all")
 
     def call(self, x):
@@ -97,20 +97,48 @@ class Heads(layers.Layer):
 
         query, key, value = map(heads, ops.split(self.all(x), 3, axis=-1))
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / 4.0
-        if self.causal:
-            scores = ops.where(np.tri(12) > 0, scores, -1e9)
+        if self.mask is not None:
+            scores = self.mask(scores)
         made = ops.matmul(ops.softmax(scores), value)
         return ops.reshape(ops.transpose(made, (0, 2, 1, 3)), (-1, 12, 64))
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_attention_by_hand(causal):
+def added(shown, low):
+    """Return the mask that adds `low` to the scores of what is not shown."""
+    away = (1.0 - shown.astype("float32")) * low
+    return lambda scores: ops.add(scores, away)
+
+
+CAUSAL, WINDOWS = np.tri(12) > 0, np.kron(np.eye(2), np.ones((6, 6)))
+MASKS = {
+    "none": None,
+    "causal": lambda scores: ops.where(CAUSAL, scores, -1e9),
+    "causal, added": added(CAUSAL, -1e9),
+    # As windows that are shifted have them (Swin).
+    "windows, added -100": added(WINDOWS, -100.0),
+    "causal, added -100": added(CAUSAL, -100.0),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_attention_by_hand(mask):
     inputs = keras.Input((12, 64))
-    model = keras.Model(inputs, Heads(causal, name="heads")(inputs))
+    model = keras.Model(inputs, Heads(MASKS[mask], name="heads")(inputs))
     stats = {one.layer: one for one in propagate(model)}
     rows = simulated(model, (2,), draws=12, batch=16)[:, 1]
     assert stats["heads/all"].source == "predicted"
     assert stats["heads"].second_moment == pytest.approx(rows.mean(), rel=0.08)
+
+
+def test_a_gradient_through_logits_that_a_mask_moved():
+    """It is the same, however far the mask moves them."""
+    inputs = keras.Input((12, 64))
+    models = [
+        keras.Model(inputs, Heads(added(CAUSAL, low), name="heads")(inputs))
+        for low in (-100.0, -1e4, -1e9)
+    ]
+    found = [propagate(one)[0].weight_gradient_second_moment for one in models]
+    assert found == pytest.approx([found[0]] * 3, rel=0.05)
 
 
 class Listed(keras.Model):

@@ -93,8 +93,9 @@ def activate(x: Signal, function: Any) -> Signal:
         raise UnknownLayer(resolved.name) from None
 
 
-# Logits of such a variance are no Gaussian's: some are set far below the others.
-_MASKED = 1e6
+# Logits of such a variance may be no Gaussian's: masks set some to -100 (Swin), -1e4 or
+# less. A sample tells; of Gaussian logits it gives what the integral gives.
+_MASKED = 100.0
 
 
 def softmax(x: Signal) -> Signal:
@@ -103,7 +104,7 @@ def softmax(x: Signal) -> Signal:
     A common shift of the logits of one input and position has no effect.
 
     Raises:
-        UnknownLayer: some logits are masked, and it is not known which.
+        UnknownLayer: some logits may be masked, and it is not known which.
     """
     count = x.size(x.units)
     centred = x.pairs[0] - x.pairs[1]
