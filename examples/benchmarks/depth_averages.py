@@ -4,14 +4,16 @@ Digits as 8×8×1 images, standardised as a whole; 3×3 convolutions of 16 chann
 "same", no normalisation, no skips, GlobalAveragePooling2D, a softmax.
 
 Protocol: SGD with momentum 0.9 in batches of 64, 20 epochs, on four fifths of the
-training part of depth.py's split. The rates of a cell are tried with two seeds; the
-best of them, by the mean accuracy on the other fifth, runs with further seeds. The test
+training part of depth.py's split; the rate falls to 0 along a half cosine (as with
+keras.optimizers.schedules.CosineDecay), or the last epoch would be as noisy as any. The
+rates of a cell are tried with two seeds; the best two of them, by the mean accuracy on
+the other fifth, run with further seeds, and the better one of these is taken. The test
 set is looked at once, by the networks of that rate. A network stops after 8 epochs if
 by then it does no better than 15 % on what it trains on.
 
 Models are built by Keras and rewritten by this package; their weights then train in
 PyTorch, all networks of a cell side by side as the groups of one convolution. Results
-are written after every cell; a cell of fewer seeds than are asked for gets the others.
+are written after every cell; those that are there are not trained again.
 
     python examples/benchmarks/depth_averages.py [--quick] [--out FOLDER] [--table]
 """
@@ -20,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -46,48 +47,16 @@ PROTOCOL: dict[str, Any] = {
         "relu gelu tanh silu elu mish selu leaky_relu softsign softplus sigmoid"
     ).split(),
     "starts": ["isometric", "Keras's default", "activation", "variance"],
-    # By start, depth and activation.
+    # The middle one of the first three, by depth and activation; for other starts than
+    # isometric as many times that.
     "rates": {
-        "isometric": {
-            "8": {
-                "tanh": [0.03, 0.01],
-                "softsign": [0.03, 0.01],
-                "sigmoid": [0.03, 0.01],
-                "softplus": [0.004, 0.002],
-                "others": [0.01, 0.005],
-            },
-            "16": {
-                "tanh": [0.03, 0.01],
-                "softsign": [0.03, 0.01],
-                "sigmoid": [0.03, 0.01],
-                "softplus": [0.002, 0.001],
-                "relu": [0.006, 0.0035, 0.002],
-                "others": [0.006, 0.002],
-            },
-            "50": {
-                "tanh": [0.015, 0.005],
-                "softsign": [0.015, 0.005],
-                "sigmoid": [0.01, 0.003],
-                "softplus": [0.001, 0.0005],
-                "others": [0.0015, 0.00075],
-            },
-        },
-        "others": {
-            "8": {"others": [0.03, 0.01]},
-            "16": {
-                "tanh": [0.03, 0.01],
-                "softsign": [0.03, 0.01],
-                "sigmoid": [0.03, 0.01],
-                "others": [0.01, 0.003],
-            },
-            "50": {
-                "tanh": [0.01, 0.003],
-                "softsign": [0.01, 0.003],
-                "sigmoid": [0.01, 0.003],
-                "others": [0.003, 0.001],
-            },
-        },
+        "8": {"tanh": 0.032, "softsign": 0.032, "sigmoid": 0.032, "softplus": 0.004},
+        "16": {"tanh": 0.016, "softsign": 0.016, "sigmoid": 0.016, "softplus": 0.001},
+        "50": {"tanh": 0.008, "softsign": 0.008, "sigmoid": 0.004, "softplus": 0.0005},
+        "others": {"8": 0.016, "16": 0.004, "50": 0.001},
     },
+    "rates_of_others": 2,
+    "further_rates": True,
     "epochs": 20,
     "give_up": 8,
 }
@@ -96,7 +65,8 @@ QUICK: dict[str, Any] = {
     "depths": [4],
     "activations": ["leaky_relu"],
     "starts": ["isometric"],
-    "rates": {"isometric": {"4": {"others": [0.02, 0.01]}}},
+    "further_rates": False,
+    "rates": {"4": {}, "others": {"4": 0.016}},
     "epochs": 1,
 }
 
@@ -199,10 +169,16 @@ class SideBySide:
         running = np.arange(whole)
         speeds = [torch.zeros_like(one) for one in everything]
         generators = [np.random.default_rng(seed) for seed in seeds]
-        for epoch in range(protocol["epochs"]):
+        epochs = protocol["epochs"]
+        for epoch in range(epochs):
             order = np.stack([g.permutation(len(data.x)) for g in generators], axis=1)
             rate = torch.tensor(rates, dtype=torch.float32)[running]
-            self._epoch(data, order[:, running], rate, speeds)
+            # So many of the steps are done at each.
+            done = (
+                epoch + np.linspace(0, 1, len(data.x) // training.BATCH + 1)
+            ) / epochs
+            decay = 0.5 + 0.5 * np.cos(np.pi * done[:-1])
+            self._epoch(data, order[:, running], rate, decay, speeds)
             if epoch + 1 == protocol["give_up"]:
                 learns = self.accuracy(data.x, data.y) > training.AT_CHANCE
                 speeds = [one[learns] for one in speeds]
@@ -217,13 +193,15 @@ class SideBySide:
         self._put_back(everything, running)
         self.parameters, self.count = everything, whole
 
-    def _epoch(self, data: Any, order: Any, rate: Any, speeds: list[Any]) -> None:
+    def _epoch(
+        self, data: Any, order: Any, rate: Any, decay: Any, speeds: list[Any]
+    ) -> None:
         import torch
 
         x, y = torch.tensor(data.x[:, 0]), torch.tensor(data.y)
         steps = [rate.view(-1, *[1] * (one.dim() - 1)) for one in speeds]
-        for at in range(0, len(x) - training.BATCH + 1, training.BATCH):
-            chosen = torch.tensor(order[at : at + training.BATCH])
+        for number, factor in enumerate(decay):
+            chosen = torch.tensor(order[number * training.BATCH :][: training.BATCH])
             logits = self.logits(x[chosen]).flatten(0, 1)
             labels = y[chosen].T.flatten()
             loss = torch.nn.functional.cross_entropy(logits, labels) * self.count
@@ -232,7 +210,7 @@ class SideBySide:
                 for one, speed, gradient, step in zip(
                     self.parameters, speeds, gradients, steps, strict=True
                 ):
-                    one += speed.mul_(training.MOMENTUM).sub_(step * gradient)
+                    one += speed.mul_(training.MOMENTUM).sub_(factor * step * gradient)
 
     def _put_back(self, everything: list[Any], running: Any) -> None:
         """Write the networks that run into all of them."""
@@ -261,16 +239,25 @@ class Cell:
         self.depth, self.activation, self.start = depth, activation, start
         self.protocol = protocol
         self.validation, self.test = digits()
+        # Accuracies on the validation and the test part, by rate and seed.
+        self.scores: dict[tuple[float, int], tuple[float, float]] = {}
 
     @property
     def rates(self) -> list[float]:
-        """The rates to try."""
-        starts = self.protocol["rates"]
-        rates = starts.get(self.start, starts.get("others"))[str(self.depth)]
-        return list(rates.get(self.activation, rates["others"]))
+        """The rates to try first, each half of the one before."""
+        middles = self.protocol["rates"]
+        depth = str(self.depth)
+        middle = middles[depth].get(self.activation, middles["others"][depth])
+        if self.start != "isometric":
+            middle *= self.protocol["rates_of_others"]
+        return [2 * middle, middle, middle / 2]
 
-    def run(self, cases: Sequence[tuple[float, int]]) -> list[tuple[float, float]]:
-        """Train with these rates and seeds; return validation and test accuracies."""
+    def run(self, rates: Sequence[float], seeds: Sequence[int]) -> None:
+        """Train with each rate and seed that has no score yet."""
+        cases = [(rate, seed) for rate in rates for seed in seeds]
+        cases = [case for case in cases if case not in self.scores]
+        if not cases:
+            return
         rates, seeds = zip(*cases, strict=True)
         models = {
             seed: network(self.start, self.activation, self.depth, seed)
@@ -283,7 +270,11 @@ class Cell:
             together.accuracy(part.held_x, part.held_y).tolist()
             for part in (self.validation, self.test)
         )
-        return list(zip(valid, test, strict=True))
+        self.scores |= dict(zip(cases, zip(valid, test, strict=True), strict=True))
+
+    def validated(self, rate: float) -> list[float]:
+        """Return the accuracies on the validation part, seed by seed."""
+        return [valid for (at, _), (valid, _) in self.scores.items() if at == rate]
 
     def check(self, together: SideBySide, model: Any) -> None:
         """Raise if the first network computes otherwise than Keras's model."""
@@ -297,46 +288,50 @@ class Cell:
         if not np.allclose(ours, theirs, atol=1e-4):
             raise AssertionError(f"{self.activation} computes otherwise than in Keras")
 
-    def first(self) -> dict[str, Any]:
-        """Return the rate that is chosen, and its accuracies with two seeds."""
-        cases = [(rate, seed) for rate in self.rates for seed in FIRST_SEEDS]
-        shape = (len(self.rates), len(FIRST_SEEDS))
-        validation, test = np.array(self.run(cases)).T.reshape(2, *shape)
-        best = int(validation.mean(axis=1).argmax())
-        names = [f"{rate:g}" for rate in self.rates]
+    def ranked(self) -> list[float]:
+        """Return the rates that were tried, the best first; of equals, the smaller."""
+        tried = {rate for rate, _ in self.scores}
+        return sorted(tried, key=lambda rate: (-np.mean(self.validated(rate)), rate))
+
+    def search(self) -> None:
+        """Try the rates with two seeds.
+
+        While the best rate is the largest or the least that was tried, the next one is
+        tried too; while all guess, the next smaller one, down to an eighth.
+        """
+        new = self.rates
+        while new:
+            self.run(new, FIRST_SEEDS)
+            best, low, high = self.ranked()[0], *self.ends()
+            if not self.protocol["further_rates"]:
+                new = []
+            elif self.guesses(best):
+                new = [low / 2] * (low > self.rates[-1] / 8)
+            else:
+                new = [2 * best] * (best == high) + [best / 2] * (best == low)
+
+    def ends(self) -> tuple[float, float]:
+        """Return the least and the largest rate that were tried."""
+        tried = {rate for rate, _ in self.scores}
+        return min(tried), max(tried)
+
+    def guesses(self, rate: float) -> bool:
+        """Say whether networks do no better than by guessing."""
+        return bool(np.mean(self.validated(rate)) <= training.AT_CHANCE)
+
+    def measure(self, seeds: int) -> dict[str, Any]:
+        """Return the chosen rate, and what so many networks of it reach."""
+        self.search()
+        finals = self.ranked()[:2]
+        finals = [rate for rate in finals if not self.guesses(rate)] or finals[:1]
+        self.run(finals, range(seeds))
+        best = next(rate for rate in self.ranked() if rate in finals)
+        tried = sorted({rate for rate, _ in self.scores}, reverse=True)
         return {
-            "rate": self.rates[best],
-            "validation": dict(zip(names, validation.tolist(), strict=True)),
-            "accuracy": test[best].tolist(),
+            "rate": best,
+            "validation": {f"{rate:g}": self.validated(rate) for rate in tried},
+            "accuracy": [self.scores[best, seed][1] for seed in range(seeds)],
         }
-
-    def more(self, cell: dict[str, Any], seeds: int) -> dict[str, Any]:
-        """Return a cell with the further seeds up to so many."""
-        rate, done = cell["rate"], len(cell["accuracy"])
-        scores = self.run([(rate, seed) for seed in range(done, seeds)])
-        validation, accuracy = zip(*scores, strict=True)
-        of_rate = [*cell["validation"][f"{rate:g}"], *validation]
-        return {
-            **cell,
-            "validation": {**cell["validation"], f"{rate:g}": of_rate},
-            "accuracy": [*cell["accuracy"], *accuracy],
-        }
-
-
-def measure(results: report.Results, cell: Cell, seeds: int) -> None:
-    """Measure a cell, or what it lacks, and write the results file."""
-    cells = results.content["cells"].setdefault(PART, {})
-    name = f"{cell.depth} | {cell.activation} | {cell.start}"
-    begin = time.perf_counter()
-    before = cells.get(name) or {**cell.first(), "seconds": 0.0}
-    if name in cells and len(before["accuracy"]) >= seeds:
-        return
-    cells[name] = before
-    if len(before["accuracy"]) < seeds:
-        cells[name] = cell.more(before, seeds)
-    cells[name]["seconds"] = before["seconds"] + time.perf_counter() - begin
-    results.save()
-    print(f"{name}: {report.brief(cells[name])}", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -358,7 +353,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for start in arguments.starts or protocol["starts"]:
                 for activation in arguments.activations or protocol["activations"]:
                     cell = Cell(depth, activation, start, protocol)
-                    measure(results, cell, max(arguments.seeds, 2))
+                    compute = partial(cell.measure, max(arguments.seeds, 2))
+                    results.cell(PART, (depth, activation, start), compute)
     print(table(results), reach(results), sep="\n\n")
     return 0
 
