@@ -173,11 +173,9 @@ class SideBySide:
         for epoch in range(epochs):
             order = np.stack([g.permutation(len(data.x)) for g in generators], axis=1)
             rate = torch.tensor(rates, dtype=torch.float32)[running]
-            # So many of the steps are done at each.
-            done = (
-                epoch + np.linspace(0, 1, len(data.x) // training.BATCH + 1)
-            ) / epochs
-            decay = 0.5 + 0.5 * np.cos(np.pi * done[:-1])
+            steps = len(data.x) // training.BATCH
+            done = (epoch + np.arange(steps) / steps) / epochs
+            decay = 0.5 + 0.5 * np.cos(np.pi * done)
             self._epoch(data, order[:, running], rate, decay, speeds)
             if epoch + 1 == protocol["give_up"]:
                 learns = self.accuracy(data.x, data.y) > training.AT_CHANCE
@@ -288,10 +286,15 @@ class Cell:
         if not np.allclose(ours, theirs, atol=1e-4):
             raise AssertionError(f"{self.activation} computes otherwise than in Keras")
 
+    @property
+    def tried(self) -> list[float]:
+        """The rates that were tried, the largest first."""
+        return sorted({rate for rate, _ in self.scores}, reverse=True)
+
     def ranked(self) -> list[float]:
         """Return the rates that were tried, the best first; of equals, the smaller."""
-        tried = {rate for rate, _ in self.scores}
-        return sorted(tried, key=lambda rate: (-np.mean(self.validated(rate)), rate))
+        means = {rate: np.mean(self.validated(rate)) for rate in self.tried}
+        return sorted(means, key=lambda rate: (-means[rate], rate))
 
     def search(self) -> None:
         """Try the rates with two seeds.
@@ -302,18 +305,13 @@ class Cell:
         new = self.rates
         while new:
             self.run(new, FIRST_SEEDS)
-            best, low, high = self.ranked()[0], *self.ends()
+            best, high, low = self.ranked()[0], self.tried[0], self.tried[-1]
             if not self.protocol["further_rates"]:
                 new = []
             elif self.guesses(best):
                 new = [low / 2] * (low > self.rates[-1] / 8)
             else:
                 new = [2 * best] * (best == high) + [best / 2] * (best == low)
-
-    def ends(self) -> tuple[float, float]:
-        """Return the least and the largest rate that were tried."""
-        tried = {rate for rate, _ in self.scores}
-        return min(tried), max(tried)
 
     def guesses(self, rate: float) -> bool:
         """Say whether networks do no better than by guessing."""
@@ -326,10 +324,9 @@ class Cell:
         finals = [rate for rate in finals if not self.guesses(rate)] or finals[:1]
         self.run(finals, range(seeds))
         best = next(rate for rate in self.ranked() if rate in finals)
-        tried = sorted({rate for rate, _ in self.scores}, reverse=True)
         return {
             "rate": best,
-            "validation": {f"{rate:g}": self.validated(rate) for rate in tried},
+            "validation": {f"{rate:g}": self.validated(rate) for rate in self.tried},
             "accuracy": [self.scores[best, seed][1] for seed in range(seeds)],
         }
 
