@@ -364,7 +364,7 @@ def _pass_on(choices: Sequence[Choice], seeds: Seeds) -> None:
     inner layers. If all of these were rewritten, it becomes an `Auto`, which applies
     the same rule to each of them.
     """
-    parents = {id(p): p for choice in choices for p in choice.kernel.owners[:-1]}
+    parents = {id(p): p for choice in choices for p in choice.kernel.around}
     for number, parent in enumerate(parents.values()):
         inside = [
             choice.row.changed

@@ -282,7 +282,7 @@ class Anatomy:
         """
         if self.flat is None or id(place.layer) in self._called:
             return False
-        called = [layer for layer in place.owners[:-1] if id(layer) in self._called]
+        called = [layer for layer in place.around if id(layer) in self._called]
         return any(type(k).__module__.partition(".")[0] != "keras" for k in called)
 
     def scales_inputs(self, count: int) -> list[bool]:
@@ -323,7 +323,7 @@ class Anatomy:
     def readers(self, kernel: Kernel) -> Readers | None:
         """Return what reads the output of a kernel's layer; None if unknown."""
         owner = kernel.layer
-        for parent in reversed(kernel.owners[:-1]):
+        for parent in reversed(kernel.around):
             if nonlinearity.passes_output_on(parent, owner) or is_closed(parent):
                 owner = parent
         if self.flat is None:

@@ -46,9 +46,14 @@ class Kernel:
     is_own: bool = False
 
     @property
+    def around(self) -> tuple[Any, ...]:
+        """The layers around it inside the model, outermost first."""
+        return self.parents[1:]
+
+    @property
     def owners(self) -> tuple[Any, ...]:
         """The layers around it inside the model, outermost first, and its own."""
-        return (*self.parents[1:], self.layer)
+        return (*self.around, self.layer)
 
     @property
     def initializer(self) -> Any:

@@ -47,9 +47,14 @@ class Place(NamedTuple):
     enclosed: bool = False
 
     @property
+    def around(self) -> tuple[Any, ...]:
+        """The layers around it inside the model, outermost first."""
+        return self.parents[1:]
+
+    @property
     def owners(self) -> tuple[Any, ...]:
         """The layers around it inside the model, outermost first, and itself."""
-        return (*self.parents[1:], self.layer)
+        return (*self.around, self.layer)
 
 
 def places(model: Any) -> Iterator[Place]:

@@ -84,7 +84,7 @@ def _second_moment_read(context: SchemeContext, kernel: Kernel) -> float | None:
     if context.given is None or kernel.weight in _BEHIND:
         return None
     read = context.given.read.get(id(kernel.layer))
-    for around in kernel.owners[:-1]:
-        if isinstance(around, keras.layers.Wrapper | keras.layers.RNN):
-            read = read or context.given.read.get(id(around))
+    for outer in kernel.around:
+        if isinstance(outer, keras.layers.Wrapper | keras.layers.RNN):
+            read = read or context.given.read.get(id(outer))
     return None if read is None else read.second
