@@ -2,15 +2,12 @@
 
 import pytest
 
-from tests.helpers import run_python, xla_devices
+from tests.helpers import run_python
 from tests.initializers.test_distribution import (
-    DATA_PARALLEL,
-    JAX,
     MODEL,
-    MODEL_PARALLEL,
-    SHARDED,
     TWO_CPUS,
     assert_alike,
+    by_both_strategies,
 )
 
 RESET_ONE = """
@@ -41,12 +38,8 @@ print(json.dumps([one, weights(many)]))
 
 @pytest.mark.slow
 @pytest.mark.jax
-@pytest.mark.parametrize(
-    ("strategy", "check"), [(DATA_PARALLEL, ""), (MODEL_PARALLEL, SHARDED)]
-)
-def test_keras_distribution(strategy, check):
-    code = MODEL + RESET_ONE + JAX.format(strategy=strategy, check=RESET_MANY + check)
-    assert_alike(run_python(code, XLA_FLAGS=xla_devices(8)))
+def test_keras_distribution():
+    assert_alike(by_both_strategies(MODEL + RESET_ONE, RESET_MANY), strategies=2)
 
 
 @pytest.mark.slow

@@ -8,8 +8,6 @@ import pytest
 
 from tests.helpers import finish, run_python, start_python, xla_devices
 
-SGD = "keras.optimizers.SGD(0.05)"
-SCALED = f"keras.optimizers.LossScaleOptimizer({SGD}, 2.0**8)"
 SETUP = """
 import json
 import numpy as np
@@ -18,14 +16,17 @@ import keras_initlab as il
 
 x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
 
-def built():
+def built(scaled=False):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([
         keras.Input((8,)),
         keras.layers.Dense(16, "relu", kernel_initializer=il.Auto(seed=1), name="a"),
         keras.layers.Dense(8, kernel_initializer=il.Auto(seed=1), name="b"),
     ])
-    model.compile(keras.optimizers.SGD(0.05), "mse")
+    optimizer = keras.optimizers.SGD(0.05)
+    if scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, 2.0**8)
+    model.compile(optimizer, "mse")
     return model
 
 def watched(model):
@@ -35,13 +36,15 @@ def watched(model):
     model.evaluate(x, x, verbose=0)
     return monitor.records
 """
+# By one strategy after the other: starting Python takes longer than either.
 JAX = """
 import jax
 assert jax.device_count() == 4
-one = watched(built())
+found = [watched(built())]
 devices = keras.distribution.list_devices()
-{strategy}
-print(json.dumps([one, watched(built())]))
+"""
+MANY = """
+found.append(watched(built()))
 """
 DATA_PARALLEL = """
 keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
@@ -60,11 +63,14 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2
 )
-one = watched(built())
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    model = built()
-print(json.dumps([one, watched(model)]))
+found = []
+for scaled in (False, True):
+    one = watched(built(scaled))
+    with strategy.scope():
+        model = built(scaled)
+    found.append([one, watched(model)])
+print(json.dumps(found))
 """
 
 
@@ -82,21 +88,20 @@ def assert_same(one, many):
 
 
 @pytest.mark.jax
-@pytest.mark.parametrize("strategy", [DATA_PARALLEL, MODEL_PARALLEL])
-def test_figures_are_those_of_one_device(strategy):
-    printed = run_python(
-        SETUP + JAX.replace("{strategy}", strategy),
-        XLA_FLAGS=xla_devices(4),
-    )
-    assert_same(*json.loads(printed.splitlines()[-1]))
+def test_figures_are_those_of_one_device():
+    code = SETUP + JAX + DATA_PARALLEL + MANY + MODEL_PARALLEL + MANY
+    printed = run_python(code + "print(json.dumps(found))", XLA_FLAGS=xla_devices(4))
+    one, data_parallel, model_parallel = json.loads(printed.splitlines()[-1])
+    assert_same(one, data_parallel)
+    assert_same(one, model_parallel)
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("optimizer", [SGD, SCALED])
-def test_replicas_of_a_mirrored_strategy(optimizer):
-    printed = run_python(SETUP.replace(SGD, optimizer) + MIRRORED)
-    one, many = json.loads(printed.splitlines()[-1])
-    assert_same(one, many)
+def test_replicas_of_a_mirrored_strategy():
+    printed = run_python(SETUP + MIRRORED)
+    plain, scaled = json.loads(printed.splitlines()[-1])
+    assert_same(*plain)
+    assert_same(*scaled)
 
 
 # Two processes on loopback. Each prints what its monitor says of all of them.
@@ -157,9 +162,9 @@ def in_two_processes(code):
 
 
 def assert_one_of_two_writes(code):
-    one = json.loads(
-        run_python(SETUP + "print(json.dumps(watched(built())))").splitlines()[-1]
-    )
+    here = {}
+    exec(SETUP, here)
+    one = json.loads(json.dumps(here["watched"](here["built"]())))
     (first, written), (second, nothing) = in_two_processes(code)
     first = [r for r in first if r["layer"] in "ab"]
     assert (written > 0, nothing) == (True, 0)

@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from keras_initlab.monitor import VarianceMonitor
-from tests.helpers import finish, run_python, start_python
+from tests.helpers import finish, start_python
 
 from .models import BACKEND, data, fit, frozen
 from .test_statistics import BATCH, RATE, assert_figures, network, twin
@@ -148,8 +148,22 @@ def test_gradients_at_recurrent_layers_and_weights_of_samples(name, weighted):
     assert all(one.weight_gradient_second_moment > 0 for one in own)
 
 
-KILLED = """
+BARE = """
 import sys, time, keras, numpy as np
+
+def built():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2, name="out")])
+    model.compile(keras.optimizers.SGD(0.05), "mse")
+    return model
+"""
+# The backup is of Keras alone: without the package it is read.
+READ = """
+sys.modules["keras_initlab"] = None
+built().load_weights(sys.argv[3])
+del sys.modules["keras_initlab"]
+"""
+TRAINED = """
 from keras_initlab.monitor import VarianceMonitor
 
 class Slow(keras.callbacks.Callback):
@@ -159,9 +173,7 @@ class Slow(keras.callbacks.Callback):
             time.sleep(120)
 
 x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
-keras.utils.set_random_seed(0)
-model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2, name="out")])
-model.compile(keras.optimizers.SGD(0.05), "mse")
+model = built()
 monitor = VarianceMonitor(1, gradients=True)
 backup = keras.callbacks.BackupAndRestore(sys.argv[1])
 model.fit(x, x[:, :2], epochs=5, verbose=0, callbacks=[monitor, backup, Slow()])
@@ -171,24 +183,13 @@ print(monitor.epochs)
 
 @pytest.mark.slow
 def test_a_killed_training_is_taken_up_again(tmp_path):
-    process = start_python(KILLED, str(tmp_path), "die")
+    process = start_python(BARE + TRAINED, str(tmp_path), "die")
     assert process.stdout.readline().strip() == "ready"
     time.sleep(0.5)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # The backup is of Keras alone: nothing of the monitor is in it.
-    kept = [path for path in tmp_path.rglob("*") if path.suffix == ".h5"]
-    assert len(kept) == 1
-    run_python(
-        f"""
-import keras, sys
-sys.modules["keras_initlab"] = None
-model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2, name="out")])
-model.compile(keras.optimizers.SGD(0.05), "mse")
-model.load_weights({str(kept[0])!r})
-"""
-    )
-    again = start_python(KILLED, str(tmp_path), "live")
+    [kept] = [path for path in tmp_path.rglob("*") if path.suffix == ".h5"]
+    again = start_python(BARE + READ + TRAINED, str(tmp_path), "live", str(kept))
     assert finish(again, timeout=120).strip().splitlines()[-1] in (
         "[3, 4]",
         "[2, 3, 4]",
