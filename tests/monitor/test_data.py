@@ -85,6 +85,7 @@ def test_targets_may_mean_anything_where_the_loss_is_the_models_own():
     assert y is None
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("data", "told"),
     [
@@ -99,6 +100,7 @@ def test_a_fault_of_the_data_is_told(data, told):
     assert watched(model, *data(inputs()))[0] == told
 
 
+@pytest.mark.torch
 def test_classes_from_one_are_told():
     model = net(LOSS, 4, "softmax")
     y = np.arange(512) % 3 + 1
@@ -116,6 +118,7 @@ class Scale(layers.Layer):
         return x / 1000
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     "scale", [Scale, lambda: layers.Rescaling(1e-3), layers.BatchNormalization]
 )

@@ -109,6 +109,7 @@ def test_an_error_stops_or_raises(what):
     assert called == ([monitor.findings[0]] if what == "call" else [])
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("what", HANDLERS)
 def test_a_warning_only_warns(what):
     called = []
@@ -149,6 +150,7 @@ def test_each_fit_begins_anew():
 # When --------------------------------------------------------------------------------
 
 
+@pytest.mark.torch
 def test_findings_are_told_once_with_the_epoch_in_which_they_began():
     model = twins()
     monitor, _, told = watched(model, Rate(1, float("inf")), epochs=4)

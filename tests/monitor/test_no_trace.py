@@ -82,22 +82,28 @@ def test_after_an_ordinary_fit():
     snapshot.check()
 
 
-@pytest.mark.parametrize(
-    ("hook", "error", "first"),
-    [
-        ("on_train_begin", KeyboardInterrupt, True),
-        ("on_epoch_begin", KeyboardInterrupt, True),
-        ("on_epoch_begin", KeyboardInterrupt, False),
-        ("on_train_batch_begin", KeyboardInterrupt, True),
-        ("on_train_batch_end", KeyboardInterrupt, True),
-        ("on_train_batch_end", ValueError, True),
-        ("on_test_batch_end", KeyboardInterrupt, True),
-        ("on_epoch_end", KeyboardInterrupt, True),
-        ("on_epoch_end", ValueError, False),
-        ("on_train_end", ValueError, True),
-        ("on_train_end", ValueError, False),
-    ],
-)
+# Before, within and after the steps on every backend; the others on one.
+HOOKS = [
+    ("on_train_begin", KeyboardInterrupt, True),
+    ("on_train_batch_end", KeyboardInterrupt, True),
+    ("on_test_batch_end", KeyboardInterrupt, True),
+    ("on_epoch_end", ValueError, False),
+    ("on_train_end", ValueError, True),
+    *(
+        pytest.param(*one, marks=pytest.mark.torch)
+        for one in (
+            ("on_epoch_begin", KeyboardInterrupt, True),
+            ("on_epoch_begin", KeyboardInterrupt, False),
+            ("on_train_batch_begin", KeyboardInterrupt, True),
+            ("on_train_batch_end", ValueError, True),
+            ("on_epoch_end", KeyboardInterrupt, True),
+            ("on_train_end", ValueError, False),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("hook", "error", "first"), HOOKS)
 def test_after_another_callback_raises(hook, error, first):
     model = compiled(run_eagerly=BACKEND == "tensorflow")
     snapshot = Snapshot(model)

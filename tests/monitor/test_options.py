@@ -15,6 +15,7 @@ from keras_initlab.taps.request import FORWARD
 from .models import data, fit, frozen, mlp, nested_and_shared
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
@@ -48,6 +49,7 @@ def test_all_that_takes_no_gradients_is_measured_unless_less_is_asked_for():
     assert known == {"mean", "variance", "second_moment"}
 
 
+@pytest.mark.torch
 def test_logs_by_layer():
     monitor = il.VarianceMonitor(1, log="layers", gradients=True)
     model = frozen(nested_and_shared())
@@ -65,11 +67,13 @@ def test_logs_by_layer():
     ]
 
 
+@pytest.mark.torch
 def test_no_logs():
     history = fit(frozen(mlp()), *data(32), [il.VarianceMonitor(1, log="none")])
     assert set(history.history) == {"loss"}
 
 
+@pytest.mark.torch
 def test_other_callbacks_see_the_logs(tmp_path):
     callbacks = [
         il.VarianceMonitor(1, log="layers"),
@@ -86,6 +90,7 @@ def test_other_callbacks_see_the_logs(tmp_path):
     assert (tmp_path / f"{greatest:.6f}.keras").exists()
 
 
+@pytest.mark.torch
 def test_sinks_are_opened_fed_and_closed(tmp_path):
     class Sink:
         def __init__(self):
@@ -128,6 +133,7 @@ def test_sinks_are_opened_fed_and_closed(tmp_path):
     assert sink.told.count("close") == 1
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("kind", ["variance", "depth", "histograms", "updates"])
 @pytest.mark.parametrize("window", ["epoch", 2])
 def test_plots(kind, window):
@@ -141,6 +147,7 @@ def test_plots(kind, window):
     figure.canvas.draw()
 
 
+@pytest.mark.torch
 def test_plots_say_what_they_need():
     monitor = il.VarianceMonitor(1)
     fit(frozen(mlp()), *data(32), [monitor])

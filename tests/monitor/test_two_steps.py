@@ -141,6 +141,7 @@ def test_epochs_within_a_span_of_time_have_no_entry():
     assert monitor.stats
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("seconds", [0, -1])
 def test_bad_spans_are_refused(seconds):
     with pytest.raises(ValueError, match="positive span of time"):
@@ -197,6 +198,7 @@ def test_one_monitor_in_a_fit_within_its_fit_is_refused():
     assert monitor.epochs == [0]
 
 
+@pytest.mark.torch
 def test_one_monitor_twice_is_refused():
     monitor, model = VarianceMonitor(1), frozen(mlp())
     with pytest.raises(ValueError, match="the same one twice"):
@@ -205,6 +207,7 @@ def test_one_monitor_twice_is_refused():
     assert monitor.epochs == [0]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("chosen", [None, "hidden", ["hidden", layers.Dense]])
 def test_monitors_are_pickled(chosen):
     monitor = VarianceMonitor(2, layers=chosen, gradients=True)
