@@ -32,20 +32,32 @@ NEUTRAL = (
     "model/",
     "propagation/",
     "schemes/",
+    "test_inspection.py",
+    "test_rewrite.py",
 )
-# Of those, what meets a backend: scopes, private names, layers run on samples.
+# Of those, what meets a backend: scopes, private names, layers run on samples, weights
+# that are set.
 ON_EVERY_BACKEND = (
     "model/test_construction.py",
     "model/test_keras_internals.py",
     "propagation/test_propagate.py",
     "propagation/test_walk.py",
     "schemes/test_variance.py",
+    "test_inspection.py::test_all_forms_of_a_real_inspection",
+    "test_inspection.py::test_figures_with_a_batch_are_measured_as_well",
+    "test_rewrite.py::test_a_seed_repeats_and_differs_by_layer",
+    "test_rewrite.py::test_frozen_kernels_and_lora_are_left_alone",
+    "test_rewrite.py::test_only_unbuilt_leaves_loaded_weights_and_sets_the_rest",
+    "test_rewrite.py::test_quantised_kernels_are_left_working",
+    "test_rewrite.py::test_recurrent_kernels_of_cells_are_reached",
+    "test_rewrite.py::test_the_model_trains_on_after_a_rewrite",
 )
 
 
-def _is_neutral(path):
-    within = path.relative_to(pathlib.Path(__file__).parent).as_posix()
-    return within.startswith(NEUTRAL) and within not in ON_EVERY_BACKEND
+def _is_neutral(item):
+    within = item.path.relative_to(pathlib.Path(__file__).parent).as_posix()
+    chosen = {within, f"{within}::{item.originalname}"} & set(ON_EVERY_BACKEND)
+    return within.startswith(NEUTRAL) and not chosen
 
 
 def pytest_addoption(parser):
@@ -64,7 +76,7 @@ def pytest_collection_modifyitems(config, items):
         wanted = {"tensorflow", "jax", "torch"} & markers
         if "once" in markers:
             wanted = {"tensorflow"}
-        if _is_neutral(item.path) and not wanted and not everywhere:
+        if _is_neutral(item) and not wanted and not everywhere:
             wanted = {"torch"}
         if wanted and backend not in wanted:
             reason = f"for {' and '.join(sorted(wanted))} only"
