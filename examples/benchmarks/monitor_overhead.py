@@ -311,7 +311,7 @@ def run_steps(quick: bool, names: Sequence[str]) -> dict[str, Any]:
         torch.set_num_threads(1)
     for name in names:
         workload = WORKLOADS[name]
-        steps, rounds = (10, 1) if quick else (workload.steps, ROUNDS[name])
+        steps, rounds = (4, 1) if quick else (workload.steps, ROUNDS[name])
         with tempfile.TemporaryDirectory() as folder:
             chosen = variants(Path(folder))
             seconds = in_turns(workload, chosen, rounds, steps)
@@ -370,11 +370,11 @@ def run_layers(quick: bool, _: Sequence[str]) -> dict[str, Any]:
     sys.setrecursionlimit(100_000)
     threading.stack_size(256 * 2**20)  # Keras's walks are recursive
     rows = []
-    for depth in (10, 50) if quick else (10, 50, 200, 500):
+    for depth in (10, 20) if quick else (10, 50, 200, 500):
         workload = Workload(lambda depth=depth: mlp(depth, 64, 64), (64,), 64, 0)
         chosen = variants(Path())
         chosen = {name: chosen[name] for name in ("every=1", "every=1, gradients")}
-        steps, rounds = (5, 1) if quick else (20, 7)
+        steps, rounds = (2, 1) if quick else (20, 7)
         seconds = in_turns(workload, chosen, rounds, steps)
         plain = np.array(seconds["plain"])
         found[depth] = {"plain_us": 1e6 * float(np.median(plain)) / steps / depth}
