@@ -2,10 +2,7 @@
 
 import doctest
 import importlib
-import os
 import re
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -62,16 +59,11 @@ def words(plan):
     return [line.split() for line in plan.splitlines()[1:] if "─" not in line]
 
 
-def test_the_table_of_depths_is_that_of_the_results():
-    script = ROOT / "examples" / "benchmarks" / "depth_report.py"
-    done = subprocess.run(
-        [sys.executable, script, "--markdown", "--out", DOCS],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    table = done.stdout.strip()
+def test_the_table_of_depths_is_that_of_the_results(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "examples" / "benchmarks")
+    report = importlib.import_module("depth_report")
+    assert report.main(["--markdown", "--out", str(DOCS)]) == 0
+    table = capsys.readouterr().out.strip()
     assert table.count("\n") > 10
     assert table in PAGES["depth"]
 
