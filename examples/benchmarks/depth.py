@@ -82,7 +82,6 @@ DEEP = {
 }
 QUICK_DEEP = {
     **QUICK_MLP,
-    "depths": [200],
     "activations": ["gelu"],
     "starts": ["isometric"],
     "epochs": 1,

@@ -60,10 +60,10 @@ QUICK_CNN = {
     **CNN,
     "activations": ["gelu"],
     "heads": ["Flatten"],
-    "layers": 10,
+    "layers": 4,
     "rates": {"Flatten": [0.01]},
     "seeds": [10],
-    "epochs": 2,
+    "epochs": 1,
 }
 RESNET = {
     "starts": ["Keras's default", "variance", "isometric"],
@@ -78,7 +78,7 @@ QUICK_RESNET = {
     "rates": [0.03],
     "selection_seeds": [0],
     "seeds": [10],
-    "epochs": 2,
+    "epochs": 1,
 }
 
 
