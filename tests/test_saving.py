@@ -167,6 +167,7 @@ def test_loads_and_draws_alike_in_another_process_under_any_backend(backend, tmp
         np.testing.assert_array_equal(here[index], there[index])
 
 
+@pytest.mark.jax  # where Python starts in half the time
 def test_loading_without_the_package_says_what_is_missing(tmp_path):
     path = str(tmp_path / "model.keras")
     by_name().save(path)

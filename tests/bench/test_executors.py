@@ -48,7 +48,9 @@ def test_threads_do_not_disturb_each_other(here):
     assert outcomes(found) == outcomes(here)
 
 
+# Python is started several times: on JAX that takes half as long as elsewhere.
 @pytest.mark.slow
+@pytest.mark.jax
 def test_processes(here):
     with ProcessPoolExecutor(2, mp_context=SPAWN) as executor:
         found = compare(executor=executor)
@@ -65,6 +67,7 @@ def kill_once(marker, model):
 
 
 @pytest.mark.slow
+@pytest.mark.jax
 def test_the_run_of_a_killed_process_is_done_again(tmp_path):
     killer = functools.partial(kill_once, tmp_path / "killed")
     candidates = {"killer": killer, "zeros": "zeros"}
