@@ -13,8 +13,10 @@ from functools import lru_cache
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_initlab import activations
+from keras_initlab.activations.quadrature import gaussian_expectation
 from keras_initlab.model.graph import Graph
 from keras_initlab.model.kernels import Kernel
 from keras_initlab.schemes.kernels import has_field
@@ -25,9 +27,10 @@ _AVERAGES = tuple(
 # After these, each position has its own weights.
 _PLACES = (keras.layers.Flatten, keras.layers.Reshape)
 
-# The whole network is as nonlinear as so many layers of kernels without pairs; and the
-# most that pairs lose in one layer.
-_LAYERS, _MOST_MIXING = 2.0, 0.5
+# The whole network is as nonlinear as so many layers of ReLU without pairs, and that
+# share of ReLU's variance is not linear in its input; the most that pairs lose.
+_LAYERS, _NONLINEAR = 2.0, (math.pi - 2) / (2 * (math.pi - 1))
+_MOST_MIXING = 0.5
 # The even share of an activation's variance; the least and most that kernels of pairs
 # read; and the growth of gradients that is allowed over the whole depth.
 _EVEN, _LEAST, _MOST, _GROWTH = 0.15, 0.25, 4.0, 1.0
@@ -37,17 +40,32 @@ _MEAN, _MOST_FOR_MEAN = 0.375, 16.0
 _TINY = 1e-6
 
 
-def averaged_theta(depth: int) -> float:
+@lru_cache(maxsize=1024)
+def averaged_theta(nonlinearity: activations.Activation, depth: int, q: float) -> float:
     """Return the angle by which outputs leave their pairs, for a number of layers.
 
-    sin² θ is 2 / depth, at most 1/2: the network is equally nonlinear at any depth.
+    sin² θ is 2 / depth for ReLU, at most 1/2, so that the network is equally nonlinear
+    at any depth. It is larger for activations of which a smaller share of their
+    variance is not linear in their input: as much larger as that share is smaller. If
+    it is their odd part that is not linear, as for tanh, so that no larger q is allowed
+    (see `averaged_q`), it is that of ReLU.
 
-    >>> [round(averaged_theta(depth), 2) for depth in (4, 16, 50)]
+    >>> for name in ("relu", "gelu", "tanh"):
+    ...     phi = activations.resolve(name)
+    ...     q = averaged_q(phi, 16)
+    ...     print([round(averaged_theta(phi, depth, q), 2) for depth in (4, 16, 50)])
+    [0.79, 0.36, 0.2]
+    [0.79, 0.45, 0.25]
     [0.79, 0.36, 0.2]
 
     Source: Li, Nica & Roy 2022, section 3, for activations shaped by 1 / √depth.
     """
-    return math.asin(math.sqrt(min(_LAYERS / depth, _MOST_MIXING)))
+    share = _NONLINEAR
+    known = nonlinearity.function is not None
+    if known and _may_be_larger(activations.odd_part(nonlinearity), q, depth):
+        share = min(_nonlinear_share(nonlinearity, q), share)
+    mixing = _LAYERS / depth * _NONLINEAR / max(share, _TINY)
+    return math.asin(math.sqrt(min(mixing, _MOST_MIXING)))
 
 
 @lru_cache(maxsize=1024)
@@ -76,7 +94,7 @@ def averaged_q(nonlinearity: activations.Activation, depth: int) -> float:
         q *= 1.1
     q = within_growth(odd, min(q, most), depth, _GROWTH) or 1.0
     while q < _MOST_FOR_MEAN / slope and _mean_share(nonlinearity, q) > _MEAN:
-        if within_growth(odd, 1.1 * q, depth, _GROWTH) != 1.1 * q:
+        if not _may_be_larger(odd, q, depth):
             break
         q *= 1.1
     return q
@@ -99,14 +117,29 @@ def within_growth(
     return None
 
 
+def _may_be_larger(odd: activations.Activation, q: float, depth: int) -> bool:
+    """Say whether gradients would not grow too much at a tenth more than q."""
+    return within_growth(odd, 1.1 * q, depth, _GROWTH) == 1.1 * q
+
+
 def _even_share(
     nonlinearity: activations.Activation, odd: activations.Activation, q: float
 ) -> float:
     """Return the share of the even part in φ's variance."""
-    whole = activations.moments(nonlinearity, variance=q)
-    variance = whole.second_moment - whole.mean**2
+    variance = activations.moments(nonlinearity, variance=q).variance
     half = activations.moments(odd, variance=q).second_moment / 4
     return 1 - half / variance if variance > 0 else 0.0
+
+
+def _nonlinear_share(nonlinearity: activations.Activation, q: float) -> float:
+    """Return the share of φ's variance that is not linear in φ's input."""
+    function = nonlinearity.function
+    assert function is not None
+    covariance = gaussian_expectation(
+        lambda x: np.multiply(x, function(x)), variance=q, kinks=nonlinearity.kinks
+    )
+    variance = activations.moments(nonlinearity, variance=q).variance
+    return max(1 - covariance**2 / (q * variance), 0.0) if variance > 0 else 0.0
 
 
 def _mean_share(nonlinearity: activations.Activation, q: float) -> float:

@@ -267,11 +267,12 @@ class Isometric(Options):
             nonlinearity = survey.context.nonlinearity(design.kernel).resolved
             depth = max(pairs, 1)
             if key in averaged:
-                q, theta = averaged_q(nonlinearity, depth), averaged_theta(depth)
+                target = self.q or averaged_q(nonlinearity, depth)
+                theta = averaged_theta(nonlinearity, depth, target)
             else:
-                q, theta = default_q(nonlinearity, depth), 0.0
+                target = self.q or default_q(nonlinearity, depth)
+                theta = 0.0
             design.theta = theta if self.theta is None else self.theta
-            target = self.q or q
             if key in roles.heads:
                 target = HEAD_TARGET
             elif key in roles.branches:

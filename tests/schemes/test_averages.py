@@ -9,6 +9,7 @@ from keras import layers
 
 import keras_initlab as il
 from keras_initlab import activations
+from keras_initlab.activations.quadrature import gaussian_expectation
 from keras_initlab.schemes.averages import averaged_q, averaged_theta
 from keras_initlab.schemes.isometric import default_q
 from tests.helpers import ROOT, as_numpy
@@ -36,11 +37,16 @@ def angles(rows):
     ]
 
 
+def theta_of(name, depth):
+    nonlinearity = activations.resolve(name)
+    return averaged_theta(nonlinearity, depth, averaged_q(nonlinearity, depth))
+
+
 def test_before_an_average_outputs_leave_their_pairs():
     """With a larger q, and every output's second moment what the plan says."""
     model = maps("softplus", width=64)  # what units have in common is 1 / width
     rows = rewrite(model)
-    assert angles(rows) == [averaged_theta(4)] * 4 + [0.0]
+    assert angles(rows) == [theta_of("softplus", 4)] * 4 + [0.0]
     q = averaged_q(activations.resolve("softplus"), 4)
     assert q > default_q(activations.resolve("softplus"), 4)
     x = np.random.default_rng(0).standard_normal((32, 8, 8, 3)).astype("float32")
@@ -63,20 +69,62 @@ def test_where_positions_are_told_apart_pairs_stay_exact():
         assert q == default_q(activations.resolve("relu"), 4)
 
 
-def test_the_angle_and_q_before_an_average_by_depth():
+@pytest.mark.parametrize("name", ["relu", "gelu", "softplus", "elu", "tanh", "sigmoid"])
+def test_the_angle_and_q_before_an_average_by_depth(name):
     """The whole network bends alike at every depth; gradients grow alike."""
     depths = (1, 4, 16, 50, 1000)
-    thetas = [averaged_theta(depth) for depth in depths]
+    nonlinearity = activations.resolve(name)
+    thetas = [theta_of(name, depth) for depth in depths]
     assert thetas == sorted(thetas, reverse=True)
     assert thetas[0] == pytest.approx(np.pi / 4)
+    assert 1000 * np.sin(thetas[-1]) ** 2 >= 1.999999
     for depth in depths[1:]:
-        assert depth * np.sin(averaged_theta(depth)) ** 2 == pytest.approx(2.0)
-        for name in ("relu", "gelu", "softplus", "elu", "tanh", "sigmoid"):
-            q = averaged_q(activations.resolve(name), depth)
-            assert q >= default_q(activations.resolve(name), max(depth, 50)), name
-            at = activations.moments(activations.odd_part(name), variance=q)
-            growth = q * at.derivative_second_moment / at.second_moment
-            assert growth**depth < 2.75, name
+        q = averaged_q(nonlinearity, depth)
+        assert q >= default_q(nonlinearity, max(depth, 50))
+        at = activations.moments(activations.odd_part(nonlinearity), variance=q)
+        assert (q * at.derivative_second_moment / at.second_moment) ** depth < 2.75
+
+
+def test_the_more_linear_an_activation_is_the_larger_the_angle():
+    """As two layers of ReLU whose outputs are no pairs, whatever the activation."""
+
+    def bend(name):
+        phi, q = activations.resolve(name), averaged_q(activations.resolve(name), 50)
+        # The least squares line through φ, by its residual.
+        mean = activations.moments(phi, variance=q).mean
+        slope = gaussian_expectation(lambda x: x * phi.function(x), variance=q) / q
+        rest = gaussian_expectation(
+            lambda x: (phi.function(x) - mean - slope * x) ** 2, variance=q
+        )
+        share = rest / activations.moments(phi, variance=q).variance
+        return share * np.sin(theta_of(name, 50)) ** 2
+
+    names = ("relu", "softplus", "gelu", "silu", "leaky_relu")
+    thetas = [theta_of(name, 50) for name in names]
+    assert thetas == sorted(thetas)
+    assert bend("relu") == pytest.approx((np.pi - 2) / (np.pi - 1) / 50)
+    for name in names[1:]:
+        assert bend(name) == pytest.approx(bend("relu"), rel=1e-6), name
+    assert theta_of("relu", 16) == pytest.approx(np.arcsin(np.sqrt(2 / 16)))
+
+
+@pytest.mark.parametrize("depth", [8, 16, 50])
+@pytest.mark.parametrize("name", ["tanh", "softsign", "sigmoid"])
+def test_an_odd_part_that_bends_leaves_the_angle_that_of_relu(name, depth):
+    assert theta_of(name, depth) == theta_of("relu", depth)
+
+
+def test_the_angle_of_elu_is_that_of_relu_when_its_odd_part_sets_q():
+    assert theta_of("elu", 16) == pytest.approx(np.pi / 4)
+    assert theta_of("elu", 100) == theta_of("relu", 100)
+
+
+def test_the_angle_of_what_nothing_is_known_of_is_that_of_relu():
+    softmax = activations.resolve("softmax")
+    assert averaged_theta(softmax, 16, 1.0) == theta_of("relu", 16)
+
+
+def test_an_even_function_before_an_average():
     assert averaged_q(activations.resolve(keras.ops.square), 10) > 0
 
 
@@ -138,7 +186,8 @@ def test_pairs_by_an_angle_are_read_behind_every_pooling():
         (True, True),
         (True, False),
     ]
-    assert angles(rows) == [averaged_theta(3)] * 3 + [0.0]
+    names = ("relu", "gelu", "relu")
+    assert angles(rows) == [*(theta_of(name, 3) for name in names), 0.0]
 
 
 def test_an_average_by_an_operation():
@@ -146,7 +195,7 @@ def test_an_average_by_an_operation():
     y = layers.Conv2D(16, 3, padding="same", activation="relu", name="one")(x)
     y = layers.Conv2D(16, 3, padding="same", activation="relu", name="two")(y)
     model = keras.Model(x, layers.Dense(4, name="head")(keras.ops.mean(y, axis=(1, 2))))
-    assert rewrite(model)["one"].after.theta == averaged_theta(2)
+    assert rewrite(model)["one"].after.theta == theta_of("relu", 2)
 
 
 @pytest.mark.once
