@@ -2,8 +2,9 @@
 
 Digits as 8×8×1 images, standardised pixel by pixel as in depth.py, in its split.
 
-- cnn: 50 convolutions, 3×3, "same", 32 channels, no normalisation, no skips; a Flatten
-  or a global-average head. Keras's default, he_normal and scheme="isometric".
+- cnn: 50 convolutions, 3×3, "same", 32 channels, no normalisation, no skips; a Flatten.
+  Keras's default, he_normal and scheme="isometric". Those before a global average are
+  in `depth_averages.py`.
 - resnet: 3 stages of 2 blocks, 16 channels, BatchNormalization and skips, which trains
   from any start: do scheme="variance" and scheme="isometric" at least do no harm?
 
@@ -46,11 +47,10 @@ WORKERS = min(2, os.cpu_count() or 1)
 ACTIVATIONS = "relu gelu silu mish elu tanh softplus sigmoid".split()
 STARTS = ("Keras's default", "he_normal", "isometric")
 CNN = {
-    "heads": ["Flatten", "average"],
     "activations": ACTIVATIONS,
     "starts": list(STARTS),
     "layers": 50,
-    "rates": {"Flatten": [0.02, 0.01, 0.003], "average": [0.01, 0.003, 0.001]},
+    "rates": [0.02, 0.01, 0.003],
     "selection_seeds": [0],
     "seeds": [10, 11],
     "epochs": 20,
@@ -59,9 +59,8 @@ CNN = {
 QUICK_CNN = {
     **CNN,
     "activations": ["gelu"],
-    "heads": ["Flatten"],
     "layers": 4,
-    "rates": {"Flatten": [0.01]},
+    "rates": [0.01],
     "seeds": [10],
     "epochs": 1,
 }
@@ -82,18 +81,14 @@ QUICK_RESNET = {
 }
 
 
-def plain(
-    activation: str, depth: int, head: str, initializer: str | None = None
-) -> Any:
+def plain(activation: str, depth: int, initializer: str | None = None) -> Any:
     """Return `depth` convolutions and a softmax over the digits."""
     given = {} if initializer is None else {"kernel_initializer": initializer}
     rows: list[Any] = [
         layers.Conv2D(32, 3, padding="same", activation=activation, **given)
         for _ in range(depth)
     ]
-    rows.append(
-        layers.Flatten() if head == "Flatten" else layers.GlobalAveragePooling2D()
-    )
+    rows.append(layers.Flatten())
     rows.append(layers.Dense(training.CLASSES, "softmax", **given))
     keras.backend.clear_session()
     return keras.Sequential([keras.Input((8, 8, 1)), *rows])
@@ -120,13 +115,11 @@ def resnet(stages: int = 3, blocks: int = 2, filters: int = 16) -> Any:
     return keras.Model(inputs, layers.Dense(training.CLASSES, "softmax")(x))
 
 
-def draw_plain(
-    start: str, activation: str, head: str, seed: int, protocol: dict[str, Any]
-) -> Any:
+def draw_plain(start: str, activation: str, seed: int, protocol: dict[str, Any]) -> Any:
     """Return the plain network, its weights drawn by that start."""
     keras.utils.set_random_seed(seed)
     initializer = start if start == "he_normal" else None
-    model = plain(activation, protocol["layers"], head, initializer)
+    model = plain(activation, protocol["layers"], initializer)
     if start == "isometric":
         il.rewrite_initializers(model, scheme="isometric", seed=seed)
     return model
@@ -365,20 +358,18 @@ def has_torch(part: str) -> bool:
 
 
 def run_cnn(results: report.Results, protocol: dict[str, Any]) -> None:
-    """Train every start with every activation and head."""
+    """Train every start with every activation."""
     if not has_torch("cnn"):
         return
-    for head in protocol["heads"]:
-        each = {**protocol, "rates": protocol["rates"][head]}
-        for activation in protocol["activations"]:
-            for start in protocol["starts"]:
-                results.cell(
-                    "cnn",
-                    (head, activation, start),
-                    lambda h=head, a=activation, s=start, p=each: trained(
-                        lambda seed: draw_plain(s, a, h, seed, p), p
-                    ),
-                )
+    for activation in protocol["activations"]:
+        for start in protocol["starts"]:
+            results.cell(
+                "cnn",
+                (activation, start),
+                lambda a=activation, s=start: trained(
+                    lambda seed: draw_plain(s, a, seed, protocol), protocol
+                ),
+            )
 
 
 def run_resnet(results: report.Results, protocol: dict[str, Any]) -> None:
