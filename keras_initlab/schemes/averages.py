@@ -27,10 +27,11 @@ _AVERAGES = tuple(
 # After these, each position has its own weights.
 _PLACES = (keras.layers.Flatten, keras.layers.Reshape)
 
-# The whole network is as nonlinear as so many layers of ReLU without pairs, and that
-# share of ReLU's variance is not linear in its input; the most that pairs lose.
-_LAYERS, _NONLINEAR = 2.0, (math.pi - 2) / (2 * (math.pi - 1))
-_MOST_MIXING = 0.5
+# The whole network is as nonlinear as so many layers of ReLU without pairs, and less so
+# beyond so many; the share of ReLU's variance that is not linear in its input; the most
+# that pairs lose.
+_LAYERS, _DEEP = 2.0, 16
+_NONLINEAR, _MOST_MIXING = (math.pi - 2) / (2 * (math.pi - 1)), 0.5
 # The even share of an activation's variance; the least and most that kernels of pairs
 # read; and the growth of gradients that is allowed over the whole depth.
 _EVEN, _LEAST, _MOST, _GROWTH = 0.15, 0.25, 4.0, 1.0
@@ -45,18 +46,19 @@ def averaged_theta(nonlinearity: activations.Activation, depth: int, q: float) -
     """Return the angle by which outputs leave their pairs, for a number of layers.
 
     sin² θ is 2 / depth for ReLU, at most 1/2, so that the network is equally nonlinear
-    at any depth. It is larger for activations of which a smaller share of their
-    variance is not linear in their input: as much larger as that share is smaller. If
-    it is their odd part that is not linear, as for tanh, so that no larger q is allowed
-    (see `averaged_q`), it is that of ReLU.
+    at any depth; beyond 16 layers it is 32 / depth², as deeper ones bear less. It is
+    larger for activations of which a smaller share of their variance is not linear in
+    their input: as much larger as that share is smaller. If it is their odd part that
+    is not linear, as for tanh, so that no larger q is allowed (see `averaged_q`), it is
+    that of ReLU.
 
     >>> for name in ("relu", "gelu", "tanh"):
     ...     phi = activations.resolve(name)
     ...     q = averaged_q(phi, 16)
     ...     print([round(averaged_theta(phi, depth, q), 2) for depth in (4, 16, 50)])
-    [0.79, 0.36, 0.2]
-    [0.79, 0.45, 0.25]
-    [0.79, 0.36, 0.2]
+    [0.79, 0.36, 0.11]
+    [0.79, 0.45, 0.14]
+    [0.79, 0.36, 0.11]
 
     Source: Li, Nica & Roy 2022, section 3, for activations shaped by 1 / √depth.
     """
@@ -64,7 +66,8 @@ def averaged_theta(nonlinearity: activations.Activation, depth: int, q: float) -
     known = nonlinearity.function is not None
     if known and _may_be_larger(activations.odd_part(nonlinearity), q, depth):
         share = min(_nonlinear_share(nonlinearity, q), share)
-    mixing = _LAYERS / depth * _NONLINEAR / max(share, _TINY)
+    mixing = _LAYERS / depth * min(1.0, _DEEP / depth)
+    mixing *= _NONLINEAR / max(share, _TINY)
     return math.asin(math.sqrt(min(mixing, _MOST_MIXING)))
 
 

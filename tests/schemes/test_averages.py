@@ -71,13 +71,12 @@ def test_where_positions_are_told_apart_pairs_stay_exact():
 
 @pytest.mark.parametrize("name", ["relu", "gelu", "softplus", "elu", "tanh", "sigmoid"])
 def test_the_angle_and_q_before_an_average_by_depth(name):
-    """The whole network bends alike at every depth; gradients grow alike."""
+    """Angles shrink with depth, and gradients grow alike."""
     depths = (1, 4, 16, 50, 1000)
     nonlinearity = activations.resolve(name)
     thetas = [theta_of(name, depth) for depth in depths]
     assert thetas == sorted(thetas, reverse=True)
     assert thetas[0] == pytest.approx(np.pi / 4)
-    assert 1000 * np.sin(thetas[-1]) ** 2 >= 1.999999
     for depth in depths[1:]:
         q = averaged_q(nonlinearity, depth)
         assert q >= default_q(nonlinearity, max(depth, 50))
@@ -85,11 +84,13 @@ def test_the_angle_and_q_before_an_average_by_depth(name):
         assert (q * at.derivative_second_moment / at.second_moment) ** depth < 2.75
 
 
-def test_the_more_linear_an_activation_is_the_larger_the_angle():
-    """As two layers of ReLU whose outputs are no pairs, whatever the activation."""
+@pytest.mark.parametrize("depth", [16, 50])
+def test_the_more_linear_an_activation_is_the_larger_the_angle(depth):
+    """The network bends alike whatever the activation."""
 
     def bend(name):
-        phi, q = activations.resolve(name), averaged_q(activations.resolve(name), 50)
+        phi = activations.resolve(name)
+        q = averaged_q(phi, depth)
         # The least squares line through φ, by its residual.
         mean = activations.moments(phi, variance=q).mean
         slope = gaussian_expectation(lambda x: x * phi.function(x), variance=q) / q
@@ -97,15 +98,20 @@ def test_the_more_linear_an_activation_is_the_larger_the_angle():
             lambda x: (phi.function(x) - mean - slope * x) ** 2, variance=q
         )
         share = rest / activations.moments(phi, variance=q).variance
-        return share * np.sin(theta_of(name, 50)) ** 2
+        return share * np.sin(theta_of(name, depth)) ** 2
 
     names = ("relu", "softplus", "gelu", "silu", "leaky_relu")
-    thetas = [theta_of(name, 50) for name in names]
+    thetas = [theta_of(name, depth) for name in names]
     assert thetas == sorted(thetas)
-    assert bend("relu") == pytest.approx((np.pi - 2) / (np.pi - 1) / 50)
-    for name in names[1:]:
+    for name in names:
         assert bend(name) == pytest.approx(bend("relu"), rel=1e-6), name
-    assert theta_of("relu", 16) == pytest.approx(np.arcsin(np.sqrt(2 / 16)))
+
+
+@pytest.mark.parametrize(
+    ("depth", "mixing"), [(2, 1 / 2), (8, 2 / 8), (16, 2 / 16), (50, 32 / 50**2)]
+)
+def test_the_angle_of_relu(depth, mixing):
+    assert np.sin(theta_of("relu", depth)) ** 2 == pytest.approx(mixing)
 
 
 @pytest.mark.parametrize("depth", [8, 16, 50])
