@@ -27,9 +27,9 @@ _AVERAGES = tuple(
 # After these, each position has its own weights.
 _PLACES = (keras.layers.Flatten, keras.layers.Reshape)
 
-# The whole network is as nonlinear as so many layers of ReLU without pairs, and less so
-# beyond so many; the share of ReLU's variance that is not linear in its input; the most
-# that pairs lose.
+# The whole network is as nonlinear as so many layers of ReLU without pairs, less so if
+# it has more than so many; the share of ReLU's variance that is not linear in its
+# input; the most that pairs lose.
 _LAYERS, _DEEP = 2.0, 16
 _NONLINEAR, _MOST_MIXING = (math.pi - 2) / (2 * (math.pi - 1)), 0.5
 # The even share of an activation's variance; the least and most that kernels of pairs
@@ -50,7 +50,7 @@ def averaged_theta(nonlinearity: activations.Activation, depth: int, q: float) -
     larger for activations of which a smaller share of their variance is not linear in
     their input: as much larger as that share is smaller. If it is their odd part that
     is not linear, as for tanh, so that no larger q is allowed (see `averaged_q`), it is
-    that of ReLU.
+    2 / depth at any depth.
 
     >>> for name in ("relu", "gelu", "tanh"):
     ...     phi = activations.resolve(name)
@@ -58,16 +58,15 @@ def averaged_theta(nonlinearity: activations.Activation, depth: int, q: float) -
     ...     print([round(averaged_theta(phi, depth, q), 2) for depth in (4, 16, 50)])
     [0.79, 0.36, 0.11]
     [0.79, 0.45, 0.14]
-    [0.79, 0.36, 0.11]
+    [0.79, 0.36, 0.2]
 
     Source: Li, Nica & Roy 2022, section 3, for activations shaped by 1 / √depth.
     """
-    share = _NONLINEAR
+    mixing = _LAYERS / depth
     known = nonlinearity.function is not None
     if known and _may_be_larger(activations.odd_part(nonlinearity), q, depth):
-        share = min(_nonlinear_share(nonlinearity, q), share)
-    mixing = _LAYERS / depth * min(1.0, _DEEP / depth)
-    mixing *= _NONLINEAR / max(share, _TINY)
+        share = min(_nonlinear_share(nonlinearity, q), _NONLINEAR)
+        mixing *= min(1.0, _DEEP / depth) * _NONLINEAR / max(share, _TINY)
     return math.asin(math.sqrt(min(mixing, _MOST_MIXING)))
 
 

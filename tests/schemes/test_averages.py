@@ -116,18 +116,18 @@ def test_the_angle_of_relu(depth, mixing):
 
 @pytest.mark.parametrize("depth", [8, 16, 50])
 @pytest.mark.parametrize("name", ["tanh", "softsign", "sigmoid"])
-def test_an_odd_part_that_bends_leaves_the_angle_that_of_relu(name, depth):
-    assert theta_of(name, depth) == theta_of("relu", depth)
+def test_an_odd_part_that_bends_leaves_the_angle_to_depth_alone(name, depth):
+    assert np.sin(theta_of(name, depth)) ** 2 == pytest.approx(2 / depth)
 
 
-def test_the_angle_of_elu_is_that_of_relu_when_its_odd_part_sets_q():
+def test_the_angle_of_elu_goes_by_depth_alone_when_its_odd_part_sets_q():
     assert theta_of("elu", 16) == pytest.approx(np.pi / 4)
-    assert theta_of("elu", 100) == theta_of("relu", 100)
+    assert theta_of("elu", 100) == theta_of("tanh", 100)
 
 
-def test_the_angle_of_what_nothing_is_known_of_is_that_of_relu():
+def test_the_angle_of_what_nothing_is_known_of_goes_by_depth_alone():
     softmax = activations.resolve("softmax")
-    assert averaged_theta(softmax, 16, 1.0) == theta_of("relu", 16)
+    assert averaged_theta(softmax, 50, 1.0) == theta_of("tanh", 50)
 
 
 def test_an_even_function_before_an_average():
