@@ -30,7 +30,7 @@ import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ STARTS: dict[str, dict[str, Start]] = {
 # Tasks.
 
 
-def siren(_: bool) -> dict[str, Task]:
+def siren() -> dict[str, Task]:
     """Return the image as a function of coordinates in [-1, 1]."""
     image = load_sample_image("china.jpg")[:416, 100:516].mean(axis=-1)
     pixel = 416 // SIDE
@@ -175,7 +175,7 @@ def sine(x: Any) -> Any:
     return ops.sin(FREQUENCY * x)
 
 
-def circles(_: bool) -> dict[str, Task]:
+def circles() -> dict[str, Task]:
     """Return two circles that a line cannot part, by activation."""
     x, y = make_circles(1200, noise=0.08, factor=0.5, random_state=0)
 
@@ -427,10 +427,10 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "architectures.json"
     results = json.loads(path.read_text()) if path.exists() else {}
+    text_tasks = partial(text, arguments.quick)
+    makers = {"siren": siren, "text": text_tasks, "circles": circles}
     for part in arguments.parts:
-        tasks = {"siren": siren, "text": text, "circles": circles}[part](
-            arguments.quick
-        )
+        tasks = makers[part]()
         for name, task in tasks.items():
             starts = STARTS["rows" if name.startswith("rows") else part]
             results[name] = compare(task, starts, part, arguments.quick)

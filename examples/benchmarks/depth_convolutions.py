@@ -84,14 +84,18 @@ QUICK_RESNET = {
 def plain(activation: str, depth: int, initializer: str | None = None) -> Any:
     """Return `depth` convolutions and a softmax over the digits."""
     given = {} if initializer is None else {"kernel_initializer": initializer}
-    rows: list[Any] = [
-        layers.Conv2D(32, 3, padding="same", activation=activation, **given)
-        for _ in range(depth)
-    ]
-    rows.append(layers.Flatten())
-    rows.append(layers.Dense(training.CLASSES, "softmax", **given))
     keras.backend.clear_session()
-    return keras.Sequential([keras.Input((8, 8, 1)), *rows])
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            *(
+                layers.Conv2D(32, 3, padding="same", activation=activation, **given)
+                for _ in range(depth)
+            ),
+            layers.Flatten(),
+            layers.Dense(training.CLASSES, "softmax", **given),
+        ]
+    )
 
 
 def resnet(stages: int = 3, blocks: int = 2, filters: int = 16) -> Any:

@@ -53,7 +53,7 @@ def assert_matches(monitor, expected, rtol=1e-4):
 def test_equals_numpy_on_the_same_batches(setting, every):
     if BACKEND == "torch" and setting not in ("default", "eager"):
         pytest.skip("one step at a time; compiled in a test of its own")
-    if BACKEND == "jax" and (setting, every) in (("jit", 1), ("jit", 3)):
+    if BACKEND == "jax" and setting == "jit":
         pytest.skip("the default on JAX")
     if BACKEND == "jax" and setting != "default" and every == 1:
         pytest.skip("slow, and every third step is measured as well")
